@@ -1,0 +1,80 @@
+"""Random affine augmentation: `sample` draws a matrix, `augment_pair` applies it, the same for both images.
+
+The matrix [A | t] (1, D, D + 1) pulls about the centre of the array, voxels, array axis order:
+augmented(x) = image(A (x - c) + c + t), with A = rotation · scale · shear · flip. Ranges of the paper:
+2D rotation ±180°, scale 0.8 to 1.2, shear ±0.03, translation, flips; 3D rotation ±5°, flips.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from deepsimreg.warps import affine_displacement, warp_image, warp_labels
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Ranges to draw from, uniformly.
+
+    rotation: largest angle in degrees, in each plane of two axes; scale: smallest and largest, one for all
+    axes; shear: largest off-diagonal entry; translation: largest shift as a fraction of each side; flips:
+    mirror each axis with probability 1/2.
+    """
+
+    rotation: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    shear: float = 0.0
+    translation: float = 0.0
+    flips: bool = False
+
+    def __post_init__(self):
+        if min(self.rotation, self.shear, self.translation) < 0:
+            raise ValueError("rotation, shear and translation are largest amounts: they must not be negative")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale is {self.scale}: give (smallest, largest) with 0 < smallest <= largest")
+
+    def sample(self, generator: torch.Generator, ndim: int, shape: Sequence[int]) -> Tensor:
+        """An affine matrix (1, ndim, ndim + 1), float32, for images of spatial `shape`."""
+
+        def uniform(low: float, high: float, *size: int) -> Tensor:
+            return low + (high - low) * torch.rand(size, generator=generator, dtype=torch.float64)
+
+        if len(shape) != ndim:
+            raise ValueError(f"shape is {tuple(shape)} and ndim is {ndim}: give one side for each axis")
+        linear = torch.eye(ndim, dtype=torch.float64)
+        for first, second in combinations(range(ndim), 2):
+            angle = math.radians(uniform(-self.rotation, self.rotation).item())
+            plane = torch.eye(ndim, dtype=torch.float64)
+            plane[first, first] = plane[second, second] = math.cos(angle)
+            plane[first, second], plane[second, first] = -math.sin(angle), math.sin(angle)
+            linear = linear @ plane
+        shear = uniform(-self.shear, self.shear, ndim, ndim)
+        signs = torch.where(uniform(0, 1, ndim) < 0.5 * self.flips, -1.0, 1.0).double()
+        linear = linear * uniform(*self.scale) @ shear.fill_diagonal_(1) @ torch.diag(signs)
+        shift = uniform(-self.translation, self.translation, ndim) * torch.tensor(shape, dtype=torch.float64)
+        return torch.cat([linear, shift[:, None]], dim=1)[None].float()
+
+
+AUGMENT_2D = Augmentation(rotation=180, scale=(0.8, 1.2), shear=0.03, translation=0.1, flips=True)
+AUGMENT_3D = Augmentation(rotation=5, flips=True)
+
+
+def augment_pair(
+    images: Sequence[Tensor], labels: Sequence[Tensor], matrix: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Warp images (1, *spatial) linearly and labels (1, *spatial) to the nearest class by one matrix.
+
+    All must have one spatial size, else ValueError. Lists keep their order, labels their integer dtype.
+    """
+    shapes = {tuple(tensor.shape[1:]) for tensor in (*images, *labels)}
+    if len(shapes) != 1:
+        raise ValueError(f"images and labels have the spatial sizes {sorted(shapes)}: pad them to one size")
+    displacement = affine_displacement(matrix, shapes.pop())
+    return (
+        [warp_image(image[None], displacement)[0] for image in images],
+        [warp_labels(label[None], displacement)[0] for label in labels],
+    )

@@ -1,0 +1,83 @@
+"""Images in and out: NIfTI by nibabel (affine kept) and TIFF stacks by tifffile, chosen by the suffix.
+
+Arrays keep the file's axis order: (X, Y, Z) for NIfTI, (page, row, column) for TIFF.
+"""
+
+import os
+import zlib
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import tifffile
+
+from deepsimreg.data.base import DataError
+
+NIFTI = (".nii", ".nii.gz")
+TIFF = (".tif", ".tiff")
+BROKEN_FILE = (  # what the readers raise for a file that is cut short or of another kind
+    nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+    tifffile.TiffFileError,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+)
+
+
+def read_image(path: str | Path) -> tuple[np.ndarray, tuple[float, ...], np.ndarray | None]:
+    """Array, spacing (mm, array axis order; ones for TIFF) and affine (4, 4), None for TIFF.
+
+    Integer voxels stay integer unless the header scales them. DataError for a file that is missing, cut short
+    or of an unknown suffix.
+    """
+    path = Path(path)
+    suffix = _suffix(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: check the path, or fetch the data again")
+    try:
+        if suffix in TIFF:
+            array = tifffile.imread(path)
+            return array, (1.0,) * array.ndim, None
+        file = nibabel.load(path)
+        spacing = tuple(float(zoom) for zoom in file.header.get_zooms())
+        return np.asarray(file.dataobj), spacing, file.affine
+    except BROKEN_FILE as error:
+        kind = "TIFF" if suffix in TIFF else "NIfTI"
+        raise DataError(f"{path} is truncated or not {kind} ({error}): fetch it again") from error
+
+
+def write_image(path: str | Path, array: np.ndarray, spacing=None, affine: np.ndarray | None = None) -> None:
+    """Write an array with its dtype; the file appears whole or not at all.
+
+    Without `affine` a NIfTI gets one with `spacing` (mm, array axis order; default 1) on its diagonal. TIFF
+    keeps neither. DataError for an unknown suffix.
+    """
+    path = Path(path)
+    suffix = _suffix(path)
+    array = np.asarray(array)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{os.getpid()}.partial{suffix}")
+    try:
+        if suffix in TIFF:
+            tifffile.imwrite(partial, array)
+        else:
+            if affine is None:
+                zooms = [*(spacing or ()), 1.0, 1.0, 1.0][:3]
+                affine = np.diag([*zooms, 1.0])
+            if array.dtype == bool:
+                array = array.astype(np.uint8)
+            image = nibabel.Nifti1Image(array, affine, dtype=array.dtype)
+            image.header.set_xyzt_units("mm")
+            nibabel.save(image, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _suffix(path: Path) -> str:
+    for suffix in (*NIFTI, *TIFF):
+        if path.name.lower().endswith(suffix):
+            return suffix
+    raise DataError(f"{path} has no suffix that is known: use one of {', '.join((*NIFTI, *TIFF))}")

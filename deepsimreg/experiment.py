@@ -1,0 +1,268 @@
+"""Settings of every run, the folder that a run lives in, and where its numbers came from.
+
+A profile (`experiments/<name>.yaml`) says which runs there are and at which size; a run is one set of resolved settings
+and one folder. `config.yaml` in the folder re-creates the run; `done.json` says that it has ended.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deepsimreg.data import DATASETS, Dataset
+from deepsimreg.losses import SIMILARITIES, required_extractor
+from deepsimreg.paths import EXPERIMENTS, PROJECT, runs_root
+from deepsimreg.training import FitSettings
+
+EXTRACTORS = ("seg", "ae")
+
+
+class SettingsError(ValueError):
+    """A setting that does not exist or cannot be; the message names it and what there is."""
+
+
+def known(what: str, name: str, names) -> str:
+    """`name` itself.
+
+    Raises:
+        SettingsError: it is not among `names`.
+    """
+    if name not in names:
+        raise SettingsError(f"unknown {what} '{name}'; there is: {', '.join(map(str, names))}")
+    return name
+
+
+def fit_settings(values: Mapping[str, Any]) -> FitSettings:
+    """FitSettings from a mapping; a name that it does not have is an error."""
+    for name in values:
+        known("training setting", name, [item.name for item in dataclasses.fields(FitSettings)])
+    return FitSettings(**values)
+
+
+@dataclass(frozen=True)
+class ExtractorSettings:
+    """A feature extractor: the U-Net (`seg`) or the autoencoder (`ae`) of a dataset."""
+
+    profile: str
+    dataset: str
+    kind: str  # seg or ae
+    data: dict = field(default_factory=dict)  # options of the dataset
+    network: dict = field(default_factory=dict)  # options of the network
+    fit: FitSettings = FitSettings()
+
+    @property
+    def folder(self) -> Path:
+        return runs_root() / self.profile / self.dataset / f"extractor-{self.kind}"
+
+
+@dataclass(frozen=True)
+class RegistrationSettings:
+    """A registration network: a similarity, its weight against the regulariser, and how it is trained."""
+
+    profile: str
+    dataset: str
+    similarity: str  # a name in SIMILARITIES
+    lam: float  # weight λ of the diffusion regulariser
+    data: dict = field(default_factory=dict)
+    options: dict = field(default_factory=dict)  # options of the similarity
+    network: dict = field(default_factory=dict)
+    fit: FitSettings = FitSettings()
+
+    @property
+    def folder(self) -> Path:
+        root = runs_root() / self.profile / self.dataset / "registration"
+        return root / self.similarity / f"lam-{self.lam:g}" / f"seed-{self.fit.seed}"
+
+
+SECTIONS = {
+    "data": set(),
+    "extractors": {"network", "fit", "seg", "ae"},
+    "registration": {"network", "fit", "seeds", "similarities"},
+}
+
+
+class Profile:
+    """The runs of `experiments/<name>.yaml`.
+
+    Raises:
+        SettingsError: no such profile, or a name in it that nothing reads.
+    """
+
+    def __init__(self, name: str):
+        path = EXPERIMENTS / f"{name}.yaml"
+        known("profile", name, sorted(file.stem for file in EXPERIMENTS.glob("*.yaml")))
+        self.name, self.tree = name, yaml.safe_load(path.read_text())
+        for dataset, sections in self.tree.items():
+            known("dataset", dataset, DATASETS)
+            for section, values in sections.items():
+                known(f"section of {dataset} in {path.name}", section, SECTIONS)
+                for key in SECTIONS[section] and values:
+                    known(f"setting of {dataset}.{section} in {path.name}", key, sorted(SECTIONS[section]))
+
+    @property
+    def gpu(self) -> int:
+        """GPUs that a training asks the cluster for."""
+        return int(self.name == "paper")
+
+    @property
+    def datasets(self) -> list[str]:
+        return list(self.tree)
+
+    def _section(self, dataset: str, section: str) -> dict:
+        return self.tree[known(f"dataset of profile {self.name}", dataset, self.tree)].get(section) or {}
+
+    def similarities(self, dataset: str) -> list[str]:
+        """Names of the similarities that the profile trains on a dataset."""
+        return list(self._section(dataset, "registration")["similarities"])
+
+    def extractor(self, dataset: str, kind: str, **changes: Any) -> ExtractorSettings:
+        """Settings of one extractor; `changes` replace settings of its training (steps, seed, …)."""
+        section = self._section(dataset, "extractors")
+        own = section.get(known("extractor", kind, EXTRACTORS)) or {}
+        return ExtractorSettings(
+            self.name,
+            dataset,
+            kind,
+            self._section(dataset, "data"),
+            section.get("network", {}) | own.get("network", {}),
+            fit_settings(section.get("fit", {}) | own.get("fit", {}) | changes),
+        )
+
+    def registration(
+        self, dataset: str, similarity: str, lam: float | None = None, **changes: Any
+    ) -> RegistrationSettings:
+        """Settings of one registration; `lam` None takes the first of the profile's."""
+        section = self._section(dataset, "registration")
+        known("similarity", similarity, SIMILARITIES)
+        own = section["similarities"].get(similarity) or {}
+        if lam is None:
+            if "lam" not in own:
+                raise SettingsError(f"profile {self.name} has no λ for {similarity} on {dataset}: give lam")
+            lam = own["lam"][0]
+        return RegistrationSettings(
+            self.name,
+            dataset,
+            similarity,
+            float(lam),
+            self._section(dataset, "data"),
+            own.get("options", {}),
+            section.get("network", {}) | own.get("network", {}),
+            fit_settings(section.get("fit", {}) | own.get("fit", {}) | changes),
+        )
+
+    def registrations(self, dataset: str) -> list[RegistrationSettings]:
+        """Every similarity × λ × seed of a dataset."""
+        section = self._section(dataset, "registration")
+        return [
+            self.registration(dataset, similarity, lam, seed=seed)
+            for similarity, own in section["similarities"].items()
+            for lam in own["lam"]
+            for seed in section.get("seeds", [0])
+        ]
+
+    def extractors(self, dataset: str) -> list[ExtractorSettings]:
+        """The extractors that the similarities of a dataset need."""
+        kinds = {required_extractor(name) for name in self.similarities(dataset)} - {None}
+        return [self.extractor(dataset, kind) for kind in EXTRACTORS if kind in kinds]
+
+    def evaluation_folder(self, dataset: str) -> Path:
+        return runs_root() / self.name / dataset / "evaluation"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write under a temporary name, then rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def provenance() -> dict[str, str]:
+    """Versions of what computes the numbers, and the commit of the code."""
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    packages = ("deepsimreg", "torch", "lightning", "numpy", "scipy", "pandas")
+    return {
+        "commit": git.stdout.strip() or "not a git checkout",
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in packages},
+    }
+
+
+class Run:
+    """The folder of one run.
+
+    Args:
+        settings: resolved settings; written to config.yaml.
+        dataset: the data, whose fingerprint is written too.
+        folder: None for the profile's place.
+
+    Raises:
+        SettingsError: the folder cannot be written.
+    """
+
+    def __init__(
+        self, settings: ExtractorSettings | RegistrationSettings, dataset: Dataset, folder: Path | None = None
+    ):
+        self.settings, self.folder = settings, Path(folder or settings.folder)
+        self.started = time.time()
+        config = json.loads(json.dumps(dataclasses.asdict(settings)))
+        fingerprint = dataset.fingerprint()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._set_aside_other(config, fingerprint)
+            content = {"settings": config, "data_fingerprint": fingerprint, "provenance": provenance()}
+            if not self.done:
+                temporary = self.folder / "config.yaml.tmp"
+                temporary.write_text(yaml.safe_dump(content, sort_keys=False))
+                os.replace(temporary, self.folder / "config.yaml")
+        except OSError as error:
+            raise SettingsError(
+                f"{self.folder}: the run folder cannot be written ({error.strerror}); "
+                "free it or set DEEPSIMREG_RUNS to a folder of yours"
+            ) from error
+
+    def _set_aside_other(self, config: dict, fingerprint: str) -> None:
+        """A folder that holds another run's settings or data is renamed, so that nothing is lost or mixed."""
+        path = self.folder / "config.yaml"
+        if not path.is_file():
+            return
+        before = yaml.safe_load(path.read_text())
+        if before["settings"] != config or before["data_fingerprint"] != fingerprint:
+            aside = self.folder.with_name(f"{self.folder.name}~{time.strftime('%Y%m%d-%H%M%S')}")
+            self.folder.rename(aside)
+            self.folder.mkdir()
+            print(f"{self.folder.name}: settings or data have changed; the earlier run is kept as {aside.name}")
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "done.json").is_file()
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    @staticmethod
+    def result_of(folder: Path) -> dict:
+        """What `finish` was given by the run of a folder.
+
+        Raises:
+            SettingsError: the run has not ended.
+        """
+        path = Path(folder) / "done.json"
+        if not path.is_file():
+            raise SettingsError(f"{folder}: no finished run; train it first (make paper PROFILE=…)")
+        return json.loads(path.read_text())
+
+    def finish(self, **result: Any) -> None:
+        """Mark the run as ended, with its results."""
+        write_json(self.folder / "done.json", result)

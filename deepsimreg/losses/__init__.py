@@ -1,0 +1,62 @@
+"""Similarities and regularisers, and the one place where the name of a similarity becomes an object.
+
+A similarity is a module with forward(moved, fixed) -> scalar loss, for images (N, C, *spatial); less is more
+similar. A new one is one line in `SIMILARITIES`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from deepsimreg.losses.deepsim import DeepSim
+from deepsimreg.losses.mse import MSE
+from deepsimreg.losses.ncc import NCC
+from deepsimreg.losses.regularisers import diffusion
+
+__all__ = ["MSE", "NCC", "SIMILARITIES", "DeepSim", "build_similarity", "diffusion", "required_extractor"]
+
+
+@dataclass(frozen=True)
+class Factory:
+    """Makes a similarity: `loss(**options)`, or `loss(network, **options)` if it needs an extractor."""
+
+    loss: Callable[..., nn.Module]
+    extractor: str | None = None
+
+    def __call__(self, extractors: Mapping[str, object] | None = None, **options) -> nn.Module:
+        if self.extractor is None:
+            return self.loss(**options)
+        if self.extractor not in (extractors or {}):
+            raise ValueError(
+                f"{self.loss.__name__} needs the feature extractor {self.extractor!r}: train it with the "
+                f"notebook 02_feature_extractor and pass extractors={{{self.extractor!r}: network}}"
+            )
+        return self.loss(extractors[self.extractor], **options)
+
+
+SIMILARITIES: dict[str, Factory] = {
+    "mse": Factory(MSE),
+    "ncc": Factory(NCC),
+    "deepsim-ae": Factory(DeepSim, extractor="ae"),
+    "deepsim-seg": Factory(DeepSim, extractor="seg"),
+}
+
+
+def build_similarity(name: str, extractors: Mapping[str, object] | None = None, **options) -> nn.Module:
+    """The similarity called `name`, made with `options`; `extractors` maps "seg", "ae" to trained networks.
+
+    Raises ValueError for an unknown name and for a missing extractor, TypeError for an unknown option.
+    """
+    return _factory(name)(extractors, **options)
+
+
+def required_extractor(name: str) -> str | None:
+    """Which extractor the similarity called `name` needs: "seg", "ae" or None."""
+    return _factory(name).extractor
+
+
+def _factory(name: str) -> Factory:
+    if name not in SIMILARITIES:
+        raise ValueError(f"unknown similarity {name!r}; choose one of {', '.join(SIMILARITIES)}")
+    return SIMILARITIES[name]

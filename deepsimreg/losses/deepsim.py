@@ -1,0 +1,74 @@
+"""DeepSim: images are similar where a frozen network sees the same thing in them.
+
+loss = 1 - (1/L) sum_l mean_p cos(F_l(moved)_p, F_l(fixed)_p),   cos(a, b) = <a, b> / (|a| |b|)
+
+F_l(.)_p is the feature vector, over channels, at position p of level l of an encoder trained on the dataset,
+to segment (DeepSim-seg) or to reconstruct (DeepSim-ae).
+Source: Czolbe et al. 2021, MIDL; 2023, Medical Image Analysis.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from deepsimreg.losses.base import at_least_float32, check_pair
+
+
+class DeepSim(nn.Module):
+    """Cosine distance of deep features of two images (N, C, *spatial), in [0, 2]; 0 for identical images.
+
+    extractor: any object with `.features(image)` -> one tensor (N, C_l, *spatial_l) for each level l = 1…L. A
+    network is frozen in place: no gradient, and evaluation mode whatever `.train()` asks for.
+    levels: the levels that count, from 1, as (1, 3); None takes all.
+    zero_mean: subtract from each level's features their mean over positions, image by image and channel by
+    channel: what all positions have in common no longer counts as similarity (an ablation of the paper).
+
+    Gradient reaches the moved image only. Where a feature vector vanishes the cosine is 0.
+    """
+
+    def __init__(self, extractor, levels: Sequence[int] | None = None, zero_mean: bool = False):
+        super().__init__()
+        if not callable(getattr(extractor, "features", None)):
+            raise TypeError(
+                f"extractor {type(extractor).__name__} has no method features(image) -> list of tensors"
+            )
+        if levels is not None and (not levels or min(levels) < 1 or len(set(levels)) < len(levels)):
+            raise ValueError(f"levels {tuple(levels)} must be different numbers from 1 up, or None for all")
+        self.extractor = extractor
+        self.levels = None if levels is None else tuple(levels)
+        self.zero_mean = zero_mean
+        if isinstance(extractor, nn.Module):
+            extractor.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "DeepSim":
+        super().train(mode)
+        if isinstance(self.extractor, nn.Module):
+            self.extractor.eval()
+        return self
+
+    def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
+        check_pair(moved, fixed)
+        with torch.no_grad():
+            features_fixed = self._features(fixed)
+        pairs = zip(self._features(moved), features_fixed, strict=True)
+        return 1 - torch.stack([cosine(a, b).mean() for a, b in pairs]).mean()
+
+    def _features(self, image: Tensor) -> list[Tensor]:
+        features = list(self.extractor.features(image))
+        levels = self.levels or range(1, len(features) + 1)
+        if max(levels) > len(features):
+            raise ValueError(f"levels {self.levels}: the extractor has only the levels 1 to {len(features)}")
+        chosen = [at_least_float32(features[level - 1]) for level in levels]
+        if self.zero_mean:
+            chosen = [f - f.mean(dim=tuple(range(2, f.ndim)), keepdim=True) for f in chosen]
+        return chosen
+
+    def extra_repr(self) -> str:
+        return f"levels={self.levels}, zero_mean={self.zero_mean}"
+
+
+def cosine(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
+    """Cosine over the channels of (N, C, *spatial), squared norms clamped at `eps`. Returns (N, *spatial)."""
+    norms = [f.square().sum(1).clamp(min=eps).sqrt() for f in (a, b)]
+    return (a * b).sum(1) / (norms[0] * norms[1])

@@ -1,0 +1,13 @@
+"""Mean squared error, the mean over voxels of (moved - fixed)^2: right where intensities mean the same."""
+
+from torch import Tensor, nn
+
+from deepsimreg.losses.base import at_least_float32, check_pair
+
+
+class MSE(nn.Module):
+    """Mean squared difference of two images (N, C, *spatial); 0 for identical images."""
+
+    def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
+        check_pair(moved, fixed)
+        return (at_least_float32(moved) - at_least_float32(fixed)).square().mean()

@@ -1,0 +1,79 @@
+"""Registration network: moving and fixed image in, displacement out ("VoxelMorph, slightly modified").
+
+Sources: Balakrishnan et al., VoxelMorph (TMI 2019); Czolbe et al. (Medical Image Analysis 2023). With `diffeomorphic`
+the head predicts a stationary velocity that is integrated by scaling and squaring (Dalca et al., MICCAI 2018).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from deepsimreg.models.backbone import (
+    PAPER_CHANNELS,
+    Backbone,
+    convolution,
+    convolutions,
+    crop,
+    pad_to_multiple,
+    upsample,
+)
+from deepsimreg.warps import integrate
+
+
+class VoxelMorph(nn.Module):
+    """Predicts the displacement that pulls the moving image onto the fixed one.
+
+    Args:
+        ndim: 2 or 3.
+        in_channels: channels of the two images together.
+        channels, batch_norm, dropout, light: as `Backbone`.
+        diffeomorphic: number of squarings of a stationary velocity; 0 predicts the displacement itself (the paper).
+    """
+
+    def __init__(
+        self,
+        ndim: int,
+        in_channels: int = 2,
+        channels: Sequence[int] | None = None,
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+        light: bool = False,
+        diffeomorphic: int = 0,
+    ):
+        super().__init__()
+        channels = list(channels or PAPER_CHANNELS[ndim])
+        self.config = {
+            "ndim": ndim,
+            "in_channels": in_channels,
+            "channels": channels,
+            "batch_norm": batch_norm,
+            "dropout": dropout,
+            "light": light,
+            "diffeomorphic": diffeomorphic,
+        }
+        self.squarings = diffeomorphic
+        self.backbone = Backbone(ndim, in_channels, channels, True, batch_norm, dropout, light)
+        width = channels[0]
+        self.head = convolutions(ndim, [self.backbone.out_channels, width, width])
+        self.flow = convolution(ndim)(width, ndim, 3, padding=1)
+        nn.init.normal_(self.flow.weight, std=1e-5)
+        nn.init.zeros_(self.flow.bias)
+
+    def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """Displacement of a pair.
+
+        Args:
+            moving, fixed: (N, C, *spatial) in [0, 1], any spatial size.
+
+        Returns:
+            (N, D, *spatial), voxels, components in array axis order: moved(x) = moving(x + u(x)).
+        """
+        images = pad_to_multiple(torch.cat([moving, fixed], dim=1), self.backbone.multiple)
+        scale = self.backbone.out_scale
+        flow = self.flow(self.head(self.backbone(images))).float()
+        if self.squarings:
+            flow = integrate(flow / scale, self.squarings) * scale
+        if scale > 1:
+            flow = upsample(flow, scale)
+        return crop(flow, moving.shape[2:])

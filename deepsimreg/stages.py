@@ -1,0 +1,224 @@
+"""The stages of the paper as calls: train an extractor, train a registration network. Notebooks and runs use these.
+
+Each stage names the run that it needs from the stage before; nothing is copied by hand.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deepsimreg.data import Dataset, Sample, load_dataset
+from deepsimreg.data.augment import AUGMENT_2D, AUGMENT_3D
+from deepsimreg.data.files import write_image
+from deepsimreg.evaluation import evaluate_pair, segmentation_metrics
+from deepsimreg.experiment import ExtractorSettings, Profile, RegistrationSettings, Run, SettingsError
+from deepsimreg.losses import build_similarity, required_extractor
+from deepsimreg.models import Autoencoder, UNet, VoxelMorph, load_model
+from deepsimreg.training import (
+    ReconstructionTraining,
+    RegistrationTraining,
+    SegmentationTraining,
+    Trained,
+    fit,
+)
+from deepsimreg.warps import warp_image, warp_labels
+
+QUICK = "quick"
+AUGMENTATIONS = {2: AUGMENT_2D, 3: AUGMENT_3D}
+
+
+def dataset_of(settings: ExtractorSettings | RegistrationSettings) -> Dataset:
+    """The dataset that settings name."""
+    return load_dataset(settings.dataset, **settings.data)
+
+
+def extractor_training(settings: ExtractorSettings, dataset: Dataset) -> Trained:
+    """A fresh U-Net (seg) or autoencoder (ae) and how it is trained."""
+    if settings.kind == "seg":
+        network = UNet(dataset.ndim, len(dataset.classes), **settings.network)
+        return SegmentationTraining(network, settings.fit)
+    return ReconstructionTraining(Autoencoder(dataset.ndim, 1, **settings.network), settings.fit)
+
+
+def train_extractor(settings: ExtractorSettings, dataset: Dataset) -> tuple[nn.Module, pd.DataFrame, Run]:
+    """Train, resume or load a feature extractor.
+
+    Returns:
+        The network of the best validation in evaluation mode, its metrics by step, and its run.
+    """
+    run = Run(settings, dataset)
+    history = _fit(
+        run, lambda: extractor_training(settings, dataset), dataset, dataset.samples, f"extractor-{settings.kind}"
+    )
+    return load_model(run.weights, {"seg": UNet, "ae": Autoencoder}[settings.kind]), history, run
+
+
+def train_registration(settings: RegistrationSettings, dataset: Dataset) -> tuple[nn.Module, pd.DataFrame, Run]:
+    """Train, resume or load a registration network; its extractor comes from the same profile.
+
+    Returns:
+        The network of the best validation in evaluation mode, its metrics by step, and its run.
+
+    Raises:
+        SettingsError: the extractor has not been trained (in the quick profile it is trained here).
+    """
+    run = Run(settings, dataset)
+
+    def module() -> Trained:
+        return RegistrationTraining(
+            VoxelMorph(dataset.ndim, **settings.network),
+            similarity_of(settings, dataset),
+            settings.lam,
+            len(dataset.classes),
+            settings.fit,
+        )
+
+    history = _fit(run, module, dataset, dataset.pairs, f"{settings.similarity} λ={settings.lam:g}")
+    return load_model(run.weights, VoxelMorph), history, run
+
+
+def similarity_of(settings: RegistrationSettings, dataset: Dataset) -> nn.Module:
+    """The similarity that a registration is trained with, its extractor loaded."""
+    kind = required_extractor(settings.similarity)
+    extractors = {}
+    if kind is not None:
+        extractors[kind] = extractor_of(Profile(settings.profile).extractor(settings.dataset, kind), dataset)
+    return build_similarity(settings.similarity, extractors, **settings.options)
+
+
+def extractor_of(settings: ExtractorSettings, dataset: Dataset) -> nn.Module:
+    """The trained extractor; in the quick profile it is trained where it is missing.
+
+    Raises:
+        SettingsError: it is missing in another profile.
+    """
+    if settings.profile != QUICK and not (settings.folder / "done.json").is_file():
+        raise SettingsError(
+            f"{settings.folder}: no finished extractor; run notebooks/02_feature_extractor.ipynb with "
+            f"profile={settings.profile} dataset={settings.dataset} kind={settings.kind}, or make {settings.profile}"
+        )
+    return train_extractor(settings, dataset)[0]
+
+
+@torch.no_grad()
+def test_extractor(network: nn.Module, dataset: Dataset, folder: Path) -> pd.DataFrame:
+    """Run an extractor on the test images; its segmentations or reconstructions go to `folder` as image files.
+
+    Returns:
+        A row an image: Dice per class and pixel accuracy (U-Net), or mean squared and absolute error (autoencoder).
+    """
+    rows = []
+    for sample in dataset.samples("test"):
+        output = network(sample.image[None])
+        if isinstance(network, UNet):
+            output = output.argmax(1, keepdim=True).to(torch.uint8)
+            metrics = segmentation_metrics(output, sample.label[None], dataset.classes)
+        else:
+            metrics = {
+                "mean_squared_error": functional.mse_loss(output, sample.image[None]).item(),
+                "mean_absolute_error": functional.l1_loss(output, sample.image[None]).item(),
+            }
+        write_sample(folder / sample.name, output[0, 0], sample)
+        rows.append({"image": sample.name, **metrics})
+    table = pd.DataFrame(rows)
+    table.to_csv(folder / "images.csv", index=False)
+    return table
+
+
+def write_sample(stem: Path, values: Tensor, like: Sample) -> None:
+    """Write (*spatial) on the grid of a sample: NIfTI for volumes, TIFF for planes."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    suffix = ".nii.gz" if values.ndim == 3 else ".tif"
+    write_image(stem.with_name(stem.name + suffix), values.cpu().numpy(), like.spacing, like.affine)
+
+
+def choose_lam(profile: Profile, dataset: str) -> pd.DataFrame:
+    """Validation Dice of every trained λ; column `chosen` marks each similarity's best, over the mean of its seeds.
+
+    Returns:
+        A row a run: similarity, lam, seed, validation_dice, validation_folds, seconds, folder, chosen.
+    """
+    table = pd.DataFrame(
+        {
+            "similarity": settings.similarity,
+            "lam": settings.lam,
+            "seed": settings.fit.seed,
+            "folder": str(settings.folder),
+            **Run.result_of(settings.folder)["best"],
+            "seconds": Run.result_of(settings.folder)["seconds"],
+        }
+        for settings in profile.registrations(dataset)
+    )
+    means = table.groupby(["similarity", "lam"])["validation_dice"].mean()
+    best = means.groupby("similarity").idxmax()
+    table["chosen"] = [best[row.similarity] == (row.similarity, row.lam) for row in table.itertuples()]
+    return table
+
+
+@torch.no_grad()
+def evaluate_method(
+    register: Callable[[Tensor, Tensor], Tensor] | None,
+    dataset: Dataset,
+    folder: Path | None = None,
+    split: str = "test",
+) -> pd.DataFrame:
+    """Every metric of every pair of a split.
+
+    Args:
+        register: (moving, fixed) (1, 1, *spatial) → displacement; None for the pairs before registration.
+        dataset: the data.
+        folder: receives the warped images and labels with the fixed image's affine; None writes none.
+        split: of the dataset.
+
+    Returns:
+        A row a pair: `pair`, the metrics of `evaluate_pair`, and `seconds` of the registration alone.
+    """
+    rows = []
+    for pair in dataset.pairs(split):
+        moving, fixed = pair.moving.image[None], pair.fixed.image[None]
+        started = time.perf_counter()
+        displacement = None if register is None else register(moving, fixed)
+        seconds = time.perf_counter() - started
+        metrics = evaluate_pair(
+            displacement,
+            pair.moving.label[None],
+            pair.fixed.label[None],
+            dataset.classes,
+            dataset.spacing,
+            None if pair.displacement is None else pair.displacement[None],
+        )
+        if folder is not None and displacement is not None:
+            moved, label = (
+                warp_image(moving, displacement),
+                warp_labels(pair.moving.label[None], displacement),
+            )
+            write_sample(folder / f"{pair.name}-image", moved[0, 0], pair.fixed)
+            write_sample(folder / f"{pair.name}-label", label[0, 0], pair.fixed)
+        rows.append({"pair": pair.name, **metrics, "seconds": seconds})
+    return pd.DataFrame(rows)
+
+
+def _fit(run: Run, module, dataset: Dataset, items, label: str) -> pd.DataFrame:
+    """Train unless the run has ended; the best validation goes to done.json."""
+    if run.done:
+        return pd.read_csv(run.folder / "metrics.csv")
+    started = time.perf_counter()
+    history = fit(
+        module,
+        run.settings.fit,
+        items("train"),
+        items("validation"),
+        AUGMENTATIONS[len(dataset.shape)],
+        run.folder,
+        label,
+    )
+    validation = history.dropna(subset="validation_loss").drop(columns=history.filter(like="train_"))
+    by_dice = validation["validation_dice"].notna().any()
+    best = validation.loc[validation["validation_dice"].idxmax() if by_dice else validation["validation_loss"].idxmin()]
+    run.finish(best=best.dropna().to_dict(), seconds=round(time.perf_counter() - started, 1))
+    return history

@@ -1,0 +1,170 @@
+"""Dense displacement fields: warp with them, compose, invert, and measure how they deform space.
+
+A displacement u is (N, D, *spatial), in voxels, components in array axis order, on the fixed image's grid.
+It pulls: moved(x) = moving(x + u(x)). Outside the image the nearest edge value counts (border padding).
+
+composition      u(x) = second(x) + first(x + second(x))
+inverse          v(x) = -u(x + v(x)), by fixed-point iteration (Chen et al. 2008, Medical Physics 35:81)
+Jacobian         det(identity + du/dx), with its sign: zero or negative where the map folds
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def warp_image(image: Tensor, displacement: Tensor) -> Tensor:
+    """Pull `image` (N, C, *spatial) through `displacement` (N, D, *spatial) with linear interpolation.
+
+    Returns (N, C, *spatial) in the dtype of the image (an integer image: of the coordinates). Coordinates are
+    never rounded below float32.
+    Raises ValueError if the shapes do not belong together.
+    """
+    _check(image, displacement, "image")
+    grid = _sampling_grid(displacement)
+    moved = _sample(image.to(grid.dtype), grid)
+    return moved.to(image.dtype) if image.is_floating_point() else moved
+
+
+def warp_labels(labels: Tensor, displacement: Tensor) -> Tensor:
+    """Pull integer `labels` (N, C, *spatial) with nearest-neighbour interpolation; keeps the dtype.
+
+    Halves round up. Not differentiable; for a loss use `warp_one_hot`.
+    """
+    _check(labels, displacement, "labels")
+    index = 0
+    for axis, size in enumerate(displacement.shape[2:]):
+        # A diverged field (NaN) reads the first voxel, as linear sampling does, and never leaves the array.
+        position = (displacement[:, axis] + _coordinates(displacement, axis)).nan_to_num()
+        index = index * size + (position + 0.5).floor().clamp(0, size - 1).long()
+    index = index.flatten(1).unsqueeze(1).expand(-1, labels.shape[1], -1)
+    return labels.flatten(2).gather(2, index).view_as(labels)
+
+
+def warp_one_hot(labels: Tensor, displacement: Tensor, classes: int) -> Tensor:
+    """Pull integer `labels` (N, 1, *spatial) as `classes` linear membership maps (N, classes, *spatial).
+
+    Differentiable in the displacement; the maps sum to one in every voxel.
+    """
+    _check(labels, displacement, "labels")
+    grid = _sampling_grid(displacement)
+    values = torch.arange(classes, device=labels.device).view(1, classes, *[1] * (labels.ndim - 2))
+    return _sample((labels == values).to(grid.dtype), grid)
+
+
+def warp_points(points: Tensor, displacement: Tensor) -> Tensor:
+    """Send points x of the fixed image to x + u(x) in the moving image.
+
+    points: (N, P, D), voxels, array axis order; u is interpolated linearly. Returns (N, P, D).
+    """
+    ndim = _rank(displacement)
+    if points.ndim != 3 or points.shape[0] != len(displacement) or points.shape[2] != ndim:
+        raise ValueError(
+            f"points {tuple(points.shape)} must be (N, P, {ndim}) to go with "
+            f"displacement {tuple(displacement.shape)}"
+        )
+    positions = points.to(_coordinate_dtype(displacement))
+    normalised = [
+        positions[..., axis] * (2 / max(size - 1, 1)) - 1 for axis, size in enumerate(displacement.shape[2:])
+    ]
+    grid = torch.stack(normalised[::-1], dim=-1)  # (N, P, D), last axis first
+    grid = grid.view(*grid.shape[:2], *[1] * (ndim - 1), ndim)
+    sampled = _sample(displacement.to(grid.dtype), grid).flatten(2)  # (N, D, P)
+    return positions + sampled.transpose(1, 2)
+
+
+def compose(first: Tensor, second: Tensor) -> Tensor:
+    """One displacement that warps as `first` and then `second` do: second(x) + first(x + second(x)).
+
+    `warp_image(image, compose(first, second))` equals `warp_image(warp_image(image, first), second)` up to
+    interpolation. Both, and the result, are (N, D, *spatial) in voxels.
+    """
+    return second + warp_image(first, second)
+
+
+def invert(displacement: Tensor, iterations: int = 20) -> Tensor:
+    """The displacement v with v(x) = -u(x + v(x)), so that composing v and u in either order gives zero.
+
+    Converges where u is a contraction (its derivatives stay below one), by that factor each iteration. Exact
+    only where x + v(x) stays inside the image.
+    """
+    inverse = -displacement
+    for _ in range(iterations):
+        inverse = -warp_image(displacement, inverse)
+    return inverse
+
+
+def jacobian_determinant(displacement: Tensor, spacing: tuple[float, ...] | None = None) -> Tensor:
+    """Determinant of the Jacobian of x -> x + u(x), signed: 1 keeps volume, 0 or less folds.
+
+    Derivatives are central differences inside and one-sided differences on the border, so every voxel has a
+    value. displacement: (N, D, *spatial) in voxels; or in mm, with `spacing` the mm between voxels along each
+    array axis (a field in voxels has the same determinant at any spacing). Returns (N, *spatial).
+    """
+    ndim = _rank(displacement)
+    if spacing is not None and len(spacing) != ndim:
+        raise ValueError(f"spacing {tuple(spacing)} must have one entry for each of the {ndim} axes")
+    field = displacement.to(_coordinate_dtype(displacement))
+    step = [float(value) for value in spacing or [1.0] * ndim]
+    rows = [
+        [gradient + (axis == component) for axis, gradient in enumerate(gradients)]
+        for component in range(ndim)
+        for gradients in [torch.gradient(field[:, component], spacing=step, dim=list(range(1, ndim + 1)))]
+    ]
+    return _determinant(rows)
+
+
+def _determinant(rows: list[list[Tensor]]) -> Tensor:
+    """Determinant by expansion along the first row: much faster than `torch.linalg.det` on tiny matrices."""
+    if len(rows) == 1:
+        return rows[0][0]
+    minors = [[row[:column] + row[column + 1 :] for row in rows[1:]] for column in range(len(rows))]
+    return sum((-1) ** i * value * _determinant(minors[i]) for i, value in enumerate(rows[0]))
+
+
+def _sample(values: Tensor, grid: Tensor) -> Tensor:
+    return F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def _sampling_grid(displacement: Tensor) -> Tensor:
+    """Positions x + u(x) as `grid_sample` wants them: (N, *spatial, D), in [-1, 1], last axis first.
+
+    The identity is added as one broadcast vector an axis: no grid is built, stored or moved between devices.
+    """
+    normalised = [
+        (displacement[:, axis] + _coordinates(displacement, axis)) * (2 / max(size - 1, 1)) - 1
+        for axis, size in enumerate(displacement.shape[2:])
+    ]
+    return torch.stack(normalised[::-1], dim=-1)
+
+
+def _coordinates(displacement: Tensor, axis: int) -> Tensor:
+    """Voxel indices along one axis, shaped to broadcast against (N, *spatial)."""
+    ndim, size = displacement.ndim - 2, displacement.shape[2 + axis]
+    shape = [size if other == axis else 1 for other in range(ndim)]
+    return torch.arange(size, dtype=_coordinate_dtype(displacement), device=displacement.device).view(shape)
+
+
+def _coordinate_dtype(displacement: Tensor) -> torch.dtype:
+    return torch.promote_types(displacement.dtype, torch.float32)
+
+
+def _rank(displacement: Tensor) -> int:
+    """2 or 3, or ValueError for what is no displacement field."""
+    ndim = displacement.ndim - 2
+    if ndim not in (2, 3) or displacement.shape[1] != ndim:
+        raise ValueError(
+            f"displacement {tuple(displacement.shape)} must be (N, 2, H, W) or (N, 3, X, Y, Z): "
+            "one component for each spatial axis"
+        )
+    return ndim
+
+
+def _check(image: Tensor, displacement: Tensor, name: str) -> None:
+    _rank(displacement)
+    same_grid = image.shape[2:] == displacement.shape[2:]
+    if image.ndim != displacement.ndim or len(image) != len(displacement) or not same_grid:
+        raise ValueError(
+            f"{name} {tuple(image.shape)} and displacement {tuple(displacement.shape)} must have the same "
+            "batch and spatial size; resample or crop one of them"
+        )

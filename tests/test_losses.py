@@ -1,0 +1,310 @@
+"""Losses against their definitions, written as loops in float64."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deepsimreg.losses import (
+    MSE,
+    NCC,
+    SIMILARITIES,
+    DeepSim,
+    build_similarity,
+    diffusion,
+    required_extractor,
+)
+
+SHAPES = [(11, 14), (7, 8, 9)]
+each_rank = pytest.mark.parametrize("shape", SHAPES, ids=["2d", "3d"])
+
+
+class TinyEncoder(nn.Module):
+    """Random three-level encoder with dropout, so that a forgotten evaluation mode shows."""
+
+    def __init__(self, ndim, channels=(4, 6, 8)):
+        super().__init__()
+        torch.manual_seed(0)
+        conv = {2: nn.Conv2d, 3: nn.Conv3d}[ndim]
+        sizes = itertools.pairwise((1, *channels))
+        self.stages = nn.ModuleList(
+            nn.Sequential(conv(a, b, 3, 2, 1), nn.LeakyReLU(0.2), nn.Dropout(0.5)) for a, b in sizes
+        )
+
+    def features(self, image):
+        levels = []
+        for stage in self.stages:
+            image = stage(image)
+            levels.append(image)
+        return levels
+
+
+def pair(shape, channels=1, scale=1.0):
+    generator = torch.Generator().manual_seed(1)
+    moved = torch.rand(2, channels, *shape, generator=generator)
+    fixed = 0.5 * moved + 0.5 * torch.rand(2, channels, *shape, generator=generator)
+    return moved * scale, fixed * scale
+
+
+def all_losses(ndim):
+    return [
+        MSE(),
+        NCC(),
+        NCC(squared=False),
+        DeepSim(TinyEncoder(ndim)),
+        DeepSim(TinyEncoder(ndim), zero_mean=True),
+    ]
+
+
+def ncc_by_definition(moved, fixed, window, squared, eps=1e-5):
+    values, radius = [], window // 2
+    for i, j in zip(moved.double().flatten(0, 1).numpy(), fixed.double().flatten(0, 1).numpy(), strict=True):
+        for voxel in np.ndindex(i.shape):
+            patch = tuple(slice(max(x - radius, 0), x + radius + 1) for x in voxel)
+            a, b = i[patch] - i[patch].mean(), j[patch] - j[patch].mean()
+            cross = (a * b).mean()
+            variances = max((a * a).mean(), eps) * max((b * b).mean(), eps)
+            values.append(cross**2 / variances if squared else cross / np.sqrt(variances))
+    return 1 - np.mean(values)
+
+
+def deepsim_by_definition(features_moved, features_fixed, levels, zero_mean):
+    means = []
+    for level in levels:
+        cosines = []
+        for a, b in zip(features_moved[level - 1], features_fixed[level - 1], strict=True):
+            a, b = (f.double().flatten(1).numpy() for f in (a, b))
+            if zero_mean:
+                a, b = a - a.mean(1)[:, None], b - b.mean(1)[:, None]
+            for p in range(a.shape[1]):
+                norms = max(a[:, p] @ a[:, p], 1e-6) * max(b[:, p] @ b[:, p], 1e-6)
+                cosines.append(a[:, p] @ b[:, p] / np.sqrt(norms))
+        means.append(np.mean(cosines))
+    return 1 - np.mean(means)
+
+
+@each_rank
+def test_mse_by_definition(shape):
+    moved, fixed = pair(shape, channels=2)
+    assert MSE()(moved, fixed).item() == pytest.approx(
+        np.mean((moved - fixed).double().numpy() ** 2), rel=1e-6
+    )
+
+
+@each_rank
+@pytest.mark.parametrize("squared", [True, False], ids=["squared", "plain"])
+@pytest.mark.parametrize("window", [3, 5, 9, 21])
+def test_ncc_by_definition(shape, squared, window):
+    moved, fixed = pair(shape, channels=2)
+    moved[:, :, :4, :4] = 0.25  # flat windows
+    expected = ncc_by_definition(moved, fixed, window, squared)
+    assert NCC(window, squared)(moved, fixed).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("squared", [True, False], ids=["squared", "plain"])
+def test_ncc_of_bright_images_does_not_cancel(squared):
+    """Texture of one grey level on a background of 10,000, in float32: var is 1e-9 of the mean square."""
+    moved, fixed = (image + 10_000 for image in pair((9, 10)))
+    expected = ncc_by_definition(moved, fixed, 5, squared)
+    assert NCC(5, squared)(moved, fixed).item() == pytest.approx(expected, abs=1e-5)
+
+
+@each_rank
+def test_ncc_sees_contrast_as_it_says(shape):
+    image, _ = pair(shape)
+    assert NCC()(image, image).item() == pytest.approx(0, abs=1e-6)
+    assert NCC()(image, 0.3 - 2 * image).item() == pytest.approx(0, abs=1e-6)
+    assert NCC(squared=False)(image, 3 * image + 1).item() == pytest.approx(0, abs=1e-6)
+    assert NCC(squared=False)(image, -image).item() == pytest.approx(2, abs=1e-6)
+    assert NCC()(image, torch.full_like(image, 0.4)).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (3, 4, 3)], ids=["2d", "3d"])
+def test_gradients_of_the_intensity_losses(shape):
+    moved, fixed = (image.double().requires_grad_() for image in pair(shape))
+    for loss in (MSE(), NCC(3), NCC(3, squared=False)):
+        assert torch.autograd.gradcheck(loss, (moved, fixed))
+    assert torch.autograd.gradgradcheck(NCC(3), (moved, fixed))
+
+
+@each_rank
+@pytest.mark.parametrize("levels", [None, (1,), (2,), (1, 3), (3, 1, 2)])
+@pytest.mark.parametrize("zero_mean", [False, True])
+def test_deepsim_by_definition(shape, levels, zero_mean):
+    moved, fixed = pair(shape)
+    encoder = TinyEncoder(len(shape))
+    loss = DeepSim(encoder, levels, zero_mean)(moved, fixed).item()
+    with torch.no_grad():
+        features = encoder.features(moved), encoder.features(fixed)
+    assert loss == pytest.approx(deepsim_by_definition(*features, levels or (1, 2, 3), zero_mean), abs=1e-6)
+
+
+class Identity:
+    """An extractor that is no network: the image itself, as one level."""
+
+    def features(self, image):
+        return [image]
+
+
+def test_deepsim_values_that_are_known():
+    east, north = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])
+    loss = DeepSim(Identity())
+    as_image = lambda vector: vector.view(1, 2, 1, 1).expand(1, 2, 4, 5)  # noqa: E731
+    assert loss(as_image(east), as_image(4 * east)).item() == pytest.approx(0)
+    assert loss(as_image(east), as_image(north)).item() == pytest.approx(1)
+    assert loss(as_image(east), as_image(-north - east)).item() == pytest.approx(1 + 10**-0.5)
+    assert loss(as_image(east), as_image(-east)).item() == pytest.approx(2)
+    assert loss(as_image(0 * east), as_image(east)).item() == 1
+    tiny = 5e-4 * east  # squared norm 2.5e-7, clamped to 1e-6
+    assert loss(as_image(tiny), as_image(tiny)).item() == pytest.approx(0.75)
+
+
+@each_rank
+def test_deepsim_of_identical_images_is_zero(shape):
+    image, _ = pair(shape)
+    assert DeepSim(TinyEncoder(len(shape)))(image, image).item() == pytest.approx(0, abs=1e-6)
+
+
+@each_rank
+def test_zero_mean_ignores_what_all_positions_share(shape):
+    class Offset(Identity):
+        def features(self, image):
+            return [torch.cat([image, 1 - image], 1) + 100]
+
+    moved, fixed = pair(shape)
+    assert DeepSim(Offset())(moved, fixed).item() < 1e-4
+    bare = DeepSim(Offset(), zero_mean=True)(moved, fixed).item()
+    assert bare > 0.05
+
+
+def test_deepsim_gradient_reaches_the_moved_image_only():
+    moved, fixed = (image.requires_grad_() for image in pair((16, 16)))
+    encoder = TinyEncoder(2)
+    DeepSim(encoder)(moved, fixed).backward()
+    assert moved.grad.abs().max() > 0
+    assert fixed.grad is None
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+
+
+def test_deepsim_gradient_is_right():
+    moved, fixed = (image.double() for image in pair((8, 8)))
+    loss = DeepSim(TinyEncoder(2).double())
+    assert torch.autograd.gradcheck(lambda image: loss(image, fixed), (moved.requires_grad_(),))
+
+
+def test_deepsim_keeps_its_extractor_frozen_in_a_training_parent():
+    loss = DeepSim(TinyEncoder(2))
+    parent = nn.ModuleDict({"loss": loss, "net": nn.Dropout()}).train()
+    assert parent["net"].training
+    assert not any(module.training for module in loss.extractor.modules())
+    assert not any(parameter.requires_grad for parameter in loss.parameters())
+    moved, fixed = pair((16, 16))
+    assert loss(moved, fixed) == loss(moved, fixed)
+
+
+def test_deepsim_under_autocast_stays_close_and_finite():
+    moved, fixed = pair((32, 32))
+    loss = DeepSim(TinyEncoder(2))
+    expected = loss(moved, fixed)
+    moved.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value, same = loss(moved, fixed), loss(fixed, fixed)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(expected.item(), rel=0.05)
+    assert same.item() == pytest.approx(0, abs=1e-6)
+    assert moved.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("levels", [(), (0, 1), (1, 1)])
+def test_deepsim_levels_that_make_no_sense(levels):
+    with pytest.raises(ValueError, match="levels"):
+        DeepSim(TinyEncoder(2), levels=levels)
+
+
+def test_deepsim_errors_name_the_argument():
+    with pytest.raises(ValueError, match="only the levels 1 to 3"):
+        DeepSim(TinyEncoder(2), levels=(4,))(*pair((16, 16)))
+    with pytest.raises(TypeError, match="features"):
+        DeepSim(nn.Identity())
+
+
+@each_rank
+@pytest.mark.parametrize(
+    "loss_index", range(5), ids=["mse", "ncc", "ncc-plain", "deepsim", "deepsim-zero-mean"]
+)
+def test_no_image_gives_nan(shape, loss_index):
+    loss = all_losses(len(shape))[loss_index]
+    texture, other = pair(shape)
+    zero, constant, huge = torch.zeros_like(texture), torch.full_like(texture, 0.3), 1e4 * texture
+    spike = zero.clone()
+    spike[(0, 0, *[n // 2 for n in shape])] = 1e4
+    for moved, fixed in itertools.product((zero, constant, huge, spike, other, 1e-20 * other), repeat=2):
+        moved = moved.clone().requires_grad_()
+        value = loss(moved, fixed)
+        value.backward()
+        assert value.isfinite()
+        assert moved.grad.isfinite().all()
+        if not isinstance(loss, MSE):
+            assert -1e-5 <= value.item() <= 2 + 1e-5
+
+
+@pytest.mark.parametrize("loss_index", range(5))
+def test_images_of_different_shape_are_an_error(loss_index):
+    with pytest.raises(ValueError, match=r"\(1, 1, 16, 16\).*\(1, 1, 16, 1\)"):
+        all_losses(2)[loss_index](torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 1))
+
+
+def test_even_window_is_an_error():
+    with pytest.raises(ValueError, match="odd"):
+        NCC(window=8)
+
+
+@each_rank
+def test_diffusion_by_definition(shape):
+    field = torch.randn(2, len(shape), *shape, generator=torch.Generator().manual_seed(0))
+    u, means = field.double().numpy(), []
+    for axis in range(len(shape)):
+        squares = []
+        for voxel in np.ndindex(shape):
+            if voxel[axis] + 1 < shape[axis]:
+                ahead = tuple(x + (a == axis) for a, x in enumerate(voxel))
+                squares.append((u[(..., *ahead)] - u[(..., *voxel)]) ** 2)
+        means.append(np.mean(squares))
+    assert diffusion(field).item() == pytest.approx(np.mean(means), rel=1e-5)
+
+
+@each_rank
+def test_diffusion_of_a_translation_and_of_a_stretch(shape):
+    ndim = len(shape)
+    translation = torch.full((1, ndim, *shape), 2.5)
+    assert diffusion(translation).item() == 0
+    stretch = torch.zeros(1, ndim, *shape)
+    stretch[:, 0] = 0.1 * torch.arange(shape[0]).view(-1, *[1] * (ndim - 1))
+    # One of D components changes, along one of D axes.
+    assert diffusion(stretch).item() == pytest.approx(0.01 / ndim**2, rel=1e-5)
+
+
+def test_registry_builds_what_it_names():
+    encoders = {"seg": TinyEncoder(2), "ae": TinyEncoder(2)}
+    moved, fixed = pair((16, 16))
+    for name in SIMILARITIES:
+        assert build_similarity(name, encoders)(moved, fixed).item() > 0
+    assert build_similarity("deepsim-seg", encoders, levels=(1, 3)).levels == (1, 3)
+    assert build_similarity("deepsim-ae", encoders).extractor is encoders["ae"]
+    assert build_similarity("ncc", window=5).window == 5
+    needed = {name: required_extractor(name) for name in ("mse", "ncc", "deepsim-seg", "deepsim-ae")}
+    assert needed == {"mse": None, "ncc": None, "deepsim-seg": "seg", "deepsim-ae": "ae"}
+
+
+def test_registry_errors_say_what_to_do():
+    with pytest.raises(ValueError, match=r"'ssd'.*deepsim-seg"):
+        build_similarity("ssd")
+    with pytest.raises(ValueError, match="choose one of mse"):
+        required_extractor("ssd")
+    with pytest.raises(ValueError, match=r"'seg'.*02_feature_extractor"):
+        build_similarity("deepsim-seg", {"ae": TinyEncoder(2)})
+    with pytest.raises(TypeError, match="windw"):
+        build_similarity("ncc", windw=5)

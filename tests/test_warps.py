@@ -1,0 +1,320 @@
+"""Warps against geometry, scipy.ndimage and SimpleITK."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+from deepsimreg.warps import (
+    affine_displacement,
+    compose,
+    integrate,
+    invert,
+    jacobian_determinant,
+    warp_image,
+    warp_labels,
+    warp_one_hot,
+    warp_points,
+)
+
+SHAPES = [(21, 26), (13, 17, 15)]
+each_rank = pytest.mark.parametrize("shape", SHAPES, ids=["2d", "3d"])
+
+
+def random_image(shape, seed=0, batch=2, channels=1, sigma=0.0):
+    noise = np.random.default_rng(seed).random((batch, channels, *shape))
+    return torch.from_numpy(gaussian_filter(noise, (0, 0, *[sigma] * len(shape)))).float()
+
+
+def smooth_field(shape, peak, seed=0, batch=2, sigma=4.0):
+    """Smooth random displacement, its largest component `peak` voxels."""
+    field = random_image(shape, seed, batch, len(shape), sigma)
+    field = field - field.mean()
+    return field * (peak / field.abs().max())
+
+
+def inside(field, margin=4):
+    return field[(..., *[slice(margin, -margin)] * (field.ndim - 2))]
+
+
+def index_grid(shape):
+    return torch.from_numpy(np.indices(shape)).float()
+
+
+def sitk_resample(image, displacement, interpolator):
+    """SimpleITK's pull of one (*spatial) array by a (D, *spatial) field: its axes run x first."""
+    vectors = np.moveaxis(displacement[::-1], 0, -1).astype(np.float64)
+    transform = sitk.DisplacementFieldTransform(sitk.GetImageFromArray(vectors, isVector=True))
+    filter_ = sitk.ResampleImageFilter()
+    filter_.SetReferenceImage(sitk.GetImageFromArray(image))
+    filter_.SetTransform(transform)
+    filter_.SetInterpolator(interpolator)
+    filter_.UseNearestNeighborExtrapolatorOn()
+    return sitk.GetArrayFromImage(filter_.Execute(sitk.GetImageFromArray(image)))
+
+
+@each_rank
+def test_zero_displacement_changes_nothing(shape):
+    zero = torch.zeros(2, len(shape), *shape)
+    image = random_image(shape, channels=2)
+    labels = torch.randint(0, 5, (2, 1, *shape), dtype=torch.uint8)
+    torch.testing.assert_close(warp_image(image, zero), image, atol=1e-5, rtol=0)
+    assert torch.equal(warp_labels(labels, zero), labels)
+    assert torch.equal(compose(zero, zero), zero)
+    assert torch.equal(jacobian_determinant(zero), torch.ones(2, *shape))
+
+
+@each_rank
+def test_integer_shift_is_slicing(shape):
+    image = random_image(shape)
+    displacement = torch.zeros(2, len(shape), *shape)
+    displacement[:, 0], displacement[:, -1] = 3, -2
+    moved, expected = warp_image(image, displacement), image[:, :, 3:, ..., :-2]
+    torch.testing.assert_close(moved[:, :, :-3, ..., 2:], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(moved[:, :, -1, ..., 2:], image[:, :, -1, ..., :-2], atol=1e-5, rtol=0)
+
+
+@each_rank
+def test_warp_image_equals_scipy_also_outside(shape):
+    image, displacement = random_image(shape), smooth_field(shape, peak=6, sigma=2)
+    moved = warp_image(image, displacement)
+    coordinates = (displacement + index_grid(shape)).double().numpy()
+    for n in range(2):
+        reference = map_coordinates(image[n, 0].double().numpy(), coordinates[n], order=1, mode="nearest")
+        np.testing.assert_allclose(moved[n, 0], reference, atol=1e-5)
+
+
+@each_rank
+def test_warp_image_and_labels_equal_simpleitk(shape):
+    image, displacement = random_image(shape), smooth_field(shape, peak=3, sigma=2)
+    labels = (image * 5).to(torch.uint8)
+    moved, moved_labels = warp_image(image, displacement), warp_labels(labels, displacement)
+    assert moved_labels.dtype == torch.uint8
+    for n in range(2):
+        field = displacement[n].numpy()
+        reference = sitk_resample(image[n, 0].numpy(), field, sitk.sitkLinear)
+        np.testing.assert_allclose(
+            inside(moved)[n, 0], inside(torch.from_numpy(reference)[None, None])[0, 0], atol=1e-5
+        )
+        reference = sitk_resample(labels[n, 0].numpy(), field, sitk.sitkNearestNeighbor)
+        agree = (
+            inside(moved_labels)[n, 0].numpy()
+            == inside(torch.from_numpy(reference)[None, None])[0, 0].numpy()
+        )
+        assert agree.all()
+
+
+@each_rank
+def test_labels_outside_take_the_edge_and_large_values_survive(shape):
+    labels = torch.randint(0, 2**40, (1, 1, *shape))
+    displacement = torch.zeros(1, len(shape), *shape)
+    displacement[:, 0] = 1000.0
+    assert torch.equal(warp_labels(labels, displacement), labels[:, :, -1:].expand_as(labels))
+
+
+@each_rank
+def test_one_hot_is_the_linear_warp_of_each_membership(shape):
+    labels = torch.randint(0, 3, (2, 1, *shape), dtype=torch.uint8)
+    displacement = smooth_field(shape, peak=2)
+    maps = warp_one_hot(labels, displacement, classes=3)
+    assert maps.shape == (2, 3, *shape)
+    for value in range(3):
+        expected = warp_image((labels == value).float(), displacement)
+        torch.testing.assert_close(maps[:, value : value + 1], expected)
+    torch.testing.assert_close(maps.sum(1), torch.ones(2, *shape))
+
+
+@each_rank
+def test_points_follow_the_field(shape):
+    displacement = smooth_field(shape, peak=2)
+    points = torch.rand(2, 7, len(shape)) * (torch.tensor(shape) - 1)
+    moved = warp_points(points, displacement)
+    for n in range(2):
+        for component in range(len(shape)):
+            u = map_coordinates(
+                displacement[n, component].numpy(), points[n].numpy().T, order=1, mode="nearest"
+            )
+            np.testing.assert_allclose(moved[n, :, component], points[n, :, component].numpy() + u, atol=1e-5)
+
+
+@each_rank
+def test_a_point_and_its_voxel_move_together(shape):
+    """The voxel of the moved image that shows a landmark is the point that is sent onto the landmark."""
+    landmark = [n // 2 for n in shape]
+    image = torch.zeros(1, 1, *shape)
+    image[(0, 0, *landmark)] = 1
+    displacement = torch.zeros(1, len(shape), *shape)
+    displacement[:, 0], displacement[:, 1] = 2, -3
+    shown = warp_image(image, displacement)[0, 0].round().nonzero().float()[None]
+    assert warp_points(shown, displacement)[0, 0].tolist() == pytest.approx(landmark, abs=1e-5)
+
+
+@each_rank
+def test_compose_is_warping_twice(shape):
+    """Where interpolation is exact: a linear ramp through two different affine maps, away from the border."""
+    ndim = len(shape)
+    eye = torch.eye(ndim)
+    shear = torch.zeros(ndim, ndim)
+    shear[0, -1] = 0.15
+    shift = torch.full((ndim, 1), 0.7)
+    first = affine_displacement(torch.cat([eye + shear, shift], 1)[None], shape)
+    second = affine_displacement(torch.cat([0.8 * eye - shear.T, -shift], 1)[None], shape)
+    ramp = (index_grid(shape) * torch.arange(1, ndim + 1).view(-1, *[1] * ndim)).sum(0)[None, None]
+    one, two = warp_image(ramp, compose(first, second)), warp_image(warp_image(ramp, first), second)
+    torch.testing.assert_close(inside(one), inside(two), atol=1e-3, rtol=0)
+    other = warp_image(ramp, compose(second, first))
+    assert (inside(other) - inside(two)).abs().max() > 0.1
+
+
+@each_rank
+def test_compose_of_smooth_fields_is_warping_twice(shape):
+    first, second = smooth_field(shape, 1.5, seed=1), smooth_field(shape, 1.5, seed=2)
+    image = random_image(shape, sigma=3)
+    error = warp_image(image, compose(first, second)) - warp_image(warp_image(image, first), second)
+    assert inside(error).abs().max() < 0.03 * (image.max() - image.min())
+
+
+@each_rank
+def test_inverse_undoes_the_field_in_both_orders(shape):
+    displacement = smooth_field(shape, peak=1.5, sigma=3)
+    inverse = invert(displacement)
+    assert inside(compose(displacement, inverse)).abs().max() < 1e-3
+    assert inside(compose(inverse, displacement)).abs().max() < 0.05
+
+
+@each_rank
+def test_integrating_backwards_is_the_inverse(shape):
+    velocity = smooth_field(shape, peak=2)
+    forth, back = integrate(velocity), integrate(-velocity)
+    assert inside(forth).abs().max() > 1
+    assert inside(compose(forth, back)).abs().max() < 0.05
+    assert inside(compose(back, forth)).abs().max() < 0.05
+
+
+@each_rank
+def test_integrate_equals_many_small_euler_steps(shape):
+    velocity = smooth_field(shape, peak=2)
+    points = index_grid(shape).flatten(1).T.expand(2, -1, -1)
+    end = points
+    for _ in range(200):
+        end = end + (warp_points(end, velocity) - end) / 200
+    expected = (end - points).transpose(1, 2).view_as(velocity)
+    assert inside(integrate(velocity, steps=7) - expected).abs().max() < 0.05
+
+
+@each_rank
+def test_affine_displacement_maps_about_the_centre(shape):
+    ndim = len(shape)
+    matrix = torch.from_numpy(np.random.default_rng(0).normal(size=(2, ndim, ndim + 1)))
+    displacement = affine_displacement(matrix, shape)
+    centre = (np.array(shape) - 1) / 2
+    x = np.random.default_rng(1).integers(0, shape, size=(5, ndim))
+    for n in range(2):
+        a, t = matrix[n, :, :ndim].numpy(), matrix[n, :, ndim].numpy()
+        for point in x:
+            expected = a @ (point - centre) + centre + t
+            np.testing.assert_allclose(point + displacement[(n, slice(None), *point)].numpy(), expected)
+    with pytest.raises(ValueError, match=r"matrix .* must be"):
+        affine_displacement(matrix[:, :, :-1], shape)
+
+
+@each_rank
+def test_jacobian_of_an_affine_map_is_its_determinant(shape):
+    ndim = len(shape)
+    matrix = torch.from_numpy(np.random.default_rng(3).normal(size=(2, ndim, ndim + 1)))
+    determinant = jacobian_determinant(affine_displacement(matrix, shape))
+    expected = np.linalg.det(matrix[:, :, :ndim].numpy())
+    for n in range(2):
+        np.testing.assert_allclose(determinant[n], expected[n], rtol=1e-9)
+
+
+@each_rank
+def test_jacobian_of_a_fold_is_negative_and_of_a_half_turn_positive(shape):
+    ndim = len(shape)
+    mirror = torch.eye(ndim)
+    mirror[0, 0] = -1
+    half_turn = mirror.clone()
+    half_turn[1, 1] = -1
+    matrix = torch.cat([torch.stack([mirror, half_turn]), torch.zeros(2, ndim, 1)], 2)
+    determinant = jacobian_determinant(affine_displacement(matrix, shape))
+    torch.testing.assert_close(determinant[0], torch.full(shape, -1.0))
+    torch.testing.assert_close(determinant[1], torch.full(shape, 1.0))
+
+
+@each_rank
+def test_jacobian_equals_simpleitk_and_np_gradient(shape):
+    displacement = smooth_field(shape, peak=8, batch=1, sigma=1).double()
+    determinant = jacobian_determinant(displacement)[0].numpy()
+    assert determinant.min() < 0
+    vectors = sitk.GetImageFromArray(np.moveaxis(displacement[0].numpy()[::-1], 0, -1), isVector=True)
+    reference = sitk.GetArrayFromImage(sitk.DisplacementFieldJacobianDeterminant(vectors))
+    core = (slice(1, -1),) * len(shape)
+    np.testing.assert_allclose(determinant[core], reference[core], atol=1e-4)
+    rows = [np.stack(np.gradient(component)) for component in displacement[0].numpy()]
+    jacobian = np.moveaxis(np.stack(rows), (0, 1), (-2, -1)) + np.eye(len(shape))
+    np.testing.assert_allclose(determinant, np.linalg.det(jacobian), atol=1e-9)
+
+
+@each_rank
+def test_jacobian_of_a_field_in_mm_needs_the_spacing(shape):
+    spacing = (0.5, 2.0, 3.0)[: len(shape)]
+    voxels = smooth_field(shape, peak=3).double()
+    millimetres = voxels * torch.tensor(spacing).view(1, -1, *[1] * len(shape))
+    torch.testing.assert_close(jacobian_determinant(millimetres, spacing), jacobian_determinant(voxels))
+    with pytest.raises(ValueError, match="spacing"):
+        jacobian_determinant(voxels, spacing=(1.0,))
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (3, 4, 3)], ids=["2d", "3d"])
+def test_gradients(shape):
+    generator = torch.Generator().manual_seed(0)
+    ndim, options = len(shape), {"generator": generator, "dtype": torch.float64}
+    image = torch.rand(1, 2, *shape, **options).requires_grad_()
+    # Kept off the integers, where linear interpolation has a kink.
+    u = (0.2 + 0.3 * torch.rand(1, ndim, *shape, **options)).requires_grad_()
+    points = (0.3 + torch.rand(1, 3, ndim, **options) * 0.5).requires_grad_()
+    labels = torch.randint(0, 3, (1, 1, *shape), generator=generator)
+    assert torch.autograd.gradcheck(warp_image, (image, u))
+    assert torch.autograd.gradcheck(lambda field: warp_one_hot(labels, field, 3), (u,))
+    assert torch.autograd.gradcheck(warp_points, (points, u))
+    assert torch.autograd.gradcheck(jacobian_determinant, (u,))
+    assert torch.autograd.gradcheck(lambda field: integrate(field, steps=2), (u,))
+
+
+def test_half_precision_fields_keep_their_coordinates():
+    """bfloat16 has 8 bits: a coordinate near 500 rounded to it would be two voxels off."""
+    image = torch.linspace(0, 1, 512).view(1, 1, 512, 1).expand(1, 1, 512, 2)
+    field = torch.full((1, 2, 512, 2), 0.5, dtype=torch.bfloat16)
+    field[:, 1] = 0
+    moved = warp_image(image, field)
+    assert moved.dtype == torch.float32
+    torch.testing.assert_close(moved[0, 0, 500, 0].item(), 500.5 / 511, atol=1e-5, rtol=0)
+
+
+def test_a_diverged_field_does_not_read_outside_the_labels():
+    labels = torch.randint(0, 3, (1, 1, 4, 5))
+    moved = warp_labels(labels, torch.full((1, 2, 4, 5), float("nan")))
+    assert torch.equal(moved, labels[:, :, :1, :1].expand_as(labels))
+
+
+@pytest.mark.parametrize("warp", [warp_image, warp_labels, lambda image, u: warp_one_hot(image, u, 2)])
+@pytest.mark.parametrize(
+    ("image", "displacement"),
+    [
+        ((1, 1, 4, 5), (1, 2, 4, 6)),
+        ((1, 1, 4, 5), (1, 3, 4, 5, 6)),
+        ((1, 1, 4, 5), (1, 3, 4, 5)),
+        ((2, 1, 4, 5), (1, 2, 4, 5)),
+    ],
+    ids=["size", "rank", "components", "batch"],
+)
+def test_shapes_that_differ_are_named(warp, image, displacement):
+    with pytest.raises(ValueError, match="displacement") as error:
+        warp(torch.zeros(image).long(), torch.zeros(displacement))
+    assert str(tuple(displacement)) in str(error.value)
+
+
+def test_points_of_another_rank_are_an_error():
+    with pytest.raises(ValueError, match=r"\(1, 7, 3\)"):
+        warp_points(torch.zeros(1, 7, 3), torch.zeros(1, 2, 4, 5))
