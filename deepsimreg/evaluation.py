@@ -199,9 +199,9 @@ def loss_landscape_curves(
     """Loss of one noisy patch against its shifted self: name → (shifts in voxels, values).
 
     image: (1, 1, *spatial). Two copies get independent Gaussian noise of SD `noise`. The fixed patch is the
-    first copy without a margin of `max_shift` at both ends of the (spatial) axis; the moving patch is cut from
-    the second one, s voxels further along. A good loss has its one minimum at s = 0 and rises steadily on both
-    sides. Shifts and values are (2 max_shift + 1,).
+    first copy without a margin of `max_shift` at both ends of the (spatial) axis; the moving patch is cut
+    from the second one, s voxels further along. A good loss has its one minimum at s = 0 and rises steadily
+    on both sides. Shifts and values are (2 max_shift + 1,).
     """
     length = image.shape[axis] - 2 * max_shift
     if length < 1:

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from deepsimreg.data import DATASETS, Dataset
+from deepsimreg.data import DATASETS, Dataset, load_dataset
 from deepsimreg.losses import SIMILARITIES, required_extractor
 from deepsimreg.paths import EXPERIMENTS, PROJECT, runs_root
 from deepsimreg.training import FitSettings
@@ -57,7 +57,7 @@ class ExtractorSettings:
     kind: str  # seg or ae
     data: dict = field(default_factory=dict)  # options of the dataset
     network: dict = field(default_factory=dict)  # options of the network
-    fit: FitSettings = FitSettings()
+    fit: FitSettings = field(default_factory=FitSettings)
 
     @property
     def folder(self) -> Path:
@@ -74,8 +74,9 @@ class RegistrationSettings:
     lam: float  # weight λ of the diffusion regulariser
     data: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)  # options of the similarity
+    extractor: str = ""  # run folder of its feature extractor; empty: the profile's
     network: dict = field(default_factory=dict)
-    fit: FitSettings = FitSettings()
+    fit: FitSettings = field(default_factory=FitSettings)
 
     @property
     def folder(self) -> Path:
@@ -120,6 +121,10 @@ class Profile:
     def _section(self, dataset: str, section: str) -> dict:
         return self.tree[known(f"dataset of profile {self.name}", dataset, self.tree)].get(section) or {}
 
+    def load(self, dataset: str) -> Dataset:
+        """The dataset, with the profile's options for it."""
+        return load_dataset(dataset, **self._section(dataset, "data"))
+
     def similarities(self, dataset: str) -> list[str]:
         """Names of the similarities that the profile trains on a dataset."""
         return list(self._section(dataset, "registration")["similarities"])
@@ -155,6 +160,7 @@ class Profile:
             float(lam),
             self._section(dataset, "data"),
             own.get("options", {}),
+            "",
             section.get("network", {}) | own.get("network", {}),
             fit_settings(section.get("fit", {}) | own.get("fit", {}) | changes),
         )
@@ -174,8 +180,29 @@ class Profile:
         kinds = {required_extractor(name) for name in self.similarities(dataset)} - {None}
         return [self.extractor(dataset, kind) for kind in EXTRACTORS if kind in kinds]
 
-    def evaluation_folder(self, dataset: str) -> Path:
-        return runs_root() / self.name / dataset / "evaluation"
+    def folder(self, dataset: str, stage: str) -> Path:
+        """Folder of a stage that is no training (data, evaluation, figures), made if it is missing."""
+        known(f"dataset of profile {self.name}", dataset, self.tree)
+        return writable(runs_root() / self.name / dataset / stage)
+
+
+def writable(folder: Path) -> Path:
+    """The folder itself, made if it is missing.
+
+    Raises:
+        SettingsError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SettingsError(
+            f"{folder}: the run folder cannot be written ({error.strerror}); "
+            "free it or set DEEPSIMREG_RUNS to a folder of yours"
+        ) from error
+    return folder
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -204,32 +231,22 @@ class Run:
     Args:
         settings: resolved settings; written to config.yaml.
         dataset: the data, whose fingerprint is written too.
-        folder: None for the profile's place.
+        folder: empty for the profile's place.
 
     Raises:
         SettingsError: the folder cannot be written.
     """
 
-    def __init__(
-        self, settings: ExtractorSettings | RegistrationSettings, dataset: Dataset, folder: Path | None = None
-    ):
-        self.settings, self.folder = settings, Path(folder or settings.folder)
-        self.started = time.time()
+    def __init__(self, settings: ExtractorSettings | RegistrationSettings, dataset: Dataset, folder: str = ""):
+        self.settings, self.folder = settings, writable(Path(folder or settings.folder))
         config = json.loads(json.dumps(dataclasses.asdict(settings)))
         fingerprint = dataset.fingerprint()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._set_aside_other(config, fingerprint)
+        self._set_aside_other(config, fingerprint)
+        if not self.done:
             content = {"settings": config, "data_fingerprint": fingerprint, "provenance": provenance()}
-            if not self.done:
-                temporary = self.folder / "config.yaml.tmp"
-                temporary.write_text(yaml.safe_dump(content, sort_keys=False))
-                os.replace(temporary, self.folder / "config.yaml")
-        except OSError as error:
-            raise SettingsError(
-                f"{self.folder}: the run folder cannot be written ({error.strerror}); "
-                "free it or set DEEPSIMREG_RUNS to a folder of yours"
-            ) from error
+            temporary = self.folder / "config.yaml.tmp"
+            temporary.write_text(yaml.safe_dump(content, sort_keys=False))
+            os.replace(temporary, self.folder / "config.yaml")
 
     def _set_aside_other(self, config: dict, fingerprint: str) -> None:
         """A folder that holds another run's settings or data is renamed, so that nothing is lost or mixed."""
@@ -264,5 +281,25 @@ class Run:
         return json.loads(path.read_text())
 
     def finish(self, **result: Any) -> None:
-        """Mark the run as ended, with its results."""
-        write_json(self.folder / "done.json", result)
+        """Mark the run as ended and keep its results, beside those that are there."""
+        before = self.result_of(self.folder) if self.done else {}
+        write_json(self.folder / "done.json", before | result)
+
+    def __str__(self) -> str:
+        """Where the run is and what its best validation was."""
+        best = self.result_of(self.folder)["best"]
+        values = ", ".join(f"{name} {value:.4g}" for name, value in best.items())
+        return f"{relative(self.folder)}: best {values}"
+
+
+def relative(folder: Path) -> str:
+    """A folder as it is called from the root of the runs: no machine's path gets into a notebook or a figure."""
+    try:
+        return str(Path("runs") / Path(folder).resolve().relative_to(runs_root().resolve()))
+    except ValueError:
+        return Path(folder).name
+
+
+def run_folder(name: str) -> Path:
+    """The folder that `relative` gave a name to."""
+    return runs_root() / Path(name).relative_to("runs")

@@ -19,7 +19,7 @@ import papermill
 import yaml
 from IPython import get_ipython
 
-from deepsimreg.experiment import SettingsError, known
+from deepsimreg.experiment import SettingsError, known, writable
 from deepsimreg.paths import NOTEBOOKS
 
 SCRUB = (
@@ -69,10 +69,7 @@ def run(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> int:
     declared = papermill.inspect_notebook(str(notebook))
     for name in parameters:
         known(f"parameter of {notebook.name}", name, declared)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"{folder}: cannot be written ({error.strerror}); name another folder") from error
+    writable(folder)
     label = f"{notebook.stem} {' '.join(map(str, parameters.values()))}"
     logging.getLogger("papermill").setLevel(logging.WARNING)
     started, ended = time.time(), threading.Event()

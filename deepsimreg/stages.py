@@ -11,14 +11,26 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from tqdm.auto import tqdm
 
-from deepsimreg.data import Dataset, Sample, load_dataset
+from deepsimreg.data import Dataset, Sample
 from deepsimreg.data.augment import AUGMENT_2D, AUGMENT_3D
 from deepsimreg.data.files import write_image
-from deepsimreg.evaluation import evaluate_pair, segmentation_metrics
-from deepsimreg.experiment import ExtractorSettings, Profile, RegistrationSettings, Run, SettingsError
+from deepsimreg.evaluation import evaluate_pair, segmentation_metrics, summary
+from deepsimreg.experiment import (
+    ExtractorSettings,
+    Profile,
+    RegistrationSettings,
+    Run,
+    SettingsError,
+    relative,
+    writable,
+    write_json,
+)
 from deepsimreg.losses import build_similarity, required_extractor
 from deepsimreg.models import Autoencoder, UNet, VoxelMorph, load_model
+from deepsimreg.paths import FIGURES
+from deepsimreg.statistics import compare_methods
 from deepsimreg.training import (
     ReconstructionTraining,
     RegistrationTraining,
@@ -29,12 +41,8 @@ from deepsimreg.training import (
 from deepsimreg.warps import warp_image, warp_labels
 
 QUICK = "quick"
+EXTRACTORS = {"seg": UNet, "ae": Autoencoder}
 AUGMENTATIONS = {2: AUGMENT_2D, 3: AUGMENT_3D}
-
-
-def dataset_of(settings: ExtractorSettings | RegistrationSettings) -> Dataset:
-    """The dataset that settings name."""
-    return load_dataset(settings.dataset, **settings.data)
 
 
 def extractor_training(settings: ExtractorSettings, dataset: Dataset) -> Trained:
@@ -45,21 +53,25 @@ def extractor_training(settings: ExtractorSettings, dataset: Dataset) -> Trained
     return ReconstructionTraining(Autoencoder(dataset.ndim, 1, **settings.network), settings.fit)
 
 
-def train_extractor(settings: ExtractorSettings, dataset: Dataset) -> tuple[nn.Module, pd.DataFrame, Run]:
-    """Train, resume or load a feature extractor.
+def train_extractor(
+    settings: ExtractorSettings, dataset: Dataset, folder: str = ""
+) -> tuple[nn.Module, pd.DataFrame, Run]:
+    """Train, resume or load a feature extractor; `folder` empty is the profile's place.
 
     Returns:
         The network of the best validation in evaluation mode, its metrics by step, and its run.
     """
-    run = Run(settings, dataset)
+    run = Run(settings, dataset, folder)
     history = _fit(
         run, lambda: extractor_training(settings, dataset), dataset, dataset.samples, f"extractor-{settings.kind}"
     )
-    return load_model(run.weights, {"seg": UNet, "ae": Autoencoder}[settings.kind]), history, run
+    return load_model(run.weights, EXTRACTORS[settings.kind]), history, run
 
 
-def train_registration(settings: RegistrationSettings, dataset: Dataset) -> tuple[nn.Module, pd.DataFrame, Run]:
-    """Train, resume or load a registration network; its extractor comes from the same profile.
+def train_registration(
+    settings: RegistrationSettings, dataset: Dataset, folder: str = ""
+) -> tuple[nn.Module, pd.DataFrame, Run]:
+    """Train, resume or load a registration network; `folder` empty is the profile's place.
 
     Returns:
         The network of the best validation in evaluation mode, its metrics by step, and its run.
@@ -67,7 +79,7 @@ def train_registration(settings: RegistrationSettings, dataset: Dataset) -> tupl
     Raises:
         SettingsError: the extractor has not been trained (in the quick profile it is trained here).
     """
-    run = Run(settings, dataset)
+    run = Run(settings, dataset, folder)
 
     def module() -> Trained:
         return RegistrationTraining(
@@ -86,7 +98,9 @@ def similarity_of(settings: RegistrationSettings, dataset: Dataset) -> nn.Module
     """The similarity that a registration is trained with, its extractor loaded."""
     kind = required_extractor(settings.similarity)
     extractors = {}
-    if kind is not None:
+    if settings.extractor:
+        extractors[kind] = load_model(Path(settings.extractor) / "weights.safetensors", EXTRACTORS[kind])
+    elif kind is not None:
         extractors[kind] = extractor_of(Profile(settings.profile).extractor(settings.dataset, kind), dataset)
     return build_similarity(settings.similarity, extractors, **settings.options)
 
@@ -137,23 +151,30 @@ def write_sample(stem: Path, values: Tensor, like: Sample) -> None:
     write_image(stem.with_name(stem.name + suffix), values.cpu().numpy(), like.spacing, like.affine)
 
 
-def choose_lam(profile: Profile, dataset: str) -> pd.DataFrame:
+def choose_lam(profile: Profile, dataset: Dataset) -> pd.DataFrame:
     """Validation Dice of every trained λ; column `chosen` marks each similarity's best, over the mean of its seeds.
+
+    In the quick profile, runs that are missing are trained here.
 
     Returns:
         A row a run: similarity, lam, seed, validation_dice, validation_folds, seconds, folder, chosen.
     """
-    table = pd.DataFrame(
-        {
-            "similarity": settings.similarity,
-            "lam": settings.lam,
-            "seed": settings.fit.seed,
-            "folder": str(settings.folder),
-            **Run.result_of(settings.folder)["best"],
-            "seconds": Run.result_of(settings.folder)["seconds"],
-        }
-        for settings in profile.registrations(dataset)
-    )
+    rows = []
+    for settings in profile.registrations(dataset.name):
+        if profile.name == QUICK:
+            train_registration(settings, dataset)
+        result = Run.result_of(settings.folder)
+        rows.append(
+            {
+                "similarity": settings.similarity,
+                "lam": settings.lam,
+                "seed": settings.fit.seed,
+                "folder": settings.folder,
+                "seconds": result["seconds"],
+                **result["best"],
+            }
+        )
+    table = pd.DataFrame(rows)
     means = table.groupby(["similarity", "lam"])["validation_dice"].mean()
     best = means.groupby("similarity").idxmax()
     table["chosen"] = [best[row.similarity] == (row.similarity, row.lam) for row in table.itertuples()]
@@ -201,6 +222,64 @@ def evaluate_method(
             write_sample(folder / f"{pair.name}-label", label[0, 0], pair.fixed)
         rows.append({"pair": pair.name, **metrics, "seconds": seconds})
     return pd.DataFrame(rows)
+
+
+def evaluate_chosen(
+    profile: Profile, dataset: Dataset, tuning: pd.DataFrame, reference: str = "deepsim-seg", images: bool = True
+) -> dict[str, pd.DataFrame]:
+    """The test of every similarity at its chosen λ, and of the unregistered pairs; all tables are written.
+
+    Args:
+        profile, dataset: whose runs.
+        tuning: of `choose_lam`.
+        reference: the method that the others are tested against.
+        images: write every warped image and label, too.
+
+    Returns:
+        By the name of its file: `pairs`, a row a method, seed and pair; `means`, the seeds averaged pair by pair;
+        `summary`, means over pairs with bootstrap intervals; `tests`, each method against the reference; `tuning`.
+    """
+    folder = profile.folder(dataset.name, "evaluation")
+    chosen = [row for row in tuning.itertuples() if row.chosen]
+    tables = [evaluate_method(None, dataset).assign(method="unregistered", seed=0)]
+    for row in tqdm(chosen, desc="methods", unit="method"):
+        network = load_model(Path(row.folder) / "weights.safetensors", VoxelMorph)
+        target = folder / row.similarity / f"seed-{row.seed}" if images else None
+        tables.append(
+            evaluate_method(network, dataset, target).assign(method=row.similarity, lam=row.lam, seed=row.seed)
+        )
+    pairs = pd.concat(tables, ignore_index=True)
+    means = pairs.groupby(["method", "pair"], sort=False).mean(numeric_only=True).drop(columns="seed").reset_index()
+    results = {
+        "pairs": pairs,
+        "means": means,
+        "summary": summary(means.drop(columns="lam")),
+        "tests": compare_methods(means, reference=reference),
+        "tuning": tuning.assign(folder=tuning["folder"].map(relative)),
+    }
+    for name, table in results.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    write_json(folder / "done.json", {"dice": means.groupby("method", sort=False)["dice"].mean().to_dict()})
+    return results
+
+
+def evaluation_tables(profile: Profile, dataset: Dataset) -> tuple[dict[str, pd.DataFrame], Path]:
+    """The tables of `evaluate_chosen` and their folder; in the quick profile they are made if they are missing.
+
+    Raises:
+        SettingsError: the evaluation has not ended.
+    """
+    folder = profile.folder(dataset.name, "evaluation")
+    if profile.name == QUICK and not (folder / "done.json").is_file():
+        return evaluate_chosen(profile, dataset, choose_lam(profile, dataset)), folder
+    Run.result_of(folder)
+    names = ("pairs", "means", "summary", "tests", "tuning")
+    return {name: pd.read_csv(folder / f"{name}.csv") for name in names}, folder
+
+
+def figures_folder(profile: Profile, dataset: str) -> Path:
+    """Where published figures go; the quick profile's, which show the machinery and no result, lie apart."""
+    return writable(FIGURES / QUICK / dataset if profile.name == QUICK else FIGURES / dataset)
 
 
 def _fit(run: Run, module, dataset: Dataset, items, label: str) -> pd.DataFrame:

@@ -103,7 +103,7 @@ def test_phantom_displacement_is_the_exact_answer(name):
             (label != fixed)[0, 0].numpy() & ~boundary
             for label in (moving, warp_labels(moving, displacement), warp_labels(moving, -displacement))
         )
-        assert after.mean() < 0.001 < 0.005 < before.mean() < opposite.mean()
+        assert 10 * after.mean() < before.mean() < opposite.mean()
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -140,9 +140,7 @@ def test_phantom_light_and_noise_are_drawn_for_each_image():
     assert (both - texture).item() == pytest.approx(2 * 0.1**2, rel=0.15)
 
 
-@pytest.mark.parametrize(
-    "options", [{"shape": (96,)}, {"shape": (8, 96)}, {"noise": -1}, {"displacement": 0.5}]
-)
+@pytest.mark.parametrize("options", [{"shape": (96,)}, {"shape": (8, 96)}, {"noise": -1}, {"displacement": 0.5}])
 def test_phantom_refuses_options(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         load_dataset("phantom-2d", **options)
@@ -333,9 +331,7 @@ def test_augmentation_agrees_with_scipy(preset, shape):
     linear, shift = matrix[0, :, :-1].double().numpy(), matrix[0, :, -1].double().numpy()
     centre = (np.array(shape) - 1) / 2
     offset = centre + shift - linear @ centre
-    for before, after, order in zip(
-        (*images, *labels), (*moved_images, *moved_labels), (1, 1, 0, 0), strict=True
-    ):
+    for before, after, order in zip((*images, *labels), (*moved_images, *moved_labels), (1, 1, 0, 0), strict=True):
         expected = affine_transform(before[0].numpy(), linear, offset, order=order, mode="nearest")
         assert after.dtype == before.dtype
         np.testing.assert_allclose(after[0].numpy(), expected, atol=1e-4)

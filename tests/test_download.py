@@ -104,9 +104,7 @@ def test_fetch_leaves_the_dataset_and_nothing_else(server, tmp_path, capsys):
 
 def test_fetch_resumes_where_the_connection_broke(server, tmp_path):
     server.cut = 20_000
-    with pytest.raises(
-        DataError, match=rf"{server.url} stopped .*run again to resume.*by hand to {tmp_path}"
-    ):
+    with pytest.raises(DataError, match=rf"{server.url} stopped .*run again to resume.*by hand to {tmp_path}"):
         fetch(source(server), tmp_path)
     assert files(tmp_path) == {f"{FOLDER}.tar.part": server.content[:20_000]}
     server.cut = None

@@ -98,9 +98,7 @@ class Hippocampus(Dataset):
         for name in sorted(images ^ labels):
             image, label = self._paths(name)
             there, missing = (image, label) if name in images else (label, image)
-            raise DataError(
-                f"{missing} is missing beside {there}: fetch the data again, or remove {there.name}"
-            )
+            raise DataError(f"{missing} is missing beside {there}: fetch the data again, or remove {there.name}")
         return sorted(images)
 
     def _check_headers(self, name: str) -> tuple[int, ...]:

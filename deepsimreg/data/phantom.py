@@ -221,7 +221,7 @@ def phantom_3d(shape=(48, 48, 40), train=24, validation=6, test=12, displacement
             Material(0, 0.02, 2.0),
             Material(1, 0.05, 1.0),
             Material(2, 0.03, 2.0),
-            Material(1, 0.05, 0.7),
+            Material(0, 0.05, 0.7),
         ),
         shape=shape,
         train=train,

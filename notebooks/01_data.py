@@ -1,0 +1,179 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 1 · The data
+#
+# Registration needs two things from a dataset: **pairs** of images that show the same kind of object, and, to train a
+# segmentation network and to judge the result, a **label** for every pixel. This notebook looks at both before any
+# network does. After it you know what a moving and a fixed image are, how hard the pairs are, and which classes the
+# Dice score will be taken over.
+#
+# Every dataset of `deepsimreg` looks the same from outside:
+#
+# | what | shape | meaning |
+# |---|---|---|
+# | image | (1, \*spatial) | grey values in [0, 1] |
+# | label | (1, \*spatial) | a class index per pixel |
+# | displacement | (D, \*spatial) | where it is known: fixed(x) = moving(x + u(x)), in voxels, array axis order |
+#
+# The rank of the arrays says whether it is 2D or 3D; nothing else does.
+
+# %% [markdown]
+# ## Parameters
+#
+# The default is the **phantom**: scenes that are drawn by a program, with noise and uneven light drawn anew for every
+# image. Nothing has to be fetched for it. The other datasets need their files, see `data/README.md`.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # which experiments/<profile>.yaml
+dataset: str = "phantom-2d"  # a dataset of that profile
+
+# %%
+from deepsimreg.notebook import check_parameters
+
+check_parameters(globals())
+
+# %%
+import numpy as np
+
+from deepsimreg import plots
+from deepsimreg.data.augment import augment_pair
+from deepsimreg.evaluation import evaluate_pair
+from deepsimreg.experiment import Profile, write_json
+from deepsimreg.stages import AUGMENTATIONS
+
+data = Profile(profile).load(dataset)
+print(data.description)
+print(f"\n{data.ndim}D, {data.shape} voxels of {data.spacing} mm, classes: {', '.join(data.classes)}")
+print(f"Licence: {data.licence}\nCite: {data.citation}")
+
+# %% [markdown]
+# ## Splits
+#
+# Images of the *training* split teach the extractors and the registration networks, *validation* chooses λ and the
+# moment to stop, and *test* is touched once, at the end. No image is in two splits.
+
+# %%
+for split in ("train", "validation", "test"):
+    print(f"{split:10s} {len(data.samples(split)):4d} images {len(data.pairs(split)):6d} pairs")
+
+# %% [markdown]
+# ## Images and their labels
+#
+# Look at the images first and at the contours second: could you draw these contours from the grey values alone? Where
+# you hesitate, a loss that compares grey values has nothing to hold on to either.
+
+# %%
+samples = [data.samples("train")[i] for i in range(4)]
+plots.image_row([s.image for s in samples], [s.name for s in samples])
+
+# %%
+plots.image_row(
+    [s.image for s in samples],
+    ["with labels"] * 4,
+    labels=[s.label for s in samples],
+    classes=data.classes,
+    colors=data.colors,
+)
+
+# %% [markdown]
+# How often a class occurs matters twice: cross-entropy sees frequent classes more, and mean Dice counts every class
+# once, however small.
+
+# %%
+labels = np.stack([sample.label.numpy() for sample in data.samples("train")])
+for index, name in enumerate(data.classes):
+    print(f"{name:12s} {np.mean(labels == index):6.1%} of the voxels")
+
+# %% [markdown]
+# ## Grey values
+#
+# If classes had their own grey values, thresholds would segment the image and a squared difference would register it.
+# The histograms show how far they overlap.
+
+# %%
+images = np.stack([sample.image.numpy() for sample in data.samples("train")])
+plots.class_histogram(images, labels, data.classes, data.colors)
+
+# %% [markdown]
+# ## A pair
+#
+# The **moving** image is to be pulled onto the **fixed** one. Contours in both panels are the labels of the image
+# below them.
+
+# %%
+pair = data.pairs("test")[0]
+plots.image_row(
+    [pair.moving.image, pair.fixed.image],
+    ["moving", "fixed"],
+    labels=[pair.moving.label, pair.fixed.label],
+    classes=data.classes,
+    colors=data.colors,
+)
+
+# %% [markdown]
+# Before anything is registered the labels already overlap to some degree. This is the number that every method has to
+# beat, and it stays in every table as a method of its own, *unregistered*:
+#
+# $$\mathrm{Dice}_k = \frac{2\,|A_k \cap B_k|}{|A_k| + |B_k|}$$
+
+# %%
+before = [
+    evaluate_pair(None, p.moving.label[None], p.fixed.label[None], data.classes, data.spacing)
+    for p in data.pairs("test")
+]
+for name in ("dice", "dice_foreground", "hd95"):
+    print(f"{name:16s} {np.mean([row[name] for row in before]):.3f}")
+
+# %% [markdown]
+# ## The true displacement
+#
+# A phantom knows its answer. Its pairs are made by a smooth, invertible displacement, so besides the overlap of labels
+# the **registration error** of every voxel can be measured. Real data have no such field, and nothing is drawn then.
+
+# %%
+if pair.displacement is not None:
+    display(
+        plots.image_row([pair.fixed.image], ["fixed, true displacement"], displacements=[pair.displacement], width=3.5)
+    )
+
+# %% [markdown]
+# ## Augmentation
+#
+# A network that has seen an image upside down is not fooled by it. In training one random affine map is drawn for each
+# pair and applied to **both** images and their labels alike, so the displacement between them stays learnable.
+
+# %%
+import torch
+
+generator = torch.Generator().manual_seed(0)
+matrix = AUGMENTATIONS[data.ndim].sample(generator, data.ndim, data.shape)
+(moving, fixed), (moving_label, fixed_label) = augment_pair(
+    [pair.moving.image, pair.fixed.image], [pair.moving.label, pair.fixed.label], matrix
+)
+plots.image_row(
+    [moving, fixed],
+    ["moving, augmented", "fixed, augmented"],
+    labels=[moving_label, fixed_label],
+    classes=data.classes,
+    colors=data.colors,
+)
+
+# %% [markdown]
+# ## What to take away
+#
+# - A dataset gives images, labels and pairs in one form, whatever its files look like.
+# - Grey values of the classes overlap; that is what makes the choice of the similarity matter.
+# - The unregistered overlap is the floor under every result.
+#
+# Next: [02_feature_extractor](02_feature_extractor.ipynb) trains a network that sees more than grey values.
+
+# %%
+folder = Profile(profile).folder(dataset, "data")
+write_json(folder / "done.json", {"dataset": dataset, "fingerprint": data.fingerprint()})

@@ -1,0 +1,134 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 2 · The feature extractor
+#
+# DeepSim compares what a small network *sees*. Which network? One that was trained on the images at hand, for one of
+# two tasks:
+#
+# - **seg**: a U-Net that segments. Its features know the classes, and need labels to learn them.
+# - **ae**: an autoencoder that squeezes an image through a narrow code and rebuilds it. It needs no labels.
+#
+# Only the **encoder** is used later: its outputs at 1/2, 1/4 and 1/8 of the resolution are the features $F_1, F_2, F_3$.
+# In this notebook the network is trained, tested on images it has never seen, and its features are looked at.
+
+# %% [markdown]
+# ## Parameters
+#
+# `experiments/<profile>.yaml` holds the sizes and lengths. What is given here replaces them.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # which experiments/<profile>.yaml
+dataset: str = "phantom-2d"  # a dataset of that profile
+kind: str = "seg"  # seg: U-Net, cross-entropy; ae: autoencoder, mean squared error
+seed: int = 0  # of initial weights, samples and augmentation
+steps: int = 0  # optimiser steps; 0: the profile's
+folder: str = ""  # of the run; empty: runs/<profile>/<dataset>/extractor-<kind>
+
+# %%
+from deepsimreg.notebook import check_parameters
+
+check_parameters(globals())
+
+# %%
+import torch
+
+from deepsimreg import plots
+from deepsimreg.experiment import Profile
+from deepsimreg.models import UNet, count_parameters
+from deepsimreg.stages import extractor_training, test_extractor, train_extractor
+
+changes = {"seed": seed} | ({"steps": steps} if steps else {})
+settings = Profile(profile).extractor(dataset, kind, **changes)
+data = Profile(profile).load(dataset)
+
+# %% [markdown]
+# ## The network
+#
+# An encoder stage halves the resolution with a strided convolution and looks once more with a 3-wide one:
+#
+# > conv 4, stride 2 → LeakyReLU → conv 3 → LeakyReLU
+#
+# The decoder mirrors it with linear upsampling. The U-Net passes the encoder's maps across (skip connections); the
+# autoencoder must not, or it would copy the image instead of understanding it. The *light* variant of the profiles for
+# CPUs works at half resolution in its last layers, where most of the time would go.
+
+# %%
+network = extractor_training(settings, data).network
+print(f"{type(network).__name__}, {count_parameters(network):,} weights")
+for level, features in enumerate(network.features(data.samples("train")[0].image[None]), start=1):
+    print(f"level {level}: {tuple(features.shape)}")
+
+# %% [markdown]
+# ## Training
+#
+# The U-Net minimises cross-entropy over voxels $p$ and classes $k$, the autoencoder the squared error:
+#
+# $$L_\text{seg} = -\frac{1}{P}\sum_p \log \hat y_{p, y_p} \qquad L_\text{ae} = \frac{1}{P}\sum_p (\hat I_p - I_p)^2$$
+#
+# Adam does the steps; the learning rate falls to a tenth when the validation loss stays where it is. The weights of the
+# best validation are kept. If the run's folder already holds a finished training, it is loaded; if it holds one that was
+# cut off, it goes on from its last checkpoint and ends with the weights that an uninterrupted run would have.
+
+# %% tags=["nbval-ignore-output"]
+network, history, run = train_extractor(settings, data, folder)
+
+# %% tags=["nbval-ignore-output"]
+plots.learning_curve(history.dropna(axis=1, how="all"))
+
+# %% [markdown]
+# A training curve that still falls while validation rises is a network that learns its images by heart. Where both have
+# flattened, more steps would change little.
+#
+# ## Test
+#
+# Now the images that no step and no choice has touched. The results are written to the run's folder as images
+# (`test/`), with the grid of their originals, and as a table.
+
+# %% tags=["nbval-ignore-output"]
+table = test_extractor(network, data, run.folder / "test")
+table.describe().loc[["mean", "std", "min", "max"]].round(4)
+
+# %%
+samples = [data.samples("test")[i] for i in range(4)]
+with torch.no_grad():
+    outputs = [network(sample.image[None]) for sample in samples]
+images = [sample.image for sample in samples]
+if isinstance(network, UNet):
+    predictions = [output.argmax(1)[0] for output in outputs]
+    labels = [sample.label for sample in samples]
+    gallery = plots.segmentation_gallery(images, labels, predictions, data.classes, data.colors)
+else:
+    gallery = plots.reconstruction_gallery(images, [output[0, 0] for output in outputs])
+gallery
+
+# %% [markdown]
+# ## What the network sees
+#
+# Below are the channels of each level that vary most over one image. Level 1 still resembles it: edges and texture.
+# With depth the maps get coarser and speak less of grey values and more of *what* is there. These maps, and not the
+# pixels, are what DeepSim will compare.
+
+# %%
+with torch.no_grad():
+    levels = network.features(samples[0].image[None])
+plots.feature_maps(levels)
+
+# %% [markdown]
+# ## What to take away
+#
+# - The extractor is a small network that is trained in minutes, and frozen from here on.
+# - Its run folder holds `weights.safetensors`, the configuration that re-creates it, every metric by step and the test.
+# - A registration names this run; nothing is copied by hand.
+#
+# Next: [03_registration](03_registration.ipynb) uses the features as a similarity.
+
+# %% tags=["nbval-ignore-output"]
+run.finish(test=table.drop(columns="image").mean().round(6).to_dict())
+print(run)

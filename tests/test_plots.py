@@ -1,0 +1,265 @@
+"""Figures hold what they were given: panels, labels, data in the artists, files on disk."""
+
+import json
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+
+from deepsimreg import plots
+from deepsimreg.warps import jacobian_determinant
+
+CLASSES, COLORS = ("background", "cell", "organelle"), ("#000000", "#56B4E9", "#E69F00")
+
+
+@pytest.fixture(params=[(16, 20), (8, 16, 20)], ids=["2d", "3d"])
+def scene(request):
+    """An image, its labels and a displacement of one shape, each a batch of one."""
+    shape = request.param
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 1, *shape, generator=generator)
+    label = torch.zeros(1, 1, *shape, dtype=torch.uint8)
+    label[..., 4:12, 5:15], label[..., 6:9, 7:11] = 1, 2
+    return image, label, torch.randn(1, len(shape), *shape, generator=generator)
+
+
+@pytest.fixture
+def pairs():
+    rng = np.random.default_rng(0)
+    methods = ["unregistered", "mse", "deepsim-seg", "greedy"]
+    rows = [(method, f"p{i}") for method in methods for i in range(12)]
+    table = pd.DataFrame(rows, columns=["method", "pair"])
+    return table.assign(dice=rng.uniform(0.6, 0.9, 48), sd_log_jacobian=rng.uniform(0.1, 0.5, 48))
+
+
+@pytest.fixture
+def metrics():
+    step = np.arange(1, 101)
+    return pd.DataFrame(
+        {
+            "step": step,
+            "train_loss": 1 / step,
+            "validation_loss": np.where(step % 20 == 0, 2 / step, np.nan),
+            "train_dice": 1 - 1 / step,
+            "validation_dice": np.where(step % 20 == 0, 1 - 2 / step, np.nan),
+        }
+    )
+
+
+def panels(figure):
+    return [axes for axes in figure.axes if not any(isinstance(c, QuadMesh) for c in axes.collections)]
+
+
+def texts(figure):
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def plane(image):
+    array = image[0, 0].numpy()
+    return array if array.ndim == 2 else array[4]
+
+
+def test_middle_slice_takes_samples_batches_and_planes():
+    volume = np.arange(4 * 5 * 6).reshape(4, 5, 6)
+    np.testing.assert_array_equal(plots.middle_slice(torch.from_numpy(volume)[None, None]), volume[2])
+    np.testing.assert_array_equal(plots.middle_slice(volume[None], axis=-1, index=1), volume[..., 1])
+    np.testing.assert_array_equal(plots.middle_slice(volume[:1]), volume[0])
+    with pytest.raises(ValueError, match="not a batch"):
+        plots.middle_slice(np.zeros((2, 1, 4, 4, 4)))
+
+
+@pytest.mark.parametrize(("axis", "components"), [(0, [1, 2]), (1, [0, 2]), (-1, [0, 1])])
+def test_middle_displacement_keeps_the_components_in_the_plane(axis, components):
+    field = np.random.default_rng(0).normal(size=(3, 4, 6, 8))
+    expected = np.stack([field[c].take(field.shape[1:][axis] // 2, axis=axis) for c in components])
+    np.testing.assert_array_equal(plots.middle_displacement(field, axis), expected)
+    with pytest.raises(ValueError, match=r"\(D, \*spatial\)"):
+        plots.middle_displacement(field[0])
+
+
+def test_image_row_shows_each_image_with_its_title(scene):
+    image, label, displacement = scene
+    figure = plots.image_row([image, 1 - image], ["a", "b"], [label, None], [None, displacement], CLASSES, COLORS)
+    first, second = panels(figure)
+    assert [first.get_title(), second.get_title()] == ["a", "b"]
+    np.testing.assert_array_equal(first.images[0].get_array(), plane(image))
+    np.testing.assert_array_equal(second.images[0].get_array(), plane(1 - image))
+    assert len(first.collections) == 2, "one contour a foreground class"
+    assert texts(figure) == ["cell", "organelle"]
+
+
+def test_contours_run_around_the_label(scene):
+    image, label, _ = scene
+    figure = plots.image_row([image], ["a"], [label], classes=CLASSES, colors=COLORS)
+    outline = np.concatenate([path.vertices for path in panels(figure)[0].collections[0].get_paths()])
+    assert [outline[:, 0].min(), outline[:, 0].max()] == [4.5, 14.5]
+    assert [outline[:, 1].min(), outline[:, 1].max()] == [3.5, 11.5]
+
+
+def test_grid_lines_pass_through_x_plus_u(scene):
+    image, _, displacement = scene
+    figure = plots.image_row([image], ["a"], displacements=[displacement], grid_step=4)
+    u = plots.middle_displacement(displacement)
+    lines = panels(figure)[0].lines
+    assert len(lines) == 4 + 5
+    np.testing.assert_allclose(lines[1].get_xdata(), np.arange(20) + u[1, 4])
+    np.testing.assert_allclose(lines[1].get_ydata(), 4 + u[0, 4])
+
+
+def test_pair_before_after_shows_the_true_jacobian_and_its_folds(scene):
+    image, label, displacement = scene
+    figure = plots.pair_before_after(image, image, 1 - image, displacement, label, label, label, CLASSES, COLORS)
+    by_title = {axes.get_title().split(" (")[0]: axes for axes in figure.axes}
+    jacobian = plane(jacobian_determinant(displacement)[None])
+    shown, marked = by_title["Jacobian"].images
+    np.testing.assert_allclose(shown.get_array(), jacobian, rtol=1e-6)
+    np.testing.assert_array_equal(~np.ma.getmaskarray(marked.get_array()), jacobian <= 0)
+    assert f"{(jacobian <= 0).sum()} folds" in by_title["Jacobian"].get_title()
+    np.testing.assert_allclose(by_title["Moved − fixed"].images[0].get_array(), plane(1 - 2 * image), atol=1e-6)
+    assert {"Moving", "Fixed", "Moved", "Grid x + u(x) on moving"} <= set(by_title)
+    bars = {axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()}
+    assert bars == {"Intensity difference", "Determinant J"}
+
+
+def test_learning_curve_has_a_panel_per_quantity_and_the_median_of_noise(metrics):
+    figure = plots.learning_curve(metrics)
+    loss, dice = figure.axes
+    assert (loss.get_xlabel(), loss.get_ylabel()) == ("Training step", "Loss")
+    assert dice.get_ylabel() == "Mean Dice"
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["training", "validation"]
+    raw, smooth, validation = loss.lines
+    np.testing.assert_array_equal(raw.get_ydata(), metrics["train_loss"])
+    assert smooth.get_ydata()[50] == np.median(metrics["train_loss"][48:53])
+    np.testing.assert_array_equal(validation.get_xdata(), [20, 40, 60, 80, 100])
+    assert len(plots.learning_curve(metrics, {"validation_dice": "Dice"}).axes) == 1
+    with pytest.raises(ValueError, match="train_hd95"):
+        plots.learning_curve(metrics, ["train_hd95"])
+
+
+def test_convergence_draws_both_splits_in_the_methods_colour(metrics):
+    figure = plots.convergence({"mse": metrics, "ncc": metrics})
+    train, validation = figure.axes
+    assert [len(train.lines), len(validation.lines)] == [4, 2]
+    assert validation.lines[1].get_color() == plots.METHOD_COLORS["ncc"]
+    np.testing.assert_array_equal(validation.lines[0].get_ydata(), metrics["validation_dice"].dropna())
+    assert texts(figure) == ["MSE", "NCC"]
+
+
+def test_galleries_show_their_inputs(scene):
+    image, label, _ = scene
+    segmentation = plots.segmentation_gallery([image] * 3, [label] * 3, [2 - label] * 3, CLASSES, COLORS)
+    assert len(segmentation.axes) == 9
+    np.testing.assert_array_equal(segmentation.axes[3].images[0].get_array(), plane(label))
+    np.testing.assert_array_equal(segmentation.axes[6].images[0].get_array(), plane(2 - label))
+    assert texts(segmentation) == list(CLASSES)
+
+    reconstruction = plots.reconstruction_gallery([image] * 2, [image / 2] * 2)
+    assert [axes.get_ylabel() for axes in reconstruction.axes[:5:2]] == ["Image", "Reconstruction", "Difference"]
+    np.testing.assert_allclose(reconstruction.axes[4].images[0].get_array(), -plane(image) / 2)
+
+
+def test_feature_maps_show_the_channels_that_vary_most():
+    levels = [torch.randn(1, 5, 8, 8), torch.randn(1, 9, 4, 4)]
+    levels[0][:, 3] *= 100
+    figure = plots.feature_maps(levels, channels=6)
+    assert len(figure.axes) == 2 * 5
+    assert figure.axes[0].get_title() == "channel 3"
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), levels[0][0, 3])
+
+
+def test_dice_boxplot_shows_every_pair_and_the_median(pairs):
+    figure = plots.dice_boxplot(pairs)
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "Mean Dice"
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["Unregistered", "MSE", "DeepSim (seg)", "greedy"]
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    for method, line in zip(pairs["method"].unique(), dots, strict=True):
+        dice = pairs.loc[pairs.method == method, "dice"]
+        np.testing.assert_array_equal(line.get_xdata(), dice)
+        medians = [other.get_xdata()[0] for other in axes.lines if other.get_color() == "black"]
+        assert any(np.isclose(medians, dice.median()))
+
+
+def test_smoothness_against_dice_from_pairs_from_a_summary_and_along_lambda(pairs):
+    means = pairs.groupby("method")[["sd_log_jacobian", "dice"]].mean()
+    long = means.reset_index().melt("method", var_name="metric", value_name="mean")
+    for table in (pairs, long):
+        (axes,) = plots.smoothness_against_dice(table).axes
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("SD of log J", "Mean Dice")
+        points = {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines}
+        assert points["MSE"] == pytest.approx(tuple(means.loc["mse"]))
+        assert len(points) == 4
+    (axes,) = plots.smoothness_against_dice(pairs.assign(lam=[4, 1, 2] * 16)).axes
+    assert [len(line.get_xdata()) for line in axes.lines] == [3] * 4
+
+
+def test_tuning_curve_rings_the_best_lambda():
+    table = pd.DataFrame({"method": "ncc", "lam": [0.25, 1, 0.5, 0.5], "dice": [0.7, 0.75, 0.8, 0.9]})
+    (axes,) = plots.tuning_curve(table).axes
+    curve, ring = axes.lines
+    assert axes.get_xscale() == "log"
+    np.testing.assert_allclose(curve.get_xdata(), [0.25, 0.5, 1])
+    np.testing.assert_allclose(curve.get_ydata(), [0.7, 0.85, 0.75])
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == pytest.approx((0.5, 0.85))
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.25", "0.5", "1"]
+    assert axes.get_ylabel() == "Validation mean Dice"
+
+
+def test_sample_panel_has_a_column_per_method_and_the_detail_asked_for(scene):
+    image, label, displacement = scene
+    results = {"mse": (1 - image, label, displacement), "deepsim-seg": (image, label, 0 * displacement)}
+    crop = (slice(3, 9), slice(4, 12))
+    figure = plots.sample_panel(image, image, results, label, label, CLASSES, COLORS, crop=crop)
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["Moving", "Fixed", "MSE", "DeepSim (seg)"]
+    np.testing.assert_array_equal(figure.axes[2].images[0].get_array(), plane(1 - image))
+    assert figure.axes[6].get_xlim() == (3.5, 11.5)
+    assert figure.axes[6].get_ylim() == (8.5, 2.5)
+    still, moved = (np.concatenate([line.get_xdata() for line in figure.axes[i].lines]) for i in (11, 10))
+    assert np.allclose(still, still.round())
+    assert not np.allclose(moved, moved.round())
+
+
+def test_loss_landscape_has_a_panel_per_metric():
+    shifts = np.arange(-3, 4)
+    figure = plots.loss_landscape({name: (shifts, shifts**2 * 1.0) for name in ("mse", "ncc", "other")})
+    assert [axes.get_title() for axes in figure.axes] == ["MSE", "NCC", "other"]
+    assert {axes.get_xlabel() for axes in figure.axes} == {"Shift (voxels)"}
+    assert figure.axes[0].get_ylabel() == "Loss"
+    np.testing.assert_array_equal(figure.axes[1].lines[1].get_ydata(), shifts**2)
+
+
+def test_methods_have_one_colour_each_and_strangers_get_their_own():
+    methods = ["greedy", "mse", "ants-syn", "deepsim-seg"]
+    colors = plots.method_colors(methods)
+    assert len(set(colors.values())) == 4
+    assert colors["mse"] == plots.METHOD_COLORS["mse"]
+    assert len(set(plots.METHOD_COLORS.values()) | set(plots.OTHER_COLORS)) == 9
+    assert plots.method_name("greedy") == "greedy"
+
+
+def test_text_is_legible_in_print_and_the_settings_of_the_caller_stay(pairs, metrics):
+    before = mpl.rcParams.copy()
+    for figure in (plots.dice_boxplot(pairs), plots.learning_curve(metrics)):
+        sizes = [text.get_fontsize() for text in figure.findobj(mpl.text.Text) if text.get_text()]
+        assert min(sizes) >= 8
+    assert mpl.rcParams == before
+
+
+def test_save_figure_writes_pictures_and_their_origin_and_nothing_else(tmp_path):
+    figure = Figure()
+    figure.subplots().plot([1, 2])
+    stem = tmp_path / "new" / "lam-0.5"
+    written = plots.save_figure(figure, stem, "Dice of σ", "runs/quick/a")
+    first = {path.name: path.read_bytes() for path in written}
+    assert sorted(path.name for path in stem.parent.iterdir()) == sorted(first)
+    assert sorted(first) == ["lam-0.5.json", "lam-0.5.pdf", "lam-0.5.png"]
+    assert first["lam-0.5.pdf"].startswith(b"%PDF")
+    assert first["lam-0.5.png"].startswith(b"\x89PNG")
+    assert json.loads(first["lam-0.5.json"]) == {"caption": "Dice of σ", "source_runs": ["runs/quick/a"]}
+    again = plots.save_figure(figure, stem, "Dice of σ", ["runs/quick/a"])
+    assert {path.name: path.read_bytes() for path in again} == first
