@@ -27,7 +27,7 @@ resume: $(STAMP)  ## go on after a run was killed: ends what lives on, unlocks, 
 
 test: lint  ## every test, the notebooks through nbval included
 	$(BIN)/python -m pytest
-	$(BIN)/python -m deepsimreg.notebook check
+	DEEPSIMREG_RUNS=$$(mktemp -d) $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -205,6 +205,12 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+def with_defaults(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Earlier settings, completed by the defaults of training settings that did not exist yet."""
+    defaults = dataclasses.asdict(FitSettings())
+    return {**{key: now[key] for key in now if now[key] in ("", {})}, **earlier, "fit": defaults | earlier["fit"]}
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write under a temporary name, then rename."""
     temporary = path.with_name(path.name + ".tmp")
@@ -254,7 +260,7 @@ class Run:
         if not path.is_file():
             return
         before = yaml.safe_load(path.read_text())
-        if before["settings"] != config or before["data_fingerprint"] != fingerprint:
+        if with_defaults(before["settings"], config) != config or before["data_fingerprint"] != fingerprint:
             aside = self.folder.with_name(f"{self.folder.name}~{time.strftime('%Y%m%d-%H%M%S')}")
             self.folder.rename(aside)
             self.folder.mkdir()

@@ -7,13 +7,14 @@ displacement is (D, *spatial) or (1, D, *spatial), voxels, components in array a
 moved(x) = moving(x + u(x)); its grid is drawn at x + u(x), which are places in the moving image.
 """
 
+import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
@@ -21,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from deepsimreg.warps import jacobian_determinant
@@ -87,12 +89,21 @@ DASHED = (0, (2.5, 1.5))
 COLUMN, PAGE = 3.5, 7.0  # widths of one text column and of the page, inches
 
 
+class Picture(Figure):
+    """A figure that a notebook shows when it ends a cell, under any backend; pyplot holds no reference to it."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+        return buffer.getvalue()
+
+
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Draw under `STYLE`, and leave matplotlib's own settings as they were."""
 
     @wraps(draw)
     def wrapper(*arguments, **options) -> Figure:
-        with plt.rc_context(STYLE):
+        with mpl.rc_context(STYLE):
             figure = draw(*arguments, **options)
             figure.draw_without_rendering()
         return figure
@@ -226,7 +237,7 @@ def learning_curve(
     if missing:
         raise ValueError(f"metrics has no column {missing}; it has {list(metrics.columns)}")
     quantities = list(dict.fromkeys(_split(name)[1] for name in labels))
-    figure = Figure(figsize=(min(width, COLUMN * len(quantities)), 2.5), layout="constrained")
+    figure = Picture(figsize=(min(width, COLUMN * len(quantities)), 2.5), layout="constrained")
     axes = figure.subplots(1, len(quantities), squeeze=False)[0]
     for panel, quantity in zip(axes, quantities, strict=True):
         shown = [name for name in labels if _split(name)[1] == quantity]
@@ -245,7 +256,7 @@ def convergence(
     width: float = PAGE,
 ) -> Figure:
     """Training and validation Dice against steps, a line per method. runs: method → its metrics table."""
-    figure = Figure(figsize=(width, 2.8), layout="constrained")
+    figure = Picture(figsize=(width, 2.8), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     colors = method_colors(list(runs))
     for panel, column, title in zip(axes, (train, validation), ("Training", "Validation"), strict=True):
@@ -329,6 +340,22 @@ def feature_maps(
 
 
 @styled
+def class_histogram(images, labels, classes: Sequence[str], colors: Sequence[str], width: float = COLUMN) -> Figure:
+    """Distribution of the grey values of each class. images and labels: arrays of one shape, any rank."""
+    images, labels = np.asarray(images), np.asarray(labels)
+    figure = Picture(figsize=(width, 2.4), layout="constrained")
+    panel = figure.subplots()
+    edges = np.linspace(images.min(), images.max(), 65)
+    for index, (name, color) in enumerate(zip(classes, colors, strict=True)):
+        density, _ = np.histogram(images[labels == index], edges, density=True)
+        panel.stairs(density, edges, color=color, linewidth=1.5, label=name)
+    panel.set_xlabel("Grey value")
+    panel.set_ylabel("Density")
+    panel.legend()
+    return figure
+
+
+@styled
 def dice_boxplot(
     pairs: pd.DataFrame, metric: str = "dice", order: Sequence[str] | None = None, width: float = COLUMN
 ) -> Figure:
@@ -338,7 +365,7 @@ def dice_boxplot(
     """
     order = list(order or pairs["method"].unique())
     colors = method_colors(order)
-    figure = Figure(figsize=(width, 0.7 + 0.38 * len(order)), layout="constrained")
+    figure = Picture(figsize=(width, 0.7 + 0.38 * len(order)), layout="constrained")
     panel = figure.subplots()
     rng = np.random.default_rng(0)
     for row, method in enumerate(order):
@@ -377,7 +404,7 @@ def smoothness_against_dice(
     means = table.groupby(keys, sort=False)[[x, y]].mean().reset_index()
     methods = list(means["method"].unique())
     colors = method_colors(methods)
-    figure = Figure(figsize=(width, 2.9), layout="constrained")
+    figure = Picture(figsize=(width, 2.9), layout="constrained")
     panel = figure.subplots()
     for i, method in enumerate(methods):
         points = means[means["method"] == method].sort_values(keys)
@@ -405,7 +432,7 @@ def tuning_curve(table: pd.DataFrame, metric: str = "dice", width: float = COLUM
     means = table.groupby(["method", "lam"], sort=False)[metric].mean().reset_index().sort_values("lam")
     methods = list(table["method"].unique())
     colors = method_colors(methods)
-    figure = Figure(figsize=(width, 2.8), layout="constrained")
+    figure = Picture(figsize=(width, 2.8), layout="constrained")
     panel = figure.subplots()
     panel.set_xscale("log", base=2)
     for i, method in enumerate(methods):
@@ -495,7 +522,7 @@ def loss_landscape(curves: Mapping[str, tuple], width: float = PAGE) -> Figure:
     """
     rows = -(-len(curves) // 5)
     columns = -(-len(curves) // rows)
-    figure = Figure(figsize=(min(width, 1.8 * columns + 0.2), 1.9 * rows), layout="constrained")
+    figure = Picture(figsize=(min(width, 1.8 * columns + 0.2), 1.9 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     colors = method_colors(list(curves))
     for panel, (name, (shifts, values)) in zip(axes.flat, curves.items(), strict=False):
@@ -524,7 +551,7 @@ def save_figure(figure: Figure, stem: Path | str, caption: str, source_run: str 
     undated = {"CreationDate": None}
 
     def picture(target: Path) -> None:
-        with plt.rc_context({"pdf.fonttype": 42}):
+        with mpl.rc_context({"pdf.fonttype": 42}):
             figure.savefig(target, format="pdf", metadata=undated)
 
     writers = {
@@ -565,7 +592,7 @@ def _image_axes(rows: int, columns: int, shape: tuple[int, int], width: float, e
     """Axes for images of `shape` that fill the width; extra: height for titles, bars and a legend, inches."""
     panel = (width - 0.25) / columns
     height = rows * (min(panel * shape[0] / shape[1], 2.6) + 0.05) + extra
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Picture(figsize=(width, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -626,7 +653,7 @@ def _outline(panel: Axes, crop: tuple[slice, slice]) -> None:
     rows, columns = crop
     corner = (columns.start - 0.5, rows.start - 0.5)
     size = (columns.stop - columns.start, rows.stop - rows.start)
-    panel.add_patch(plt.Rectangle(corner, *size, fill=False, edgecolor="white", linewidth=0.9))
+    panel.add_patch(Rectangle(corner, *size, fill=False, edgecolor="white", linewidth=0.9))
 
 
 def _row_names(axes: np.ndarray, names: Sequence[str]) -> None:

@@ -111,12 +111,14 @@ def extractor_of(settings: ExtractorSettings, dataset: Dataset) -> nn.Module:
     Raises:
         SettingsError: it is missing in another profile.
     """
-    if settings.profile != QUICK and not (settings.folder / "done.json").is_file():
+    if settings.profile == QUICK:
+        return train_extractor(settings, dataset)[0]
+    if not (settings.folder / "done.json").is_file():
         raise SettingsError(
             f"{settings.folder}: no finished extractor; run notebooks/02_feature_extractor.ipynb with "
-            f"profile={settings.profile} dataset={settings.dataset} kind={settings.kind}, or make {settings.profile}"
+            f"profile={settings.profile} dataset={settings.dataset} kind={settings.kind}, or make paper PROFILE={settings.profile}"
         )
-    return train_extractor(settings, dataset)[0]
+    return load_model(settings.folder / "weights.safetensors", EXTRACTORS[settings.kind])
 
 
 @torch.no_grad()
@@ -286,7 +288,6 @@ def _fit(run: Run, module, dataset: Dataset, items, label: str) -> pd.DataFrame:
     """Train unless the run has ended; the best validation goes to done.json."""
     if run.done:
         return pd.read_csv(run.folder / "metrics.csv")
-    started = time.perf_counter()
     history = fit(
         module,
         run.settings.fit,
@@ -296,8 +297,8 @@ def _fit(run: Run, module, dataset: Dataset, items, label: str) -> pd.DataFrame:
         run.folder,
         label,
     )
-    validation = history.dropna(subset="validation_loss").drop(columns=history.filter(like="train_"))
+    validation = history.dropna(subset="validation_loss").drop(columns=[*history.filter(like="train_"), "seconds"])
     by_dice = validation["validation_dice"].notna().any()
     best = validation.loc[validation["validation_dice"].idxmax() if by_dice else validation["validation_loss"].idxmin()]
-    run.finish(best=best.dropna().to_dict(), seconds=round(time.perf_counter() - started, 1))
+    run.finish(best=best.dropna().to_dict(), seconds=history["seconds"].max())
     return history

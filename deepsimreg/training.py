@@ -8,6 +8,7 @@ that was killed repeats the epoch that it was in and ends with the weights of an
 import csv
 import logging
 import random
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
@@ -43,6 +44,7 @@ class FitSettings:
     validate_every: int = 50  # optimiser steps between two validations
     plateau: int = 10  # validations without a lower loss before the learning rate drops to a tenth
     early_stopping: int = 0  # validations without a lower loss before training ends; 0: never
+    gradient_clip: float = 0.0  # largest norm of a step's gradient; 0: any
     augment: bool = True  # random affine and flips, the same for both images of a pair
     flips: bool = True  # part of the augmentation; False where left and right, front and back mean something
     precision: str = "32-true"  # Lightning's name: 32-true, bf16-mixed, 16-mixed
@@ -246,23 +248,28 @@ def mean_dice(prediction: Tensor, label: Tensor, classes: int) -> Tensor:
 
 
 class MetricsTable(Callback):
-    """metrics.csv: one row a step and one a validation; a resumed run goes on below its last checkpoint."""
+    """metrics.csv: one row a step and one a validation; a resumed run goes on below its last checkpoint.
+
+    `seconds` of a validation is the time spent so far, in all sittings, up to it.
+    """
 
     def __init__(self, path: Path, columns: Sequence[str]):
-        self.path, self.columns = path, ["step", *columns]
+        self.path, self.columns = path, ["step", "seconds", *columns]
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         rows = []
         if trainer.global_step and self.path.is_file():
             with self.path.open(newline="") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
+        spent = max((float(row["seconds"] or 0) for row in rows), default=0.0)
+        self.started = time.perf_counter() - spent
         with self.path.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
 
-    def _append(self, trainer: lightning.Trainer, prefix: str) -> None:
-        metrics = {
+    def _append(self, trainer: lightning.Trainer, prefix: str, **more: str) -> None:
+        metrics = more | {
             name: f"{float(value):.6g}"
             for name, value in trainer.callback_metrics.items()
             if name.startswith(prefix) and name in self.columns
@@ -276,7 +283,7 @@ class MetricsTable(Callback):
             self._append(trainer, "train_")
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        self._append(trainer, "validation_")
+        self._append(trainer, "validation_", seconds=f"{time.perf_counter() - self.started:.1f}")
 
 
 class BestWeights(Callback):
@@ -386,6 +393,7 @@ def fit(
         accelerator="auto",
         devices=settings.devices,
         precision=settings.precision,
+        gradient_clip_val=settings.gradient_clip or None,
         accumulate_grad_batches=settings.accumulate,
         callbacks=callbacks,
         logger=TensorBoardLogger(folder, name="", version=""),
@@ -409,5 +417,5 @@ def fit(
     return pd.read_csv(folder / "metrics.csv")
 
 
-HARMLESS = (".*exists and is not empty.*", ".*does not have many workers.*", ".*LeafSpec.*", ".*litlogger.*")
+HARMLESS = (".*exists and is not empty.*", ".*does not have many workers.*", ".*LeafSpec.*", ".*in eval mode.*")
 METRIC_TERMS = ("loss", "similarity", "regulariser", "dice", "folds")

@@ -88,9 +88,7 @@ def deepsim_by_definition(features_moved, features_fixed, levels, zero_mean):
 @each_rank
 def test_mse_by_definition(shape):
     moved, fixed = pair(shape, channels=2)
-    assert MSE()(moved, fixed).item() == pytest.approx(
-        np.mean((moved - fixed).double().numpy() ** 2), rel=1e-6
-    )
+    assert MSE()(moved, fixed).item() == pytest.approx(np.mean((moved - fixed).double().numpy() ** 2), rel=1e-6)
 
 
 @each_rank
@@ -232,9 +230,7 @@ def test_deepsim_errors_name_the_argument():
 
 
 @each_rank
-@pytest.mark.parametrize(
-    "loss_index", range(5), ids=["mse", "ncc", "ncc-plain", "deepsim", "deepsim-zero-mean"]
-)
+@pytest.mark.parametrize("loss_index", range(5), ids=["mse", "ncc", "ncc-plain", "deepsim", "deepsim-zero-mean"])
 def test_no_image_gives_nan(shape, loss_index):
     loss = all_losses(len(shape))[loss_index]
     texture, other = pair(shape)

@@ -250,6 +250,12 @@ def test_text_is_legible_in_print_and_the_settings_of_the_caller_stay(pairs, met
     assert mpl.rcParams == before
 
 
+def test_a_figure_shows_itself_in_a_notebook(pairs):
+    from IPython.core.formatters import PNGFormatter
+
+    assert PNGFormatter()(plots.dice_boxplot(pairs)).startswith(b"\x89PNG")
+
+
 def test_save_figure_writes_pictures_and_their_origin_and_nothing_else(tmp_path):
     figure = Figure()
     figure.subplots().plot([1, 2])

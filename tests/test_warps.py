@@ -98,10 +98,7 @@ def test_warp_image_and_labels_equal_simpleitk(shape):
             inside(moved)[n, 0], inside(torch.from_numpy(reference)[None, None])[0, 0], atol=1e-5
         )
         reference = sitk_resample(labels[n, 0].numpy(), field, sitk.sitkNearestNeighbor)
-        agree = (
-            inside(moved_labels)[n, 0].numpy()
-            == inside(torch.from_numpy(reference)[None, None])[0, 0].numpy()
-        )
+        agree = inside(moved_labels)[n, 0].numpy() == inside(torch.from_numpy(reference)[None, None])[0, 0].numpy()
         assert agree.all()
 
 
@@ -132,9 +129,7 @@ def test_points_follow_the_field(shape):
     moved = warp_points(points, displacement)
     for n in range(2):
         for component in range(len(shape)):
-            u = map_coordinates(
-                displacement[n, component].numpy(), points[n].numpy().T, order=1, mode="nearest"
-            )
+            u = map_coordinates(displacement[n, component].numpy(), points[n].numpy().T, order=1, mode="nearest")
             np.testing.assert_allclose(moved[n, :, component], points[n, :, component].numpy() + u, atol=1e-5)
 
 

@@ -30,9 +30,7 @@ class DeepSim(nn.Module):
     def __init__(self, extractor, levels: Sequence[int] | None = None, zero_mean: bool = False):
         super().__init__()
         if not callable(getattr(extractor, "features", None)):
-            raise TypeError(
-                f"extractor {type(extractor).__name__} has no method features(image) -> list of tensors"
-            )
+            raise TypeError(f"extractor {type(extractor).__name__} has no method features(image) -> list of tensors")
         if levels is not None and (not levels or min(levels) < 1 or len(set(levels)) < len(levels)):
             raise ValueError(f"levels {tuple(levels)} must be different numbers from 1 up, or None for all")
         self.extractor = extractor

@@ -17,9 +17,7 @@ def affine_displacement(matrix: Tensor, shape: Sequence[int]) -> Tensor:
     """
     ndim = len(shape)
     if matrix.ndim != 3 or tuple(matrix.shape[1:]) != (ndim, ndim + 1):
-        raise ValueError(
-            f"matrix {tuple(matrix.shape)} must be (N, {ndim}, {ndim + 1}) for shape {tuple(shape)}"
-        )
+        raise ValueError(f"matrix {tuple(matrix.shape)} must be (N, {ndim}, {ndim + 1}) for shape {tuple(shape)}")
     axes = [torch.arange(n, dtype=matrix.dtype, device=matrix.device) - (n - 1) / 2 for n in shape]
     centred = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)  # (D, voxels)
     linear = matrix[..., :ndim] - torch.eye(ndim, dtype=matrix.dtype, device=matrix.device)

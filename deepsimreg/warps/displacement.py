@@ -60,13 +60,10 @@ def warp_points(points: Tensor, displacement: Tensor) -> Tensor:
     ndim = _rank(displacement)
     if points.ndim != 3 or points.shape[0] != len(displacement) or points.shape[2] != ndim:
         raise ValueError(
-            f"points {tuple(points.shape)} must be (N, P, {ndim}) to go with "
-            f"displacement {tuple(displacement.shape)}"
+            f"points {tuple(points.shape)} must be (N, P, {ndim}) to go with displacement {tuple(displacement.shape)}"
         )
     positions = points.to(_coordinate_dtype(displacement))
-    normalised = [
-        positions[..., axis] * (2 / max(size - 1, 1)) - 1 for axis, size in enumerate(displacement.shape[2:])
-    ]
+    normalised = [positions[..., axis] * (2 / max(size - 1, 1)) - 1 for axis, size in enumerate(displacement.shape[2:])]
     grid = torch.stack(normalised[::-1], dim=-1)  # (N, P, D), last axis first
     grid = grid.view(*grid.shape[:2], *[1] * (ndim - 1), ndim)
     sampled = _sample(displacement.to(grid.dtype), grid).flatten(2)  # (N, D, P)

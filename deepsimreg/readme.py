@@ -1,0 +1,68 @@
+"""Fill the README's tables from the result files, between `<!-- results: NAME -->` and `<!-- end -->`.
+
+python -m deepsimreg.readme
+"""
+
+import json
+import re
+import sys
+
+import pandas as pd
+
+from deepsimreg.paths import FIGURES, PROJECT
+from deepsimreg.plots import method_name
+
+README = PROJECT / "README.md"
+BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+COLUMNS = {
+    "dice": ("Dice", "{:.3f}"),
+    "dice_foreground": ("without background", "{:.3f}"),
+    "hd95": ("HD95 (mm)", "{:.2f}"),
+    "folds": ("folds", "{:.3%}"),
+    "sd_log_jacobian": ("SD log J", "{:.2f}"),
+    "target_registration_error": ("TRE (mm)", "{:.2f}"),
+    "seconds": ("s a pair", "{:.2f}"),
+}
+
+
+def table(dataset: str) -> str:
+    """Markdown table of `figures/<dataset>/summary.csv`: mean and, for Dice, its 95 % bootstrap interval."""
+    overview = pd.read_csv(FIGURES / dataset / "summary.csv")
+    tuning = pd.read_csv(FIGURES / dataset / "tuning.csv").query("chosen")
+    lams, seeds = tuning.groupby("similarity")["lam"].first(), tuning.groupby("similarity")["seed"].nunique()
+    source = json.loads((FIGURES / dataset / "dice.json").read_text())
+    values = overview.pivot_table(index="method", columns="metric", values=["mean", "low", "high"], sort=False)
+    columns = {key: value for key, value in COLUMNS.items() if key in values["mean"]}
+    lines = [
+        "| method | λ | " + " | ".join(title for title, _ in columns.values()) + " |",
+        "|---|" * 1 + "---|" * (len(columns) + 1),
+    ]
+    for method, row in values.iterrows():
+        cells = [style.format(row["mean", key]) for key, (_, style) in columns.items()]
+        cells[0] += f" [{row['low', 'dice']:.3f}, {row['high', 'dice']:.3f}]"
+        lam = f"{lams[method]:g}" if method in lams else "–"
+        lines.append(f"| {method_name(method)} | {lam} | " + " | ".join(cells) + " |")
+    count = int(overview["n"].max())
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Means over the {count} test pairs ({int(seeds.max())} seed(s)), for Dice with its 95 % bootstrap interval. "
+            f"Source: `{source['source_runs'][0]}`, files in [`figures/{dataset}`](figures/{dataset}).",
+            "",
+        ]
+    )
+
+
+def filled(text: str) -> str:
+    """The README with every block made anew."""
+    return BLOCK.sub(lambda match: match[1] + table(match[2]) + match[4], text)
+
+
+def main() -> int:
+    README.write_text(filled(README.read_text()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

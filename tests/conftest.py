@@ -1,0 +1,15 @@
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A run root of the test's own."""
+    monkeypatch.setenv("DEEPSIMREG_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"

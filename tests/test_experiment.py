@@ -1,0 +1,136 @@
+import dataclasses
+
+import pytest
+import yaml
+
+from deepsimreg import experiment
+from deepsimreg.data import load_dataset
+from deepsimreg.experiment import Profile, Run, SettingsError, relative, run_folder
+from deepsimreg.paths import EXPERIMENTS
+
+PROFILES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+TINY = {"shape": (32, 32), "train": 1, "validation": 1, "test": 1}
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    """A profile made from a tree."""
+
+    def make(tree):
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tree))
+        monkeypatch.setattr(experiment, "EXPERIMENTS", tmp_path)
+        return Profile("mine")
+
+    return make
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_committed_profile_resolves(name):
+    profile = Profile(name)
+    for dataset in profile.datasets:
+        assert profile.registrations(dataset)
+        folders = [s.folder for s in profile.registrations(dataset) + profile.extractors(dataset)]
+        assert len(set(folders)) == len(folders)
+
+
+def test_settings_of_a_kind_go_before_those_of_all(profile):
+    made = profile(
+        {
+            "phantom-2d": {
+                "extractors": {"fit": {"steps": 5, "batch": 2}, "ae": {"fit": {"steps": 7}}},
+                "registration": {"similarities": {"mse": {"lam": [0.1, 0.2]}}, "seeds": [0, 1]},
+            }
+        }
+    )
+    assert made.extractor("phantom-2d", "seg").fit.steps == 5
+    assert made.extractor("phantom-2d", "ae").fit == dataclasses.replace(
+        made.extractor("phantom-2d", "seg").fit, steps=7
+    )
+    runs = made.registrations("phantom-2d")
+    assert [(run.lam, run.fit.seed) for run in runs] == [(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]
+    assert made.registration("phantom-2d", "mse").lam == 0.1
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"fantom": {}}, "unknown dataset 'fantom'; there is: phantom-2d"),
+        ({"phantom-2d": {"extractor": {}}}, "unknown section of phantom-2d in mine.yaml 'extractor'"),
+        ({"phantom-2d": {"extractors": {"vgg": {}}}}, "unknown setting of phantom-2d.extractors in mine.yaml 'vgg'"),
+    ],
+)
+def test_a_name_that_nothing_reads_is_an_error(profile, tree, message):
+    with pytest.raises(SettingsError, match=message):
+        profile(tree)
+
+
+def test_unknown_names_are_errors_that_list_what_there_is():
+    quick = Profile("quick")
+    with pytest.raises(SettingsError, match="unknown profile 'fast'; there is: cpu"):
+        Profile("fast")
+    with pytest.raises(SettingsError, match=r"unknown similarity 'ssim'; there is: mse, ncc, deepsim-ae, deepsim-seg"):
+        quick.registration("phantom-2d", "ssim")
+    with pytest.raises(SettingsError, match=r"unknown training setting 'step'; there is: steps, batch"):
+        quick.extractor("phantom-2d", "seg", step=3)
+    with pytest.raises(SettingsError, match="unknown extractor 'vgg'"):
+        quick.extractor("phantom-2d", "vgg")
+    with pytest.raises(SettingsError, match="unknown dataset of profile quick 'brain'"):
+        quick.registration("brain", "mse")
+
+
+def test_run_writes_its_configuration_and_end(runs):
+    settings = Profile("quick").registration("phantom-2d", "mse")
+    run = Run(settings, load_dataset("phantom-2d", **TINY))
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert config["settings"] == dataclasses.asdict(settings)
+    assert config["provenance"]["torch"].startswith("2.13.0")
+    assert not run.done
+    with pytest.raises(SettingsError, match="no finished run"):
+        Run.result_of(run.folder)
+    run.finish(best={"step": 3})
+    run.finish(test={"dice": 0.5})
+    assert Run.result_of(run.folder) == {"best": {"step": 3}, "test": {"dice": 0.5}}
+    assert str(run) == "runs/quick/phantom-2d/registration/mse/lam-" + f"{settings.lam:g}/seed-0: best step 3"
+
+
+def test_run_of_the_same_settings_goes_on_and_of_others_starts_anew(runs, capsys):
+    settings = Profile("quick").extractor("phantom-2d", "seg")
+    data = load_dataset("phantom-2d", **TINY)
+    folder = Run(settings, data).folder
+    (folder / "last.ckpt").write_text("hours of work")
+    assert (Run(settings, data).folder / "last.ckpt").exists()
+    changed = dataclasses.replace(settings, fit=dataclasses.replace(settings.fit, steps=7))
+    assert not (Run(changed, data).folder / "last.ckpt").exists()
+    kept = [path for path in folder.parent.iterdir() if path != folder]
+    assert [(path / "last.ckpt").read_text() for path in kept] == ["hours of work"]
+    assert kept[0].name in capsys.readouterr().out
+
+
+def test_a_training_setting_that_did_not_exist_yet_counts_as_its_default(runs):
+    settings = Profile("quick").extractor("phantom-2d", "seg")
+    data = load_dataset("phantom-2d", **TINY)
+    path = Run(settings, data).folder / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    assert config["settings"]["fit"].pop("gradient_clip") == 0
+    path.write_text(yaml.safe_dump(config))
+    assert list(Run(settings, data).folder.parent.iterdir()) == [path.parent]
+
+
+def test_run_on_other_data_starts_anew(runs):
+    settings = Profile("quick").extractor("phantom-2d", "seg")
+    folder = Run(settings, load_dataset("phantom-2d", **TINY)).folder
+    Run(settings, load_dataset("phantom-2d", **TINY, seed=1))
+    assert len(list(folder.parent.iterdir())) == 2
+
+
+def test_run_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    settings = Profile("quick").extractor("phantom-2d", "seg")
+    with pytest.raises(SettingsError, match=r"file/run: the run folder cannot be written .* DEEPSIMREG_RUNS"):
+        Run(settings, load_dataset("phantom-2d", **TINY), tmp_path / "file" / "run")
+
+
+def test_names_of_folders_hold_no_machine_path(runs):
+    folder = Profile("quick").extractor("phantom-2d", "seg").folder
+    assert relative(folder) == "runs/quick/phantom-2d/extractor-seg"
+    assert run_folder(relative(folder)) == folder

@@ -1,0 +1,135 @@
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from deepsimreg.models import Autoencoder, UNet, VoxelMorph, WeightsError, count_parameters, load_model, save_model
+from deepsimreg.warps import jacobian_determinant
+
+ODD = {2: (17, 23), 3: (9, 14, 11)}
+
+
+@pytest.fixture(params=[2, 3], ids=["2d", "3d"])
+def ndim(request):
+    torch.manual_seed(0)
+    return request.param
+
+
+@pytest.mark.parametrize("light", [False, True])
+def test_any_size_in_the_same_size_out(ndim, light):
+    image = torch.rand(2, 1, *ODD[ndim])
+    options = {"channels": [4, 6, 8], "light": light}
+    assert UNet(ndim, 5, **options)(image).shape == (2, 5, *ODD[ndim])
+    rebuilt = Autoencoder(ndim, 1, **options)(image)
+    assert rebuilt.shape == image.shape
+    assert rebuilt.min() >= 0
+    assert rebuilt.max() <= 1
+    assert VoxelMorph(ndim, **options)(image, image).shape == (2, ndim, *ODD[ndim])
+
+
+def test_features_are_the_encoder_levels(ndim):
+    network = UNet(ndim, 3, channels=[4, 6, 8])
+    features = network.features(torch.rand(1, 1, *ODD[ndim]))
+    expected = [[-(-size // 2**level) for size in ODD[ndim]] for level in (1, 2, 3)]
+    assert [list(level.shape[2:]) for level in features] == expected
+    assert [level.shape[1] for level in features] == [4, 6, 8]
+
+
+def test_paper_sizes_by_default():
+    assert UNet(2, 3).config["channels"] == [64, 128, 256]
+    assert UNet(3, 3).config["channels"] == [32, 64, 128]
+
+
+def test_encoder_stage_is_the_papers():
+    stage = UNet(2, 3, batch_norm=True, dropout=0.1).backbone.encoder[0]
+    flat = [type(m).__name__ for m in stage.modules() if not list(m.children())]
+    assert flat == ["BatchNorm2d", "Conv2d", "LeakyReLU", "Conv2d", "LeakyReLU", "Dropout2d"]
+    assert stage[1].kernel_size == (4, 4)
+    assert stage[1].stride == (2, 2)
+    assert stage[2].negative_slope == 0.2
+
+
+def test_autoencoder_has_no_way_around_its_code(ndim):
+    network = Autoencoder(ndim, 1, channels=[4, 6, 8]).eval()
+    image = torch.rand(1, 1, *[16] * ndim)
+    with torch.no_grad():
+        network.backbone.encoder[2][0].weight.zero_()  # the narrowest level hears nothing of the image
+        assert torch.equal(network(image), network(torch.rand_like(image)))
+
+
+def test_unet_skips_carry_the_image(ndim):
+    network = UNet(ndim, 3, channels=[4, 6, 8]).eval()
+    image = torch.rand(1, 1, *[16] * ndim)
+    with torch.no_grad():
+        network.backbone.encoder[2][0].weight.zero_()
+        assert not torch.allclose(network(image), network(torch.rand_like(image)))
+
+
+@pytest.mark.parametrize("light", [False, True])
+def test_registration_starts_at_the_identity(ndim, light):
+    images = torch.rand(2, 1, 1, *ODD[ndim])
+    assert VoxelMorph(ndim, channels=[4, 6, 8], light=light)(*images).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("light", [False, True])
+def test_diffeomorphic_head_does_not_fold_where_the_plain_one_does(light):
+    torch.manual_seed(0)
+    images = torch.rand(2, 1, 1, 32, 32)
+
+    def folds(squarings):
+        torch.manual_seed(1)
+        network = VoxelMorph(2, channels=[4, 6, 8], light=light, diffeomorphic=squarings)
+        torch.nn.init.normal_(network.flow.weight, std=30.0 if light else 6.0)
+        with torch.no_grad():
+            return (jacobian_determinant(network(*images)) <= 0).float().mean()
+
+    assert folds(0) > 0.01
+    assert folds(7) < folds(0) / 5
+
+
+def test_weights_round_trip(tmp_path):
+    network = VoxelMorph(2, channels=[4, 6, 8], light=True, diffeomorphic=3).eval()
+    torch.nn.init.normal_(network.flow.weight)
+    loaded = load_model(save_model(network, tmp_path / "weights.safetensors"), VoxelMorph)
+    images = torch.rand(2, 1, 1, 17, 23)
+    assert loaded.config == network.config
+    assert torch.equal(loaded(*images), network(*images))
+    assert list(tmp_path.iterdir()) == [tmp_path / "weights.safetensors"]
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = save_model(UNet(2, 3, channels=[4, 6, 8]), tmp_path / "weights.safetensors")
+    with pytest.raises(WeightsError, match=r"weights.safetensors: holds weights of UNet, but VoxelMorph is needed"):
+        load_model(path, VoxelMorph)
+
+
+def test_weights_that_are_missing_or_damaged_are_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    with pytest.raises(WeightsError, match="no such weight file"):
+        load_model(path)
+    save_model(UNet(2, 3, channels=[4, 6, 8]), path)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(WeightsError, match="damaged"):
+        load_model(path)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(WeightsError, match="not a network of deepsimreg"):
+        load_model(path)
+
+
+def test_weights_that_do_not_fit_their_configuration_are_refused(tmp_path):
+    path = save_model(UNet(2, 3, channels=[4, 6, 8]), tmp_path / "weights.safetensors")
+    tensors = load_file(path)
+    tensors.pop("head.1.weight")
+    save_file(
+        tensors, path, metadata={"model": "unet", "config": '{"ndim": 2, "out_channels": 3, "channels": [4, 6, 8]}'}
+    )
+    with pytest.raises(WeightsError, match="do not fit their own configuration"):
+        load_model(path)
+
+
+def test_only_2d_and_3d():
+    with pytest.raises(ValueError, match="2D or 3D"):
+        UNet(4, 3, channels=[4, 6, 8])
+
+
+def test_count_of_weights_by_hand():
+    assert count_parameters(torch.nn.Conv2d(3, 5, 3)) == 5 * 3 * 9 + 5

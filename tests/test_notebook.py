@@ -1,0 +1,68 @@
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from deepsimreg.experiment import SettingsError
+from deepsimreg.notebook import check_parameters, main, run
+from deepsimreg.paths import NOTEBOOKS
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    """A notebook of three cells: parameters, their check, and what they came to."""
+    made = nbformat.v4.new_notebook()
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    made.cells = [
+        nbformat.v4.new_code_cell(
+            "lam: float = 0.1  # weight\nname: str = ''  # any", metadata={"tags": ["parameters"]}
+        ),
+        nbformat.v4.new_code_cell("from deepsimreg.notebook import check_parameters\n\ncheck_parameters(globals())"),
+        nbformat.v4.new_code_cell("print(lam, name)"),
+    ]
+    path = tmp_path / "small.ipynb"
+    nbformat.write(made, path)
+    return path
+
+
+def test_parameters_reach_the_notebook(notebook, tmp_path):
+    assert main(["run", str(notebook), str(tmp_path / "run"), "-p", "lam=0.5", "name=a"]) == 0
+    executed = nbformat.read(tmp_path / "run" / "notebook.ipynb", 4)
+    assert executed.cells[-1].outputs[0].text == "0.5 a\n"
+
+
+def test_unknown_parameter_is_refused_before_anything_runs(notebook, tmp_path, capsys):
+    assert main(["run", str(notebook), str(tmp_path / "run"), "-p", "lamb=0.5"]) == 2
+    assert "unknown parameter of small.ipynb 'lamb'; there is: lam, name" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_parameter_is_refused_by_the_notebook_itself(notebook, tmp_path):
+    command = [sys.executable, "-m", "papermill", notebook, tmp_path / "out.ipynb", "-p", "lamb", "0.5"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "unknown parameter 'lamb'; there is: lam, name" in result.stderr
+
+
+def test_value_of_another_type_fails_the_run_with_its_message(notebook, tmp_path, capsys):
+    assert main(["run", str(notebook), str(tmp_path / "run"), "-p", "lam=much"]) == 1
+    assert "parameter lam is 'much', but must be of type float" in capsys.readouterr().err
+
+
+def test_types_are_checked_outside_a_notebook_too():
+    namespace = {"__annotations__": {"steps": int, "on": bool}, "steps": 3, "on": True}
+    check_parameters(namespace)
+    with pytest.raises(SettingsError, match="parameter steps is True, but must be of type int"):
+        check_parameters(namespace | {"steps": True})
+
+
+def test_run_into_a_folder_that_cannot_be_written(notebook, tmp_path):
+    with pytest.raises(SettingsError, match="cannot be written"):
+        run(notebook, notebook / "below-a-file", {})
+
+
+def test_unknown_similarity_fails_at_the_start(runs, tmp_path, capsys):
+    arguments = ["run", str(NOTEBOOKS / "03_registration.ipynb"), str(tmp_path / "run"), "-p", "similarity=ssim"]
+    assert main(arguments) == 1
+    assert "unknown similarity 'ssim'; there is: mse, ncc" in capsys.readouterr().err

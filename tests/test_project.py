@@ -1,0 +1,86 @@
+"""What keeps the project in one piece: pins, twins, executed notebooks, README."""
+
+import json
+import re
+import tomllib
+from importlib import metadata
+
+import jupytext
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from deepsimreg.paths import NOTEBOOKS, PROJECT
+
+LOCK = {r.name.lower(): r for r in map(Requirement, (PROJECT / "requirements.lock").read_text().split())}
+TWINS = sorted(NOTEBOOKS.glob("*.py"))
+NAMES = [twin.stem for twin in TWINS]
+
+
+def test_lock_pins_exactly():
+    assert len(LOCK) > 50
+    assert all(str(r.specifier).startswith("==") for r in LOCK.values())
+
+
+def test_pyproject_agrees_with_the_lock():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    for requirement in (Requirement(text) for group in groups for text in group):
+        assert requirement.specifier == LOCK[requirement.name.lower()].specifier, requirement.name
+
+
+def test_environment_and_makefile_install_the_lock():
+    environment = yaml.safe_load((PROJECT / "environment.yml").read_text())
+    assert "python=3.11" in environment["dependencies"]
+    assert environment["dependencies"][-1] == {"pip": ["-r requirements.lock", "-e ."]}
+    assert "-r requirements.lock" in (PROJECT / "Makefile").read_text()
+    assert (PROJECT / ".ci" / "run").read_text().strip().splitlines()[-1] == "make test"
+
+
+def test_installed_versions_are_the_locked_ones():
+    for name, requirement in LOCK.items():
+        assert metadata.version(name).split("+")[0] in requirement.specifier, name
+
+
+def cells(notebook):
+    return [
+        (cell.cell_type, cell.source.strip(), tuple(cell.metadata.get("tags", ())))
+        for cell in notebook.cells
+        if cell.source.strip()
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_twins_agree(name):
+    assert cells(jupytext.read(NOTEBOOKS / f"{name}.ipynb")) == cells(jupytext.read(NOTEBOOKS / f"{name}.py"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_notebook_was_executed_and_shows_no_machine(name):
+    text = (NOTEBOOKS / f"{name}.ipynb").read_text()
+    notebook = json.loads(text)
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert not any(output["output_type"] == "error" for cell in code for output in cell["outputs"])
+    assert any("image/png" in output.get("data", {}) for cell in code for output in cell["outputs"])
+    assert len(text) < 1.5e6
+    assert not re.search(r'"[^"]*(/home/|/root/|/Users/|/tmp/|/work/)', re.sub(r'"image/png": "[^"]*"', "", text))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_reads_well(name):
+    notebook = jupytext.read(NOTEBOOKS / f"{name}.py")
+    parameters = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
+    assert len(parameters) == 1
+    assert all(re.fullmatch(r"\w+: \w+ = .+  # .+", line) for line in parameters[0].source.splitlines())
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= 20, cell.source
+
+
+def test_every_picture_of_the_readme_exists():
+    readme = (PROJECT / "README.md").read_text()
+    links = re.findall(r"\]\(([^)#:]+)\)", readme)
+    assert links
+    for link in links:
+        assert (PROJECT / link).exists(), link
