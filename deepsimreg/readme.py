@@ -47,7 +47,7 @@ def table(dataset: str) -> str:
         [
             *lines,
             "",
-            f"Means over the {count} test pairs ({int(seeds.max())} seed(s)), for Dice with its 95 % bootstrap interval. "
+            f"Means over {count} test pairs, {int(seeds.max())} seed(s), for Dice with its 95 % bootstrap interval. "
             f"Source: `{source['source_runs'][0]}`, files in [`figures/{dataset}`](figures/{dataset}).",
             "",
         ]

@@ -115,8 +115,8 @@ def extractor_of(settings: ExtractorSettings, dataset: Dataset) -> nn.Module:
         return train_extractor(settings, dataset)[0]
     if not (settings.folder / "done.json").is_file():
         raise SettingsError(
-            f"{settings.folder}: no finished extractor; run notebooks/02_feature_extractor.ipynb with "
-            f"profile={settings.profile} dataset={settings.dataset} kind={settings.kind}, or make paper PROFILE={settings.profile}"
+            f"{settings.folder}: no finished extractor; run notebooks/02_feature_extractor.ipynb with profile="
+            f"{settings.profile} dataset={settings.dataset} kind={settings.kind}, or make paper PROFILE={settings.profile}"
         )
     return load_model(settings.folder / "weights.safetensors", EXTRACTORS[settings.kind])
 
