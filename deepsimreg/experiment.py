@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,10 +21,11 @@ import yaml
 
 from deepsimreg.data import DATASETS, Dataset, load_dataset
 from deepsimreg.losses import SIMILARITIES, required_extractor
-from deepsimreg.paths import EXPERIMENTS, PROJECT, runs_root
+from deepsimreg.paths import EXPERIMENTS, FIGURES, PROJECT, runs_root
 from deepsimreg.training import FitSettings
 
 EXTRACTORS = ("seg", "ae")
+QUICK = "quick"  # the profile whose missing runs are made where they are needed
 
 
 class SettingsError(ValueError):
@@ -211,6 +213,11 @@ def with_defaults(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[st
     return {**{key: now[key] for key in now if now[key] in ("", {})}, **earlier, "fit": defaults | earlier["fit"]}
 
 
+def figures_folder(profile: str, dataset: str) -> Path:
+    """Where published figures go; the quick profile's, which show the machinery and no result, lie apart."""
+    return FIGURES / profile / dataset if profile == QUICK else FIGURES / dataset
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write under a temporary name, then rename."""
     temporary = path.with_name(path.name + ".tmp")
@@ -309,3 +316,16 @@ def relative(folder: Path) -> str:
 def run_folder(name: str) -> Path:
     """The folder that `relative` gave a name to."""
     return runs_root() / Path(name).relative_to("runs")
+
+
+def main(profile: str) -> None:
+    """Say where the results of a profile lie."""
+    for dataset in Profile(profile).datasets:
+        root = runs_root() / profile / dataset
+        print(f"{dataset}: notebooks with results  {root}/*/notebook.ipynb")
+        print(f"{dataset}: tables                  {root / 'evaluation'}")
+        print(f"{dataset}: figures                 {figures_folder(profile, dataset)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -18,18 +18,17 @@ from deepsimreg.data.augment import AUGMENT_2D, AUGMENT_3D
 from deepsimreg.data.files import write_image
 from deepsimreg.evaluation import evaluate_pair, segmentation_metrics, summary
 from deepsimreg.experiment import (
+    QUICK,
     ExtractorSettings,
     Profile,
     RegistrationSettings,
     Run,
     SettingsError,
     relative,
-    writable,
     write_json,
 )
 from deepsimreg.losses import build_similarity, required_extractor
 from deepsimreg.models import Autoencoder, UNet, VoxelMorph, load_model
-from deepsimreg.paths import FIGURES
 from deepsimreg.statistics import compare_methods
 from deepsimreg.training import (
     ReconstructionTraining,
@@ -40,7 +39,6 @@ from deepsimreg.training import (
 )
 from deepsimreg.warps import warp_image, warp_labels
 
-QUICK = "quick"
 EXTRACTORS = {"seg": UNet, "ae": Autoencoder}
 AUGMENTATIONS = {2: AUGMENT_2D, 3: AUGMENT_3D}
 
@@ -115,8 +113,8 @@ def extractor_of(settings: ExtractorSettings, dataset: Dataset) -> nn.Module:
         return train_extractor(settings, dataset)[0]
     if not (settings.folder / "done.json").is_file():
         raise SettingsError(
-            f"{settings.folder}: no finished extractor; run notebooks/02_feature_extractor.ipynb with profile="
-            f"{settings.profile} dataset={settings.dataset} kind={settings.kind}, or make paper PROFILE={settings.profile}"
+            f"{settings.folder}: no finished extractor; make paper PROFILE={settings.profile}, or run "
+            f"02_feature_extractor with profile={settings.profile} dataset={settings.dataset} kind={settings.kind}"
         )
     return load_model(settings.folder / "weights.safetensors", EXTRACTORS[settings.kind])
 
@@ -277,11 +275,6 @@ def evaluation_tables(profile: Profile, dataset: Dataset) -> tuple[dict[str, pd.
     Run.result_of(folder)
     names = ("pairs", "means", "summary", "tests", "tuning")
     return {name: pd.read_csv(folder / f"{name}.csv") for name in names}, folder
-
-
-def figures_folder(profile: Profile, dataset: str) -> Path:
-    """Where published figures go; the quick profile's, which show the machinery and no result, lie apart."""
-    return writable(FIGURES / QUICK / dataset if profile.name == QUICK else FIGURES / dataset)
 
 
 def _fit(run: Run, module, dataset: Dataset, items, label: str) -> pd.DataFrame:

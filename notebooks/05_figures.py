@@ -30,14 +30,14 @@ import torch
 
 from deepsimreg import plots
 from deepsimreg.evaluation import loss_landscape_curves
-from deepsimreg.experiment import Profile, relative, run_folder, write_json
+from deepsimreg.experiment import Profile, figures_folder, relative, run_folder, write_json
 from deepsimreg.models import load_model
-from deepsimreg.stages import evaluation_tables, extractor_of, figures_folder, similarity_of
+from deepsimreg.stages import evaluation_tables, extractor_of, similarity_of
 from deepsimreg.warps import warp_image, warp_labels
 
 plan = Profile(profile)
 data = plan.load(dataset)
-target = figures_folder(plan, dataset)
+target = figures_folder(profile, dataset)
 
 # %% [markdown]
 # The evaluation of this profile is the source of everything below. In the quick profile it is made if it is missing.
