@@ -244,6 +244,8 @@ def learning_curve(
         for name, color in zip(shown, (OKABE_ITO["blue"], OKABE_ITO["vermillion"], *OTHER_COLORS), strict=False):
             _curve(panel, metrics, name, color, labels[name])
         _axis_labels(panel, "step", quantity)
+        if quantity == "folds":
+            panel.set_ylim(bottom=0)
         panel.legend()
     return figure
 

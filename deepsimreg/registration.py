@@ -3,9 +3,10 @@
     u = argmin  D(moving ∘ Φ, fixed) + λ·R(u),    Φ(x) = x + u(x) = exp(v)(x)
 
 v is a stationary velocity on a grid at a fraction of the image's resolution, integrated by scaling and squaring
-(Arsigny et al., MICCAI 2006), coarse grid first; Adam does the steps.
+(Arsigny et al., MICCAI 2006), coarse grid first; Adam does the steps, and the best of each grid is kept.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ def register(
     similarity: nn.Module,
     lam: float,
     steps: int = 60,
-    scales: Sequence[int] = (8, 4, 2),
+    scales: Sequence[int] = (16, 8, 4),
     learning_rate: float = 0.2,
     squarings: int = 5,
 ) -> Registration:
@@ -72,14 +73,18 @@ def register(
             grid = [-(-size // scale) for size in shape]
             velocity = _resize(velocity, grid).detach().requires_grad_()
             optimizer = torch.optim.Adam([velocity], lr=learning_rate)
+            best, lowest = velocity.detach().clone(), math.inf
             for _ in range(steps):
                 displacement = _displacement(velocity, shape, squarings)
                 loss = similarity(warp_image(moving, displacement), fixed) + lam * diffusion(displacement)
+                losses.append(loss.item())
+                if losses[-1] < lowest:
+                    best, lowest = velocity.detach().clone(), losses[-1]
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                losses.append(loss.item())
                 bar.update()
+            velocity = best
     with torch.no_grad():
         displacement = _displacement(velocity, shape, squarings)
     return Registration(warp_image(moving, displacement), displacement, tuple(losses), time.perf_counter() - started)

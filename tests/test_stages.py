@@ -1,0 +1,140 @@
+from dataclasses import replace
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+import yaml
+
+from deepsimreg import experiment, stages
+from deepsimreg.data import load_dataset
+from deepsimreg.experiment import Profile, SettingsError
+from deepsimreg.models import Autoencoder, UNet, VoxelMorph, WeightsError
+
+SMALL = {"channels": [4, 6, 8], "light": True}
+FIT = {"steps": 4, "batch": 2, "validate_every": 2}
+TREE = {
+    "phantom-2d": {
+        "data": {"shape": [32, 32], "train": 3, "validation": 2, "test": 2},
+        "extractors": {"network": SMALL, "fit": FIT},
+        "registration": {
+            "network": SMALL,
+            "fit": FIT,
+            "seeds": [0, 1],
+            "similarities": {"mse": {"lam": [0.1, 1]}, "deepsim-ae": {"lam": [1]}, "deepsim-seg": {"lam": [1]}},
+        },
+    }
+}
+
+
+@pytest.fixture
+def volumes():
+    return load_dataset("phantom-3d", shape=(24, 24, 16), train=1, validation=1, test=1)
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch, runs):
+    """A small profile; named as the quick one, it makes what it misses."""
+
+    def make(name="quick", tree=TREE):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(tree))
+        monkeypatch.setattr(experiment, "EXPERIMENTS", tmp_path)
+        return Profile(name)
+
+    return make
+
+
+def test_the_paper_from_extractor_to_tables(profile):
+    plan = profile()
+    data = plan.load("phantom-2d")
+    tables, folder = stages.evaluation_tables(plan, data)
+    assert set(tables["pairs"]["method"]) == {"unregistered", "mse", "deepsim-ae", "deepsim-seg"}
+    assert len(tables["pairs"]) == 2 * (1 + 3 * 2)  # pairs × (unregistered + similarities × seeds)
+    assert tables["tuning"].groupby("similarity")["chosen"].sum().to_dict() == {
+        "mse": 2,
+        "deepsim-ae": 2,
+        "deepsim-seg": 2,
+    }
+    again, _ = stages.evaluation_tables(plan, data)
+    pd.testing.assert_frame_equal(again["means"], tables["means"], check_dtype=False)
+    assert {path.stem for path in folder.glob("*.csv")} == {"pairs", "means", "summary", "tests", "tuning"}
+    images = list((folder / "mse" / "seed-1").glob("*-label.tif"))
+    assert len(images) == 2
+    assert tifffile.imread(images[0]).shape == (32, 32)
+
+
+def test_lam_is_chosen_by_validation_dice_over_seeds(profile):
+    section = TREE["phantom-2d"]["registration"] | {"similarities": {"mse": {"lam": [0.1, 1]}}}
+    plan = profile("lab", {"phantom-2d": TREE["phantom-2d"] | {"registration": section}})
+    for settings, dice in zip(plan.registrations("phantom-2d"), [0.9, 0.5, 0.8, 0.8], strict=True):
+        settings.folder.mkdir(parents=True)
+        experiment.write_json(settings.folder / "done.json", {"best": {"validation_dice": dice}, "seconds": 1})
+    table = stages.choose_lam(plan, plan.load("phantom-2d"))
+    assert table[table["chosen"]]["lam"].tolist() == [1.0, 1.0]
+
+
+def test_other_profiles_say_what_is_missing(profile):
+    plan = profile("lab")
+    data = plan.load("phantom-2d")
+    with pytest.raises(SettingsError, match=r"extractor-seg: no finished extractor; make paper PROFILE=lab"):
+        stages.train_registration(plan.registration("phantom-2d", "deepsim-seg"), data)
+    with pytest.raises(SettingsError, match="no finished run"):
+        stages.choose_lam(plan, data)
+    with pytest.raises(SettingsError, match="no finished run"):
+        stages.evaluation_tables(plan, data)
+
+
+def test_a_finished_training_is_loaded_and_not_repeated(profile):
+    plan = profile()
+    data, settings = plan.load("phantom-2d"), plan.registration("phantom-2d", "mse")
+    network, history, run = stages.train_registration(settings, data)
+    stamp = run.weights.stat().st_mtime_ns
+    again, same, _ = stages.train_registration(settings, data)
+    assert run.weights.stat().st_mtime_ns == stamp
+    pd.testing.assert_frame_equal(history, same)
+    images = torch.rand(2, 1, 1, 32, 32)
+    assert torch.equal(network(*images), again(*images))
+
+
+def test_a_registration_takes_the_extractor_run_it_is_given(profile, tmp_path):
+    plan = profile()
+    data = plan.load("phantom-2d")
+    _, _, run = stages.train_extractor(plan.extractor("phantom-2d", "seg", seed=5), data, tmp_path / "mine")
+    settings = plan.registration("phantom-2d", "deepsim-seg")
+    similarity = stages.similarity_of(replace(settings, extractor=str(run.folder)), data)
+    assert torch.equal(similarity.extractor.head[-1].bias, stages.load_model(run.weights).head[-1].bias)
+    wrong = plan.registration("phantom-2d", "deepsim-ae")
+    with pytest.raises(WeightsError, match="holds weights of UNet, but Autoencoder is needed"):
+        stages.similarity_of(replace(wrong, extractor=str(run.folder)), data)
+
+
+def test_extractor_test_writes_segmentations_with_the_right_affine(volumes, tmp_path):
+    data = volumes
+    table = stages.test_extractor(UNet(3, len(data.classes), **SMALL).eval(), data, tmp_path)
+    assert {"image", "dice", *[f"dice_{name}" for name in data.classes]} <= set(table)
+    sample = data.samples("test")[0]
+    image = nibabel.load(tmp_path / f"{sample.name}.nii.gz")
+    assert image.shape == data.shape
+    assert image.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(image.header.get_zooms(), data.spacing)
+    errors = stages.test_extractor(Autoencoder(3, 1, **SMALL).eval(), data, tmp_path / "ae")
+    assert (errors["mean_squared_error"] > 0).all()
+
+
+def test_evaluation_of_a_perfect_method(volumes, tmp_path):
+    data = volumes
+    answers = iter([pair.displacement[None] for pair in data.pairs("test")])
+    table = stages.evaluate_method(lambda moving, fixed: next(answers), data, tmp_path)
+    assert table["target_registration_error"].max() == 0
+    assert (table["dice"] > stages.evaluate_method(None, data)["dice"]).all()
+    pair = data.pairs("test")[0]
+    written = np.asarray(nibabel.load(tmp_path / f"{pair.name}-label.nii.gz").dataobj)
+    assert (written == pair.fixed.label[0].numpy()).mean() > 0.9
+
+
+def test_registration_network_of_the_settings(profile):
+    network, _, _ = stages.train_registration(profile().registration("phantom-2d", "mse"), profile().load("phantom-2d"))
+    assert isinstance(network, VoxelMorph)
+    assert network.config["channels"] == [4, 6, 8]
