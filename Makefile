@@ -4,6 +4,7 @@ PROFILE ?= quick
 CORES ?= all
 BIN := .venv/bin
 STAMP := .venv/installed
+RUNNING := [d]eepsimreg.notebook run $(CURDIR)/notebooks
 
 .PHONY: help paper resume test lint lab data notebooks readme clean
 
@@ -21,7 +22,7 @@ paper: $(STAMP)  ## run the paper: make paper [PROFILE=quick|phantom|cpu|paper] 
 	@$(BIN)/python -m deepsimreg.experiment $(PROFILE)
 
 resume: $(STAMP)  ## go on after a run was killed: ends what lives on, unlocks, continues
-	-@pkill -f "deepsimreg.notebook run" ; while pgrep -f "deepsimreg.notebook run" > /dev/null; do sleep 1; done
+	-@pkill -f "$(RUNNING)"; while pgrep -f "$(RUNNING)" > /dev/null; do sleep 1; done
 	$(BIN)/snakemake --unlock --config profile=$(PROFILE)
 	$(MAKE) paper
 

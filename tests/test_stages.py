@@ -98,6 +98,18 @@ def test_a_finished_training_is_loaded_and_not_repeated(profile):
     assert torch.equal(network(*images), again(*images))
 
 
+def test_a_training_whose_end_mark_is_lost_is_not_repeated(profile):
+    plan = profile()
+    data, settings = plan.load("phantom-2d"), plan.registration("phantom-2d", "mse")
+    _, history, run = stages.train_registration(settings, data)
+    before, stamp = run.result_of(run.folder), run.weights.stat().st_mtime_ns
+    (run.folder / "done.json").unlink()
+    _, same, _ = stages.train_registration(settings, data)
+    assert run.weights.stat().st_mtime_ns == stamp
+    assert run.result_of(run.folder) == before
+    pd.testing.assert_frame_equal(history, same)
+
+
 def test_a_registration_takes_the_extractor_run_it_is_given(profile, tmp_path):
     plan = profile()
     data = plan.load("phantom-2d")
