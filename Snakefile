@@ -5,6 +5,7 @@ snakemake -n --config profile=paper                 what would run
 """
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 
@@ -24,7 +25,7 @@ MODULES = [
 def command(notebook: str) -> str:
     """Shell line that runs a notebook into its folder; profile and dataset are parameters of all of them."""
     return (
-        f"{sys.executable} -m deepsimreg.notebook run {PROJECT}/notebooks/{notebook}.ipynb {{params.folder}} "
+        f"{shlex.quote(sys.executable)} -m deepsimreg.notebook run {shlex.quote(str(PROJECT / 'notebooks' / f'{notebook}.ipynb'))} {{params.folder:q}} "
         f"-p profile={profile.name} dataset={{wildcards.dataset}} {{params.parameters}}"
     )
 
@@ -50,6 +51,7 @@ rule all:
 rule data:
     input:
         f"{PROJECT}/notebooks/01_data.ipynb",
+        MODULES,
     output:
         f"{ROOT}/{{dataset}}/data/done.json",
     params:

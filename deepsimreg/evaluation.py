@@ -46,6 +46,8 @@ def evaluate_pair(
     expected = (1, len(spatial), *spatial)
     if displacement.shape != expected:
         raise ValueError(f"displacement is {tuple(displacement.shape)}; on the fixed grid it is {expected}")
+    if not torch.isfinite(displacement).all():
+        raise ValueError("displacement holds NaN or infinite values: the registration has diverged")
     displacement = displacement.detach()
     moved_label = warp_labels(moving_label, displacement)
     distances = {
@@ -120,7 +122,7 @@ def smoothness(displacement: Tensor) -> dict[str, float]:
     jacobian = jacobian_determinant(displacement.double())
     unfolded = jacobian[jacobian > 0]
     return {
-        "folds": (jacobian <= 0).double().mean().item(),
+        "folds": (~(jacobian > 0)).double().mean().item(),
         "sd_log_jacobian": unfolded.log().std(correction=0).item() if unfolded.numel() else float("nan"),
         "jacobian_variance_published": jacobian_variance_published(displacement),
     }

@@ -5,13 +5,15 @@ and one folder. `config.yaml` in the folder re-creates the run; `done.json` says
 """
 
 import dataclasses
+import fcntl
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -44,10 +46,19 @@ def known(what: str, name: str, names) -> str:
 
 
 def fit_settings(values: Mapping[str, Any]) -> FitSettings:
-    """FitSettings from a mapping; a name that it does not have is an error."""
-    for name in values:
-        known("training setting", name, [item.name for item in dataclasses.fields(FitSettings)])
-    return FitSettings(**values)
+    """FitSettings from a mapping.
+
+    Raises:
+        SettingsError: a name that it does not have, or a value that is not of its type.
+    """
+    defaults, typed = dataclasses.asdict(FitSettings()), {}
+    for name, value in values.items():
+        kind = type(defaults[known("training setting", name, defaults)])
+        try:
+            typed[name] = kind(value)
+        except (TypeError, ValueError):
+            raise SettingsError(f"training setting {name} is {value!r}, but must be of type {kind.__name__}") from None
+    return FitSettings(**typed)
 
 
 @dataclass(frozen=True)
@@ -87,9 +98,8 @@ class RegistrationSettings:
 
 
 SECTIONS = {
-    "data": set(),
-    "extractors": {"network", "fit", "seg", "ae"},
-    "registration": {"network", "fit", "seeds", "similarities"},
+    "extractors": ("network", "fit", *EXTRACTORS),
+    "registration": ("network", "fit", "seeds", "similarities"),
 }
 
 
@@ -103,17 +113,29 @@ class Profile:
     def __init__(self, name: str):
         path = EXPERIMENTS / f"{name}.yaml"
         known("profile", name, sorted(file.stem for file in EXPERIMENTS.glob("*.yaml")))
-        self.name, self.tree = name, yaml.safe_load(path.read_text())
+        self.name, self.tree = name, yaml.safe_load(path.read_text()) or {}
         for dataset, sections in self.tree.items():
             known("dataset", dataset, DATASETS)
-            for section, values in sections.items():
-                known(f"section of {dataset} in {path.name}", section, SECTIONS)
-                for key in SECTIONS[section] and values:
-                    known(f"setting of {dataset}.{section} in {path.name}", key, sorted(SECTIONS[section]))
+            for section, values in (sections or {}).items():
+                where = f"{dataset}.{section} in {path.name}"
+                known(f"section of {dataset} in {path.name}", section, ("data", *SECTIONS))
+                if section == "data":
+                    continue
+                for key in values:
+                    known(f"setting of {where}", key, SECTIONS[section])
+                for kind in EXTRACTORS:
+                    for key in values.get(kind) or {}:
+                        known(f"setting of {kind} of {where}", key, ("network", "fit"))
+                for similarity, own in values.get("similarities", {}).items():
+                    known(f"similarity of {where}", similarity, SIMILARITIES)
+                    for key in own or {}:
+                        known(f"setting of {similarity} of {where}", key, ("lam", "options", "network", "fit"))
+                    if not (own or {}).get("lam"):
+                        raise SettingsError(f"{similarity} of {where} has no λ: give lam, a list")
 
     @property
     def gpu(self) -> int:
-        """GPUs that a training asks the cluster for."""
+        """GPUs that a training asks the cluster for: one in the paper's profile."""
         return int(self.name == "paper")
 
     @property
@@ -121,7 +143,8 @@ class Profile:
         return list(self.tree)
 
     def _section(self, dataset: str, section: str) -> dict:
-        return self.tree[known(f"dataset of profile {self.name}", dataset, self.tree)].get(section) or {}
+        sections = self.tree[known(f"dataset of profile {self.name}", dataset, self.tree)] or {}
+        return sections.get(section) or {}
 
     def load(self, dataset: str) -> Dataset:
         """The dataset, with the profile's options for it."""
@@ -129,7 +152,7 @@ class Profile:
 
     def similarities(self, dataset: str) -> list[str]:
         """Names of the similarities that the profile trains on a dataset."""
-        return list(self._section(dataset, "registration")["similarities"])
+        return list(self._section(dataset, "registration").get("similarities", {}))
 
     def extractor(self, dataset: str, kind: str, **changes: Any) -> ExtractorSettings:
         """Settings of one extractor; `changes` replace settings of its training (steps, seed, …)."""
@@ -150,7 +173,7 @@ class Profile:
         """Settings of one registration; `lam` None takes the first of the profile's."""
         section = self._section(dataset, "registration")
         known("similarity", similarity, SIMILARITIES)
-        own = section["similarities"].get(similarity) or {}
+        own = section.get("similarities", {}).get(similarity, {})
         if lam is None:
             if "lam" not in own:
                 raise SettingsError(f"profile {self.name} has no λ for {similarity} on {dataset}: give lam")
@@ -172,7 +195,7 @@ class Profile:
         section = self._section(dataset, "registration")
         return [
             self.registration(dataset, similarity, lam, seed=seed)
-            for similarity, own in section["similarities"].items()
+            for similarity, own in section.get("similarities", {}).items()
             for lam in own["lam"]
             for seed in section.get("seeds", [0])
         ]
@@ -207,10 +230,39 @@ def writable(folder: Path) -> Path:
     return folder
 
 
-def with_defaults(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Earlier settings, completed by the defaults of training settings that did not exist yet."""
-    defaults = dataclasses.asdict(FitSettings())
-    return {**{key: now[key] for key in now if now[key] in ("", {})}, **earlier, "fit": defaults | earlier["fit"]}
+def _same(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two runs are one; a training setting that did not exist yet counts as its default."""
+    fit = dataclasses.asdict(FitSettings()) | before["settings"]["fit"]
+    return all(before.get(key) == now[key] for key in ("inputs", "data_fingerprint")) and (
+        before["settings"] | {"fit": fit} == now["settings"]
+    )
+
+
+def settings_of(folder: Path) -> ExtractorSettings | RegistrationSettings:
+    """The settings that a run folder's config.yaml holds: what re-creates the run.
+
+    Raises:
+        SettingsError: there is no config.yaml.
+    """
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise SettingsError(f"{folder}: no run (there is no config.yaml); name the folder of one")
+    values = yaml.safe_load(path.read_text())["settings"]
+    kind = ExtractorSettings if "kind" in values else RegistrationSettings
+    return kind(**values | {"fit": fit_settings(values["fit"])})
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time in a run folder: a second one waits until the first has ended."""
+    writable(folder.parent)
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{relative(folder)}: another process is at work on this run; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def figures_folder(profile: str, dataset: str) -> Path:
@@ -244,38 +296,42 @@ class Run:
     Args:
         settings: resolved settings; written to config.yaml.
         dataset: the data, whose fingerprint is written too.
-        folder: empty for the profile's place.
+        folder: empty for the profile's place; a relative one starts at the project.
+        inputs: what the run is made from besides, such as the digest of its extractor's weights.
 
     Raises:
         SettingsError: the folder cannot be written.
     """
 
-    def __init__(self, settings: ExtractorSettings | RegistrationSettings, dataset: Dataset, folder: str = ""):
-        self.settings, self.folder = settings, writable(Path(folder or settings.folder))
+    def __init__(
+        self,
+        settings: ExtractorSettings | RegistrationSettings,
+        dataset: Dataset,
+        folder: str = "",
+        inputs: Mapping[str, str] | None = None,
+    ):
+        self.settings, self.folder = settings, writable(PROJECT / (folder or settings.folder))
         config = json.loads(json.dumps(dataclasses.asdict(settings)))
-        fingerprint = dataset.fingerprint()
-        self._set_aside_other(config, fingerprint)
-        if not self.done:
-            content = {"settings": config, "data_fingerprint": fingerprint, "provenance": provenance()}
-            temporary = self.folder / "config.yaml.tmp"
-            temporary.write_text(yaml.safe_dump(content, sort_keys=False))
-            os.replace(temporary, self.folder / "config.yaml")
-
-    def _set_aside_other(self, config: dict, fingerprint: str) -> None:
-        """A folder that holds another run's settings or data is renamed, so that nothing is lost or mixed."""
+        identity = {"settings": config, "inputs": dict(inputs or {}), "data_fingerprint": dataset.fingerprint()}
         path = self.folder / "config.yaml"
-        if not path.is_file():
-            return
-        before = yaml.safe_load(path.read_text())
-        if with_defaults(before["settings"], config) != config or before["data_fingerprint"] != fingerprint:
+        if path.is_file() and not _same(yaml.safe_load(path.read_text()), identity):
             aside = self.folder.with_name(f"{self.folder.name}~{time.strftime('%Y%m%d-%H%M%S')}")
             self.folder.rename(aside)
             self.folder.mkdir()
-            print(f"{self.folder.name}: settings or data have changed; the earlier run is kept as {aside.name}")
+            print(f"{self.folder.name}: settings, extractor or data have changed; the earlier run is now {aside.name}")
+        if not path.is_file():
+            temporary = self.folder / "config.yaml.tmp"
+            temporary.write_text(yaml.safe_dump(identity | {"provenance": provenance()}, sort_keys=False))
+            os.replace(temporary, path)
 
     @property
     def done(self) -> bool:
         return (self.folder / "done.json").is_file()
+
+    @property
+    def trained(self) -> Path:
+        """Written when training has ended; what a notebook does after it can be repeated without training."""
+        return self.folder / "training.json"
 
     @property
     def weights(self) -> Path:

@@ -18,6 +18,7 @@ import jupytext
 import papermill
 import yaml
 from IPython import get_ipython
+from nbclient.exceptions import DeadKernelError
 
 from deepsimreg.experiment import SettingsError, known, writable
 from deepsimreg.paths import NOTEBOOKS
@@ -30,6 +31,7 @@ SCRUB = (
     "--extra-keys",
     "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version",
 )
+KERNEL = ["--log-level=40"]  # else every kernel warns on the terminal that its TCP ports are not encrypted
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict}
 
 
@@ -70,7 +72,9 @@ def run(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> int:
     for name in parameters:
         known(f"parameter of {notebook.name}", name, declared)
     writable(folder)
-    label = f"{notebook.stem} {' '.join(map(str, parameters.values()))}"
+    if "folder" in declared:
+        parameters = {"folder": str(folder.resolve()), **parameters}
+    label = " ".join([notebook.stem, *(f"{name}={value}" for name, value in parameters.items())])
     logging.getLogger("papermill").setLevel(logging.WARNING)
     started, ended = time.time(), threading.Event()
     watcher = threading.Thread(target=_watch, args=(folder / "metrics.csv", label, started, ended), daemon=True)
@@ -85,6 +89,9 @@ def run(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> int:
             file=sys.stderr,
             flush=True,
         )
+        return 1
+    except DeadKernelError:
+        print(f"{label}: the kernel died; was there enough memory? `make resume` goes on from the last checkpoint")
         return 1
     finally:
         ended.set()
@@ -113,6 +120,15 @@ def refresh(twin: Path) -> None:
     subprocess.run([Path(sys.executable).with_name("nbstripout"), *SCRUB, notebook], check=True)
 
 
+def _value(text: str) -> Any:
+    """A value as YAML reads it; and 1e-05, which YAML takes for text, as a number."""
+    value = yaml.safe_load(text)
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m deepsimreg.notebook", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -129,8 +145,9 @@ def main(arguments: list[str] | None = None) -> int:
             refresh(twin)
         return 0
     pairs = [text.partition("=") for text in options.parameters]
+    parameters = {name: _value(value) for name, _, value in pairs}
     try:
-        return run(options.notebook, options.folder, {name: yaml.safe_load(value) for name, _, value in pairs})
+        return run(options.notebook, options.folder, parameters)
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -57,6 +57,7 @@ def register(
         squarings: of the velocity's integration.
 
     Raises:
+        FloatingPointError: the loss is not finite.
         ValueError: images that are not (N, C, *spatial) of one shape, or hold NaN or infinite values.
     """
     for name, image in (("moving", moving), ("fixed", fixed)):
@@ -78,6 +79,8 @@ def register(
                 displacement = _displacement(velocity, shape, squarings)
                 loss = similarity(warp_image(moving, displacement), fixed) + lam * diffusion(displacement)
                 losses.append(loss.item())
+                if not math.isfinite(losses[-1]):
+                    raise FloatingPointError(f"the loss is {losses[-1]} at step {len(losses)}: lower learning_rate")
                 if losses[-1] < lowest:
                     best, lowest = velocity.detach().clone(), losses[-1]
                 optimizer.zero_grad()

@@ -3,6 +3,8 @@
 Each stage names the run that it needs from the stage before; nothing is copied by hand.
 """
 
+import hashlib
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,11 +26,15 @@ from deepsimreg.experiment import (
     RegistrationSettings,
     Run,
     SettingsError,
+    alone,
+    known,
     relative,
+    settings_of,
     write_json,
 )
 from deepsimreg.losses import build_similarity, required_extractor
 from deepsimreg.models import Autoencoder, UNet, VoxelMorph, load_model
+from deepsimreg.paths import PROJECT
 from deepsimreg.statistics import compare_methods
 from deepsimreg.training import (
     ReconstructionTraining,
@@ -59,10 +65,15 @@ def train_extractor(
     Returns:
         The network of the best validation in evaluation mode, its metrics by step, and its run.
     """
-    run = Run(settings, dataset, folder)
-    history = _fit(
-        run, lambda: extractor_training(settings, dataset), dataset, dataset.samples, f"extractor-{settings.kind}"
-    )
+    with alone(_place(settings, Profile(settings.profile).extractor(settings.dataset, settings.kind), folder)):
+        run = Run(settings, dataset, folder)
+        history = _fit(
+            run,
+            lambda: extractor_training(settings, dataset),
+            dataset,
+            dataset.samples,
+            f"extractor-{settings.kind}",
+        )
     return load_model(run.weights, EXTRACTORS[settings.kind]), history, run
 
 
@@ -77,18 +88,27 @@ def train_registration(
     Raises:
         SettingsError: the extractor has not been trained (in the quick profile it is trained here).
     """
-    run = Run(settings, dataset, folder)
+    profile = Profile(settings.profile)
+    planned = profile.registration(settings.dataset, settings.similarity, settings.lam, seed=settings.fit.seed)
+    similarity = similarity_of(settings, dataset)
+    kind = required_extractor(settings.similarity)
+    inputs = {}
+    if kind is not None:
+        weights = PROJECT / (settings.extractor or profile.extractor(settings.dataset, kind).folder)
+        inputs = {"extractor": hashlib.sha256((weights / "weights.safetensors").read_bytes()).hexdigest()[:16]}
 
     def module() -> Trained:
         return RegistrationTraining(
             VoxelMorph(dataset.ndim, **settings.network),
-            similarity_of(settings, dataset),
+            similarity,
             settings.lam,
             len(dataset.classes),
             settings.fit,
         )
 
-    history = _fit(run, module, dataset, dataset.pairs, f"{settings.similarity} λ={settings.lam:g}")
+    with alone(_place(settings, planned, folder)):
+        run = Run(settings, dataset, folder, inputs)
+        history = _fit(run, module, dataset, dataset.pairs, f"{settings.similarity} λ={settings.lam:g}")
     return load_model(run.weights, VoxelMorph), history, run
 
 
@@ -97,7 +117,7 @@ def similarity_of(settings: RegistrationSettings, dataset: Dataset) -> nn.Module
     kind = required_extractor(settings.similarity)
     extractors = {}
     if settings.extractor:
-        extractors[kind] = load_model(Path(settings.extractor) / "weights.safetensors", EXTRACTORS[kind])
+        extractors[kind] = load_model(PROJECT / settings.extractor / "weights.safetensors", EXTRACTORS[kind])
     elif kind is not None:
         extractors[kind] = extractor_of(Profile(settings.profile).extractor(settings.dataset, kind), dataset)
     return build_similarity(settings.similarity, extractors, **settings.options)
@@ -111,12 +131,33 @@ def extractor_of(settings: ExtractorSettings, dataset: Dataset) -> nn.Module:
     """
     if settings.profile == QUICK:
         return train_extractor(settings, dataset)[0]
-    if not (settings.folder / "done.json").is_file():
+    if not (settings.folder / "training.json").is_file():
         raise SettingsError(
             f"{settings.folder}: no finished extractor; make paper PROFILE={settings.profile}, or run "
             f"02_feature_extractor with profile={settings.profile} dataset={settings.dataset} kind={settings.kind}"
         )
+    _check_planned(settings)
     return load_model(settings.folder / "weights.safetensors", EXTRACTORS[settings.kind])
+
+
+def _place(
+    settings: ExtractorSettings | RegistrationSettings,
+    planned: ExtractorSettings | RegistrationSettings,
+    folder: str,
+) -> Path:
+    """The run's folder; settings that are not the profile's need one of their own."""
+    if not folder and settings != planned:
+        raise SettingsError("these settings are not the profile's: give the run a folder of its own (folder=…)")
+    return PROJECT / (folder or settings.folder)
+
+
+def _check_planned(settings: ExtractorSettings | RegistrationSettings) -> None:
+    """The run in the profile's place must be the one that the profile describes."""
+    if settings_of(settings.folder) != settings:
+        raise SettingsError(
+            f"{relative(settings.folder)} was trained with other settings than profile {settings.profile} has; "
+            f"make paper PROFILE={settings.profile} trains it anew"
+        )
 
 
 @torch.no_grad()
@@ -164,6 +205,7 @@ def choose_lam(profile: Profile, dataset: Dataset) -> pd.DataFrame:
         if profile.name == QUICK:
             train_registration(settings, dataset)
         result = Run.result_of(settings.folder)
+        _check_planned(settings)
         rows.append(
             {
                 "similarity": settings.similarity,
@@ -239,6 +281,7 @@ def evaluate_chosen(
         By the name of its file: `pairs`, a row a method, seed and pair; `means`, the seeds averaged pair by pair;
         `summary`, means over pairs with bootstrap intervals; `tests`, each method against the reference; `tuning`.
     """
+    known("reference method", reference, [*tuning["similarity"].unique(), "unregistered"])
     folder = profile.folder(dataset.name, "evaluation")
     chosen = [row for row in tuning.itertuples() if row.chosen]
     tables = [evaluate_method(None, dataset).assign(method="unregistered", seed=0)]
@@ -277,21 +320,22 @@ def evaluation_tables(profile: Profile, dataset: Dataset) -> tuple[dict[str, pd.
     return {name: pd.read_csv(folder / f"{name}.csv") for name in names}, folder
 
 
-def _fit(run: Run, module, dataset: Dataset, items, label: str) -> pd.DataFrame:
-    """Train unless the run has ended; the best validation goes to done.json."""
-    if run.done:
-        return pd.read_csv(run.folder / "metrics.csv")
-    history = fit(
-        module,
-        run.settings.fit,
-        items("train"),
-        items("validation"),
-        AUGMENTATIONS[len(dataset.shape)],
-        run.folder,
-        label,
-    )
-    validation = history.dropna(subset="validation_loss").drop(columns=[*history.filter(like="train_"), "seconds"])
-    by_dice = validation["validation_dice"].notna().any()
-    best = validation.loc[validation["validation_dice"].idxmax() if by_dice else validation["validation_loss"].idxmin()]
-    run.finish(best=best.dropna().to_dict(), seconds=history["seconds"].max())
-    return history
+def _fit(run: Run, module: Callable[[], Trained], dataset: Dataset, items: Callable, label: str) -> pd.DataFrame:
+    """Train unless that has been done; the best validation goes to training.json and done.json."""
+    if not run.trained.is_file():
+        history = fit(
+            module,
+            run.settings.fit,
+            items("train"),
+            items("validation"),
+            AUGMENTATIONS[dataset.ndim],
+            run.folder,
+            label,
+        )
+        validation = history.dropna(subset="validation_loss").drop(columns=[*history.filter(like="train_"), "seconds"])
+        by_dice = validation["validation_dice"].notna().any()
+        best = validation["validation_dice"].idxmax() if by_dice else validation["validation_loss"].idxmin()
+        seconds = history["seconds"].max()
+        write_json(run.trained, {"best": validation.loc[best].dropna().to_dict(), "seconds": seconds})
+    run.finish(**json.loads(run.trained.read_text()))
+    return pd.read_csv(run.folder / "metrics.csv")

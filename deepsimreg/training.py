@@ -2,11 +2,13 @@
 
 What a step sees depends on its number and the seed alone: sample i is drawn by a generator seeded with (seed, i), and
 an epoch is the stretch of steps between two validations. A checkpoint is written at the end of each epoch, so a run
-that was killed repeats the epoch that it was in and ends with the weights of an uninterrupted run (same device).
+that was killed repeats the epoch that it was in and ends with the weights of an uninterrupted run; on a CPU they are
+equal bit for bit.
 """
 
 import csv
 import logging
+import os
 import random
 import time
 import warnings
@@ -48,6 +50,7 @@ class FitSettings:
     augment: bool = True  # random affine and flips, the same for both images of a pair
     flips: bool = True  # part of the augmentation; False where left and right, front and back mean something
     precision: str = "32-true"  # Lightning's name: 32-true, bf16-mixed, 16-mixed
+    workers: int = 0  # processes that load and augment samples; what they yield does not depend on their number
     devices: int = 1  # processes; one a GPU where there are GPUs
     seed: int = 0  # of initial weights, samples and augmentation
 
@@ -86,7 +89,7 @@ class InOrder(Dataset):
 
 
 class EpochSampler(Sampler):
-    """Indices of the samples of one epoch: `length` in a row, shared out among the processes of a parallel run."""
+    """Indices of one epoch: `length` for each process of a parallel run, in turn, so that no two see the same."""
 
     def __init__(self, length: int):
         self.length, self.epoch = length, 0
@@ -258,15 +261,19 @@ class MetricsTable(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         rows = []
+        if not trainer.is_global_zero:
+            return
         if trainer.global_step and self.path.is_file():
             with self.path.open(newline="") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
         spent = max((float(row["seconds"] or 0) for row in rows), default=0.0)
         self.started = time.perf_counter() - spent
-        with self.path.open("w", newline="") as file:
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
+        os.replace(temporary, self.path)
 
     def _append(self, trainer: lightning.Trainer, prefix: str, **more: str) -> None:
         metrics = more | {
@@ -274,16 +281,17 @@ class MetricsTable(Callback):
             for name, value in trainer.callback_metrics.items()
             if name.startswith(prefix) and name in self.columns
         }
-        if trainer.is_global_zero and metrics:
+        if metrics:
             with self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self.columns).writerow({"step": trainer.global_step} | metrics)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_) -> None:
-        if not trainer.fit_loop._should_accumulate():
+        if trainer.is_global_zero and not trainer.fit_loop._should_accumulate():
             self._append(trainer, "train_")
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        self._append(trainer, "validation_", seconds=f"{time.perf_counter() - self.started:.1f}")
+        if trainer.is_global_zero:
+            self._append(trainer, "validation_", seconds=f"{time.perf_counter() - self.started:.1f}")
 
 
 class BestWeights(Callback):
@@ -293,10 +301,11 @@ class BestWeights(Callback):
         self.path, self.best = path, None
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Trained) -> None:
-        value = float(trainer.callback_metrics[module.best_metric])
-        if not np.isfinite(value):
+        value, loss = (float(trainer.callback_metrics[name]) for name in (module.best_metric, "validation_loss"))
+        if not np.isfinite([value, loss]).all():
             raise FloatingPointError(
-                f"{module.best_metric} is {value} at step {trainer.global_step}: lower the learning rate"
+                f"{module.best_metric} is {value} and validation_loss {loss} at step {trainer.global_step}: "
+                "lower learning_rate or set gradient_clip"
             )
         better = self.best is None or (value > self.best if module.best_is_highest else value < self.best)
         if better and trainer.is_global_zero:
@@ -390,7 +399,7 @@ def fit(
         )
     trainer = lightning.Trainer(
         max_epochs=epochs,
-        accelerator="auto",
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=settings.devices,
         precision=settings.precision,
         gradient_clip_val=settings.gradient_clip or None,
@@ -409,6 +418,8 @@ def fit(
             samples,
             settings.batch,
             sampler=EpochSampler(every * settings.accumulate * settings.batch),
+            num_workers=settings.workers,
+            persistent_workers=settings.workers > 0,
         ),
         DataLoader(InOrder(validation), settings.batch),
         ckpt_path=last if last.is_file() else None,

@@ -1,4 +1,5 @@
 import dataclasses
+import threading
 
 import pytest
 import yaml
@@ -57,6 +58,10 @@ def test_settings_of_a_kind_go_before_those_of_all(profile):
         ({"fantom": {}}, "unknown dataset 'fantom'; there is: phantom-2d"),
         ({"phantom-2d": {"extractor": {}}}, "unknown section of phantom-2d in mine.yaml 'extractor'"),
         ({"phantom-2d": {"extractors": {"vgg": {}}}}, "unknown setting of phantom-2d.extractors in mine.yaml 'vgg'"),
+        ({"phantom-2d": {"extractors": {"seg": {"netwrok": {}}}}}, "unknown setting of seg of .* 'netwrok'"),
+        ({"phantom-2d": {"registration": {"similarities": {"ssim": {}}}}}, "unknown similarity of .* 'ssim'"),
+        ({"phantom-2d": {"registration": {"similarities": {"mse": {"lambda": 1}}}}}, "unknown setting of mse of .*"),
+        ({"phantom-2d": {"registration": {"similarities": {"mse": {}}}}}, "mse of .* has no λ: give lam, a list"),
     ],
 )
 def test_a_name_that_nothing_reads_is_an_error(profile, tree, message):
@@ -72,6 +77,9 @@ def test_unknown_names_are_errors_that_list_what_there_is():
         quick.registration("phantom-2d", "ssim")
     with pytest.raises(SettingsError, match=r"unknown training setting 'step'; there is: steps, batch"):
         quick.extractor("phantom-2d", "seg", step=3)
+    with pytest.raises(SettingsError, match="training setting steps is 'many', but must be of type int"):
+        quick.extractor("phantom-2d", "seg", steps="many")
+    assert quick.extractor("phantom-2d", "seg", learning_rate="1e-3").fit.learning_rate == 1e-3  # YAML's 1e-3 is text
     with pytest.raises(SettingsError, match="unknown extractor 'vgg'"):
         quick.extractor("phantom-2d", "vgg")
     with pytest.raises(SettingsError, match="unknown dataset of profile quick 'brain'"):
@@ -114,6 +122,51 @@ def test_a_training_setting_that_did_not_exist_yet_counts_as_its_default(runs):
     assert config["settings"]["fit"].pop("gradient_clip") == 0
     path.write_text(yaml.safe_dump(config))
     assert list(Run(settings, data).folder.parent.iterdir()) == [path.parent]
+
+
+def test_run_with_another_extractor_starts_anew(runs):
+    settings, data = Profile("quick").registration("phantom-2d", "deepsim-seg"), load_dataset("phantom-2d", **TINY)
+    folder = Run(settings, data, inputs={"extractor": "a"}).folder
+    Run(settings, data, inputs={"extractor": "a"})
+    assert len(list(folder.parent.iterdir())) == 1
+    Run(settings, data, inputs={"extractor": "b"})
+    assert len(list(folder.parent.iterdir())) == 2
+
+
+def test_provenance_is_that_of_the_first_sitting(runs, monkeypatch):
+    settings, data = Profile("quick").extractor("phantom-2d", "seg"), load_dataset("phantom-2d", **TINY)
+    path = Run(settings, data).folder / "config.yaml"
+    before = path.read_text()
+    monkeypatch.setattr(experiment, "provenance", lambda: {"commit": "another"})
+    Run(settings, data)
+    assert path.read_text() == before
+
+
+def test_settings_come_back_from_a_run_folder(runs):
+    for settings in (
+        Profile("quick").extractor("phantom-2d", "ae"),
+        Profile("quick").registration("phantom-2d", "ncc"),
+    ):
+        run = Run(settings, load_dataset("phantom-2d", **TINY))
+        assert experiment.settings_of(run.folder) == settings
+    with pytest.raises(SettingsError, match=r"no run \(there is no config.yaml\)"):
+        experiment.settings_of(runs)
+
+
+def test_one_process_at_a_time_in_a_run_folder(runs):
+    order = []
+
+    def second():
+        with experiment.alone(runs / "a"):
+            order.append("second")
+
+    with experiment.alone(runs / "a"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.3)
+        order.append("first")
+    thread.join(5)
+    assert order == ["first", "second"]
 
 
 def test_run_on_other_data_starts_anew(runs):

@@ -27,9 +27,9 @@ def notebook(tmp_path):
 
 
 def test_parameters_reach_the_notebook(notebook, tmp_path):
-    assert main(["run", str(notebook), str(tmp_path / "run"), "-p", "lam=0.5", "name=a"]) == 0
+    assert main(["run", str(notebook), str(tmp_path / "run"), "-p", "lam=1e-05", "name=a"]) == 0
     executed = nbformat.read(tmp_path / "run" / "notebook.ipynb", 4)
-    assert executed.cells[-1].outputs[0].text == "0.5 a\n"
+    assert executed.cells[-1].outputs[0].text == "1e-05 a\n"
 
 
 def test_unknown_parameter_is_refused_before_anything_runs(notebook, tmp_path, capsys):

@@ -69,8 +69,7 @@ def test_lam_is_chosen_by_validation_dice_over_seeds(profile):
     section = TREE["phantom-2d"]["registration"] | {"similarities": {"mse": {"lam": [0.1, 1]}}}
     plan = profile("lab", {"phantom-2d": TREE["phantom-2d"] | {"registration": section}})
     for settings, dice in zip(plan.registrations("phantom-2d"), [0.9, 0.5, 0.8, 0.8], strict=True):
-        settings.folder.mkdir(parents=True)
-        experiment.write_json(settings.folder / "done.json", {"best": {"validation_dice": dice}, "seconds": 1})
+        experiment.Run(settings, plan.load("phantom-2d")).finish(best={"validation_dice": dice}, seconds=1)
     table = stages.choose_lam(plan, plan.load("phantom-2d"))
     assert table[table["chosen"]]["lam"].tolist() == [1.0, 1.0]
 
@@ -96,6 +95,41 @@ def test_a_finished_training_is_loaded_and_not_repeated(profile):
     pd.testing.assert_frame_equal(history, same)
     images = torch.rand(2, 1, 1, 32, 32)
     assert torch.equal(network(*images), again(*images))
+
+
+def test_a_new_extractor_means_a_new_registration(profile):
+    plan = profile()
+    data, settings = plan.load("phantom-2d"), plan.registration("phantom-2d", "deepsim-seg")
+    _, _, run = stages.train_registration(settings, data)
+    stages.train_extractor(
+        plan.extractor("phantom-2d", "seg", seed=9), data, str(plan.folder("phantom-2d", "extractor-seg"))
+    )
+    tree = TREE["phantom-2d"]["extractors"] | {"fit": FIT | {"seed": 9}}
+    again = profile(tree={"phantom-2d": TREE["phantom-2d"] | {"extractors": tree}})
+    stages.train_registration(again.registration("phantom-2d", "deepsim-seg"), data)
+    assert len(list(run.folder.parent.glob("seed-0*"))) == 2
+
+
+def test_settings_that_are_not_the_profiles_need_a_folder(profile):
+    plan = profile()
+    with pytest.raises(SettingsError, match="give the run a folder of its own"):
+        stages.train_registration(plan.registration("phantom-2d", "mse", steps=2), plan.load("phantom-2d"))
+
+
+def test_a_run_that_the_profile_does_not_describe_is_refused(profile):
+    plan = profile("lab")
+    data = plan.load("phantom-2d")
+    other = plan.extractor("phantom-2d", "seg", steps=2)
+    stages.train_extractor(other, data, str(other.folder))
+    with pytest.raises(SettingsError, match="was trained with other settings than profile lab has"):
+        stages.extractor_of(plan.extractor("phantom-2d", "seg"), data)
+
+
+def test_unknown_reference_method_is_refused_before_the_work(profile):
+    plan = profile()
+    tuning = pd.DataFrame({"similarity": ["mse"], "chosen": [True]})
+    with pytest.raises(SettingsError, match="unknown reference method 'sny'; there is: mse"):
+        stages.evaluate_chosen(plan, plan.load("phantom-2d"), tuning, reference="sny")
 
 
 def test_a_training_whose_end_mark_is_lost_is_not_repeated(profile):

@@ -138,6 +138,34 @@ def test_sampler_goes_on_where_the_last_epoch_ended():
     assert list(sampler) == [10, 11, 12, 13, 14]
 
 
+def test_processes_of_a_parallel_run_share_no_sample(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    seen = []
+    for rank in (0, 1):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        for epoch in (0, 1):
+            sampler = EpochSampler(3)
+            sampler.set_epoch(epoch)
+            seen += list(sampler)
+    assert sorted(seen) == list(range(12))
+
+
+def test_number_of_workers_changes_nothing(data, tmp_path):
+    settings = FitSettings(steps=4, batch=2, validate_every=2)
+    tables = [
+        train(data, tmp_path / str(workers), dataclasses.replace(settings, workers=workers), "seg")
+        for workers in (0, 2)
+    ]
+    pd.testing.assert_frame_equal(*(table.drop(columns="seconds") for table in tables))
+
+
+def test_a_training_that_diverges_stops_and_says_what_to_do(data, tmp_path):
+    settings = FitSettings(steps=40, batch=2, validate_every=2, learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match="lower learning_rate or set gradient_clip"):
+        train(data, tmp_path, settings, "seg")
+
+
 def test_loss_is_similarity_plus_lam_times_regulariser(data):
     network = VoxelMorph(2, **SMALL)
     torch.nn.init.normal_(network.flow.weight)
