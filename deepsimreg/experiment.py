@@ -238,8 +238,8 @@ def _same(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     )
 
 
-def settings_of(folder: Path) -> ExtractorSettings | RegistrationSettings:
-    """The settings that a run folder's config.yaml holds: what re-creates the run.
+def configuration(folder: Path) -> dict[str, Any]:
+    """What a run folder's config.yaml holds: settings, inputs, data fingerprint, provenance.
 
     Raises:
         SettingsError: there is no config.yaml.
@@ -247,7 +247,12 @@ def settings_of(folder: Path) -> ExtractorSettings | RegistrationSettings:
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise SettingsError(f"{folder}: no run (there is no config.yaml); name the folder of one")
-    values = yaml.safe_load(path.read_text())["settings"]
+    return yaml.safe_load(path.read_text())
+
+
+def settings_of(folder: Path) -> ExtractorSettings | RegistrationSettings:
+    """The settings of a run folder: what re-creates the run. Errors as `configuration`."""
+    values = configuration(folder)["settings"]
     kind = ExtractorSettings if "kind" in values else RegistrationSettings
     return kind(**values | {"fit": fit_settings(values["fit"])})
 
@@ -314,7 +319,7 @@ class Run:
         config = json.loads(json.dumps(dataclasses.asdict(settings)))
         identity = {"settings": config, "inputs": dict(inputs or {}), "data_fingerprint": dataset.fingerprint()}
         path = self.folder / "config.yaml"
-        if path.is_file() and not _same(yaml.safe_load(path.read_text()), identity):
+        if path.is_file() and not _same(configuration(self.folder), identity):
             aside = self.folder.with_name(f"{self.folder.name}~{time.strftime('%Y%m%d-%H%M%S')}")
             self.folder.rename(aside)
             self.folder.mkdir()

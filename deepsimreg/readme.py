@@ -35,7 +35,7 @@ def table(dataset: str) -> str:
     columns = {key: value for key, value in COLUMNS.items() if key in values["mean"]}
     lines = [
         "| method | λ | " + " | ".join(title for title, _ in columns.values()) + " |",
-        "|---|" * 1 + "---|" * (len(columns) + 1),
+        "|" + "---|" * (len(columns) + 2),
     ]
     for method, row in values.iterrows():
         cells = [style.format(row["mean", key]) for key, (_, style) in columns.items()]

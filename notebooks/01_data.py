@@ -57,7 +57,8 @@ print(f"Licence: {data.licence}\nCite: {data.citation}")
 # ## Splits
 #
 # Images of the *training* split teach the extractors and the registration networks, *validation* chooses λ and the
-# moment to stop, and *test* is touched once, at the end. No image is in two splits.
+# moment to stop, and *test* is for judging alone: it may be looked at, but nothing is chosen by it. No image is in two
+# splits.
 
 # %%
 for split in ("train", "validation", "test"):

@@ -39,8 +39,9 @@ data = plan.load(dataset)
 # ## λ is chosen on validation
 #
 # Each similarity has its own exchange rate against the regulariser, so each gets the λ that gave *it* the best
-# validation Dice (the mean over its seeds). The test pairs play no part in this. In the quick profile there is one λ
-# each, and networks that have not been trained yet are trained here.
+# validation Dice (the mean over its seeds). The test pairs play no part in this. A profile may hold a
+# single λ for a similarity; then nothing was chosen, and the table says so by its one row. In the quick profile, networks
+# that are missing are trained here: six small ones, about two minutes.
 
 # %% tags=["nbval-ignore-output"]
 tuning = choose_lam(plan, data)
@@ -101,7 +102,8 @@ plots.smoothness_against_dice(registered)
 #
 # One-sided Wilcoxon signed-rank test on the Dice of the same pairs: is the reference method better than the other?
 # p-values are corrected for the number of tests (Holm). Cohen's d says how large the difference is against the spread of
-# the pairs. A small p with a tiny d is a sure thing that hardly matters.
+# the pairs. A small p with a tiny d is a sure thing that hardly matters. (Where pairs come in both directions, as in
+# hippocampus-mr, two pairs share their images, and p and the intervals are smaller than independent pairs would give.)
 
 # %% tags=["nbval-ignore-output"]
 results["tests"].round(4)

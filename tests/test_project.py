@@ -11,6 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from deepsimreg.paths import NOTEBOOKS, PROJECT
+from deepsimreg.readme import BLOCK, filled
 
 LOCK = {r.name.lower(): r for r in map(Requirement, (PROJECT / "requirements.lock").read_text().split())}
 TWINS = sorted(NOTEBOOKS.glob("*.py"))
@@ -76,6 +77,12 @@ def test_notebook_reads_well(name):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             assert len(cell.source.splitlines()) <= 20, cell.source
+
+
+def test_tables_of_the_readme_are_those_of_the_result_files():
+    text = (PROJECT / "README.md").read_text()
+    assert len(BLOCK.findall(text)) == 2
+    assert filled(text) == text
 
 
 def test_every_picture_of_the_readme_exists():
