@@ -72,16 +72,22 @@ def run(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> int:
     for name in parameters:
         known(f"parameter of {notebook.name}", name, declared)
     writable(folder)
+    label = " ".join([notebook.stem, *(f"{name}={value}" for name, value in parameters.items())])
     if "folder" in declared:
         parameters = {"folder": str(folder.resolve()), **parameters}
-    label = " ".join([notebook.stem, *(f"{name}={value}" for name, value in parameters.items())])
     logging.getLogger("papermill").setLevel(logging.WARNING)
     started, ended = time.time(), threading.Event()
     watcher = threading.Thread(target=_watch, args=(folder / "metrics.csv", label, started, ended), daemon=True)
     watcher.start()
     print(f"{label}: started", flush=True)
     try:
-        papermill.execute_notebook(str(notebook), str(folder / "notebook.ipynb"), dict(parameters), progress_bar=False)
+        papermill.execute_notebook(
+            str(notebook),
+            str(folder / "notebook.ipynb"),
+            dict(parameters),
+            progress_bar=False,
+            extra_arguments=KERNEL,
+        )
     except papermill.PapermillExecutionError as error:
         print(
             f"{label}: failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
