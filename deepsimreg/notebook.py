@@ -31,7 +31,7 @@ SCRUB = (
     "--extra-keys",
     "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version",
 )
-KERNEL = ["--log-level=40"]  # else every kernel warns on the terminal that its TCP ports are not encrypted
+KERNEL = ["--log-level=50"]  # a kernel prints on the terminal that it was not encrypted, and that it was ended
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict}
 
 

@@ -268,6 +268,9 @@ def convergence(
         panel.set_title(title)
         _axis_labels(panel, "step", "dice")
     axes[1].set_ylabel("")
+    curves = np.concatenate([line.get_ydata() for panel in axes for line in panel.lines if line.get_alpha() is None])
+    margin = 0.05 * np.ptp(curves) or 0.01
+    axes[0].set_ylim(curves.min() - margin, curves.max() + margin)  # the faint single batches may leave the panel
     _legend_below(figure, axes[1].get_legend_handles_labels()[0] or axes[0].get_legend_handles_labels()[0])
     return figure
 
