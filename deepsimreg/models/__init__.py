@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from deepsimreg.models.autoencoder import Autoencoder
@@ -35,7 +35,7 @@ def save_model(model: nn.Module, path: Path) -> Path:
     name = next(name for name, cls in MODELS.items() if type(model) is cls)
     temporary = path.with_suffix(".tmp")
     tensors = {key: value.detach().contiguous().cpu() for key, value in model.state_dict().items()}
-    save_file(tensors, temporary, metadata={"model": name, "config": json.dumps(model.config)})
+    temporary.write_bytes(save(tensors, metadata={"model": name, "config": json.dumps(model.config)}))
     os.replace(temporary, path)
     return path
 
