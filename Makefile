@@ -29,7 +29,7 @@ resume: $(STAMP)  ## go on after a run was killed: ends what lives on, unlocks, 
 
 test: lint  ## every test, the notebooks through nbval included
 	$(BIN)/python -m pytest
-	DEEPSIMREG_RUNS=$$(mktemp -d) $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
+	OMP_NUM_THREADS=1 DEEPSIMREG_RUNS=$$(mktemp -d) $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
