@@ -47,5 +47,5 @@ notebooks: $(STAMP)  ## refresh the committed notebooks from their .py twins
 readme: $(STAMP)  ## fill the README's tables from the result files
 	$(BIN)/python -m deepsimreg.readme
 
-clean:  ## remove the runs; data and the environment stay
-	rm -rf runs figures/quick .snakemake
+clean:  ## remove what the quick profile made; other runs, data and the environment stay
+	rm -rf runs/quick figures/quick

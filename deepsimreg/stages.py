@@ -113,9 +113,16 @@ def train_registration(
 
 
 def similarity_of(settings: RegistrationSettings, dataset: Dataset) -> nn.Module:
-    """The similarity that a registration is trained with, its extractor loaded."""
+    """The similarity that a registration is trained with, its extractor loaded.
+
+    Raises:
+        SettingsError: the extractor is missing, or one is given to a similarity that has none.
+        WeightsError: the run that `settings.extractor` names holds another network.
+    """
     kind = required_extractor(settings.similarity)
     extractors = {}
+    if settings.extractor and kind is None:
+        raise SettingsError(f"{settings.similarity} compares no features: leave extractor empty")
     if settings.extractor:
         extractors[kind] = load_model(PROJECT / settings.extractor / "weights.safetensors", EXTRACTORS[kind])
     elif kind is not None:

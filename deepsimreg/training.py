@@ -200,7 +200,7 @@ class ReconstructionTraining(Trained):
 
 
 class RegistrationTraining(Trained):
-    """Registration network: D(I∘Φ, J) + λ·R(Φ) (PAPER, "The method"); keeps the highest validation Dice.
+    """Registration network: D(I∘Φ, J) + λ·R(Φ) (Czolbe et al. 2023); keeps the highest validation Dice.
 
     Args:
         network: (moving, fixed) → displacement.

@@ -156,6 +156,13 @@ def test_a_registration_takes_the_extractor_run_it_is_given(profile, tmp_path):
         stages.similarity_of(replace(wrong, extractor=str(run.folder)), data)
 
 
+def test_an_extractor_for_a_similarity_that_has_none_is_refused(profile):
+    plan = profile()
+    settings = replace(plan.registration("phantom-2d", "mse"), extractor="runs/any")
+    with pytest.raises(SettingsError, match="mse compares no features: leave extractor empty"):
+        stages.similarity_of(settings, plan.load("phantom-2d"))
+
+
 def test_extractor_test_writes_segmentations_with_the_right_affine(volumes, tmp_path):
     data = volumes
     table = stages.test_extractor(UNet(3, len(data.classes), **SMALL).eval(), data, tmp_path)
