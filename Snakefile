@@ -10,7 +10,6 @@ import sys
 from dataclasses import asdict
 
 from deepsimreg.experiment import Profile
-from deepsimreg.losses import required_extractor
 from deepsimreg.paths import PROJECT, runs_root
 
 profile = Profile(config.get("profile", "quick"))
@@ -35,17 +34,51 @@ def done(settings) -> str:
 
 
 def resolved(settings) -> str:
-    """A change of any setting runs the job again."""
-    return json.dumps(asdict(settings), sort_keys=True)
+    """A change of any setting runs the job again; a λ that 06_tuning chooses counts by the file that it is in."""
+    values = asdict(settings)
+    if getattr(settings, "stage", "") != "tuning" and profile.grid(settings.dataset, getattr(settings, "similarity", "")):
+        values.pop("lam")
+    return json.dumps(values, sort_keys=True)
+
+
+def extractor_of(settings) -> list[str]:
+    extractor = profile.extractor_for(settings)
+    return [done(extractor)] if extractor else []
+
+
+def choice_of(settings) -> list[str]:
+    return [str(profile.choice(settings.dataset))] if profile.grid(settings.dataset, settings.similarity) else []
+
+
+def stages(dataset: str) -> list[str]:
+    """What a dataset's profile asks for, besides its trainings."""
+    wanted = {
+        "data": True,
+        "tuning": profile.tunings(dataset),
+        "ablations": profile.ablations(dataset),
+        "robustness": profile.noise(dataset),
+        "figures": True,
+    }
+    return [stage for stage, there in wanted.items() if there]
+
+
+def tuning(w):
+    return profile.registration(w.dataset, w.method, float(w.lam), "tuning")
+
+
+def trained(w):
+    return profile.registration(w.dataset, w.method, stage=w.stage, seed=int(w.seed))
 
 
 wildcard_constraints:
     dataset="[^/]+",
+    method="[^/]+",
+    stage="registration|ablation",
 
 
 rule all:
     input:
-        expand(f"{ROOT}/{{dataset}}/{{stage}}/done.json", dataset=profile.datasets, stage=["data", "figures"]),
+        [f"{ROOT}/{dataset}/{stage}/done.json" for dataset in profile.datasets for stage in stages(dataset)],
 
 
 rule data:
@@ -55,7 +88,7 @@ rule data:
     output:
         f"{ROOT}/{{dataset}}/data/done.json",
     params:
-        folder=lambda wildcards: f"{ROOT}/{wildcards.dataset}/data",
+        folder=lambda w: f"{ROOT}/{w.dataset}/data",
         parameters="",
     shell:
         command("01_data")
@@ -66,46 +99,90 @@ rule extractor:
         f"{PROJECT}/notebooks/02_feature_extractor.ipynb",
         MODULES,
     output:
-        f"{ROOT}/{{dataset}}/extractor-{{kind}}/done.json",
+        f"{ROOT}/{{dataset}}/extractor-{{name}}/done.json",
     params:
-        folder=lambda w: f"{ROOT}/{w.dataset}/extractor-{w.kind}",
-        parameters=lambda w: f"kind={w.kind}",
-        settings=lambda w: resolved(profile.extractor(w.dataset, w.kind)),
+        folder=lambda w: f"{ROOT}/{w.dataset}/extractor-{w.name}",
+        parameters=lambda w: f"extractor={w.name}",
+        settings=lambda w: resolved(profile.extractor(w.dataset, w.name)),
     resources:
         gpu=profile.gpu,
     shell:
         command("02_feature_extractor")
 
 
-def extractor_of(wildcards) -> list[str]:
-    kind = required_extractor(wildcards.similarity)
-    return [done(profile.extractor(wildcards.dataset, kind))] if kind else []
-
-
-rule registration:
+rule tuning_run:
     input:
         f"{PROJECT}/notebooks/03_registration.ipynb",
         MODULES,
-        extractor_of,
+        lambda w: extractor_of(tuning(w)),
     output:
-        f"{ROOT}/{{dataset}}/registration/{{similarity}}/lam-{{lam}}/seed-{{seed}}/done.json",
+        f"{ROOT}/{{dataset}}/tuning/{{method}}/lam-{{lam}}/done.json",
     params:
-        folder=lambda w: f"{ROOT}/{w.dataset}/registration/{w.similarity}/lam-{w.lam}/seed-{w.seed}",
-        parameters=lambda w: f"similarity={w.similarity} lam={w.lam} seed={w.seed}",
-        settings=lambda w: resolved(
-            profile.registration(w.dataset, w.similarity, float(w.lam), seed=int(w.seed))
-        ),
+        folder=lambda w: f"{ROOT}/{w.dataset}/tuning/{w.method}/lam-{w.lam}",
+        parameters=lambda w: f"method={w.method} stage=tuning lam={w.lam}",
+        settings=lambda w: resolved(tuning(w)),
     resources:
         gpu=profile.gpu,
     shell:
         command("03_registration")
 
 
+rule tuning:
+    input:
+        f"{PROJECT}/notebooks/06_tuning.ipynb",
+        lambda w: [done(settings) for settings in profile.tunings(w.dataset)],
+    output:
+        f"{ROOT}/{{dataset}}/tuning/done.json",
+        f"{ROOT}/{{dataset}}/tuning/choice.json",
+    params:
+        folder=lambda w: f"{ROOT}/{w.dataset}/tuning",
+        parameters="",
+    shell:
+        command("06_tuning")
+
+
+rule registration:
+    input:
+        f"{PROJECT}/notebooks/03_registration.ipynb",
+        MODULES,
+        lambda w: extractor_of(trained(w)),
+        lambda w: choice_of(trained(w)),
+    output:
+        f"{ROOT}/{{dataset}}/{{stage}}/{{method}}/seed-{{seed}}/done.json",
+    params:
+        folder=lambda w: f"{ROOT}/{w.dataset}/{w.stage}/{w.method}/seed-{w.seed}",
+        parameters=lambda w: f"method={w.method} stage={w.stage} seed={w.seed}",
+        settings=lambda w: resolved(trained(w)),
+    resources:
+        gpu=profile.gpu,
+    shell:
+        command("03_registration")
+
+
+rule baseline:
+    input:
+        f"{PROJECT}/notebooks/03b_baselines.ipynb",
+        MODULES,
+        lambda w: extractor_of(profile.baseline(w.dataset, w.method)),
+    output:
+        f"{ROOT}/{{dataset}}/baseline/{{method}}/done.json",
+    params:
+        folder=lambda w: f"{ROOT}/{w.dataset}/baseline/{w.method}",
+        parameters=lambda w: f"method={w.method}",
+        settings=lambda w: resolved(profile.baseline(w.dataset, w.method)),
+    shell:
+        command("03b_baselines")
+
+
+def tested(w) -> list[str]:
+    return [done(settings) for settings in [*profile.registrations(w.dataset), *profile.baselines(w.dataset)]]
+
+
 rule evaluation:
     input:
         f"{PROJECT}/notebooks/04_evaluation.ipynb",
         MODULES,
-        lambda w: [done(settings) for settings in profile.registrations(w.dataset)],
+        tested,
     output:
         f"{ROOT}/{{dataset}}/evaluation/done.json",
     params:
@@ -115,11 +192,40 @@ rule evaluation:
         command("04_evaluation")
 
 
+rule ablations:
+    input:
+        f"{PROJECT}/notebooks/07_ablations.ipynb",
+        MODULES,
+        lambda w: [done(settings) for settings in profile.ablations(w.dataset)],
+    output:
+        f"{ROOT}/{{dataset}}/ablations/done.json",
+    params:
+        folder=lambda w: f"{ROOT}/{w.dataset}/ablations",
+        parameters="",
+    shell:
+        command("07_ablations")
+
+
+rule robustness:
+    input:
+        f"{PROJECT}/notebooks/08_robustness.ipynb",
+        MODULES,
+        lambda w: [done(settings) for settings in profile.registrations(w.dataset)],
+    output:
+        f"{ROOT}/{{dataset}}/robustness/done.json",
+    params:
+        folder=lambda w: f"{ROOT}/{w.dataset}/robustness",
+        parameters="",
+    shell:
+        command("08_robustness")
+
+
 rule figures:
     input:
         f"{PROJECT}/notebooks/05_figures.ipynb",
         f"{PROJECT}/deepsimreg/plots.py",
         f"{ROOT}/{{dataset}}/evaluation/done.json",
+        lambda w: [f"{ROOT}/{w.dataset}/{s}/done.json" for s in stages(w.dataset) if s not in ("data", "figures")],
         lambda w: [done(settings) for settings in profile.extractors(w.dataset)],
     output:
         f"{ROOT}/{{dataset}}/figures/done.json",

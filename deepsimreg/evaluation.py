@@ -189,6 +189,11 @@ def summary(
     return pd.DataFrame(rows, columns=[*by, "metric", "mean", "low", "high", "n"])
 
 
+def add_noise(image: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
+    """Image (N, C, *spatial) in [0, 1] with Gaussian noise of that standard deviation, clipped to [0, 1]."""
+    return (image + deviation * torch.randn(image.shape, generator=generator, dtype=image.dtype)).clamp(0, 1)
+
+
 @torch.no_grad()
 def loss_landscape_curves(
     image: Tensor,

@@ -21,12 +21,15 @@ from typing import Any
 
 import yaml
 
+from deepsimreg.baselines import BASELINES
 from deepsimreg.data import DATASETS, Dataset, load_dataset
 from deepsimreg.losses import SIMILARITIES, required_extractor
+from deepsimreg.models import ARCHITECTURES
 from deepsimreg.paths import EXPERIMENTS, FIGURES, PROJECT, runs_root
 from deepsimreg.training import FitSettings
 
-EXTRACTORS = ("seg", "ae")
+EXTRACTORS = ("seg", "ae")  # kinds that are trained
+FIXED_EXTRACTORS = ("vgg",)  # kinds that come with their weights
 QUICK = "quick"  # the profile whose missing runs are made where they are needed
 
 
@@ -57,24 +60,32 @@ def fit_settings(values: Mapping[str, Any]) -> FitSettings:
         try:
             typed[name] = kind(value)
         except (TypeError, ValueError):
-            raise SettingsError(f"training setting {name} is {value!r}, but must be of type {kind.__name__}") from None
-    return FitSettings(**typed)
+            typed[name] = None
+        if typed[name] is None or (kind in (int, bool) and typed[name] != value):
+            raise SettingsError(f"training setting {name} is {value!r}, but must be of type {kind.__name__}")
+    try:
+        return FitSettings(**typed)
+    except ValueError as error:
+        raise SettingsError(f"training setting {error}") from None
 
 
 @dataclass(frozen=True)
 class ExtractorSettings:
-    """A feature extractor: the U-Net (`seg`) or the autoencoder (`ae`) of a dataset."""
+    """A feature extractor: a U-Net (`seg`) or an autoencoder (`ae`)."""
 
     profile: str
     dataset: str
+    name: str  # of the extractor in the profile
     kind: str  # seg or ae
-    data: dict = field(default_factory=dict)  # options of the dataset
+    source: str = ""  # dataset that it is trained on; empty: the dataset itself
+    labels: float = 1.0  # share of the training images that are used
+    data: dict = field(default_factory=dict)  # options of the dataset that it is trained on
     network: dict = field(default_factory=dict)  # options of the network
     fit: FitSettings = field(default_factory=FitSettings)
 
     @property
     def folder(self) -> Path:
-        return runs_root() / self.profile / self.dataset / f"extractor-{self.kind}"
+        return runs_root() / self.profile / self.dataset / f"extractor-{self.name}"
 
 
 @dataclass(frozen=True)
@@ -83,24 +94,65 @@ class RegistrationSettings:
 
     profile: str
     dataset: str
-    similarity: str  # a name in SIMILARITIES
-    lam: float  # weight λ of the diffusion regulariser
+    method: str  # its name in the profile; in the stages tuning and registration that of its similarity
+    lam: float | None  # weight λ of the diffusion regulariser; None: not chosen yet
+    stage: str = "registration"  # tuning, registration or ablation
+    similarity: str = ""  # a name in SIMILARITIES
     data: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)  # options of the similarity
-    extractor: str = ""  # run folder of its feature extractor; empty: the profile's
+    extractor: str = ""  # name in the profile, or a run folder; empty: the one of the similarity's kind
+    architecture: str = "voxelmorph"
     network: dict = field(default_factory=dict)
     fit: FitSettings = field(default_factory=FitSettings)
 
     @property
     def folder(self) -> Path:
-        root = runs_root() / self.profile / self.dataset / "registration"
-        return root / self.similarity / f"lam-{self.lam:g}" / f"seed-{self.fit.seed}"
+        last = f"lam-{self.lam:g}" if self.stage == "tuning" else f"seed-{self.fit.seed}"
+        return runs_root() / self.profile / self.dataset / self.stage / self.method / last
 
 
+@dataclass(frozen=True)
+class BaselineSettings:
+    """A method that is not trained (SyN, greedy), and the values of its one tuned option."""
+
+    profile: str
+    dataset: str
+    method: str  # a name in BASELINES
+    values: tuple[float, ...]  # the best on the validation pairs is taken to the test
+    data: dict = field(default_factory=dict)
+    options: dict = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return runs_root() / self.profile / self.dataset / "baseline" / self.method
+
+
+Settings = ExtractorSettings | RegistrationSettings | BaselineSettings
+
+ANY = object()
+NETWORK = {"network": ANY, "fit": ANY}
+EXTRACTOR = NETWORK | {"kind": ANY, "source": ANY, "labels": ANY}
+METHOD = NETWORK | {"lam": ANY, "grid": ANY, "options": ANY, "extractor": ANY, "architecture": ANY}
 SECTIONS = {
-    "extractors": ("network", "fit", *EXTRACTORS),
-    "registration": ("network", "fit", "seeds", "similarities"),
+    "data": ANY,
+    "extractors": NETWORK | {"*": EXTRACTOR},
+    "registration": NETWORK | {"seeds": ANY, "tuning": ANY, "architecture": ANY, "similarities": {"*": METHOD}},
+    "ablations": {"fit": ANY, "seeds": ANY, "variants": {"*": METHOD | {"of": ANY, "group": ANY}}},
+    "baselines": {"*": {"values": ANY, "options": ANY}},
+    "robustness": {"noise": ANY, "baselines": ANY},
 }
+
+
+def _check_keys(tree: Any, schema: Any, where: str) -> None:
+    """SettingsError for a key of `tree` that `schema` does not have; "*" stands for any name."""
+    if schema is ANY or tree is None:
+        return
+    if not isinstance(tree, Mapping):
+        raise SettingsError(f"{where} is {tree!r}, but must hold settings: {', '.join(schema)}")
+    for key, value in tree.items():
+        if key not in schema and "*" not in schema:
+            raise SettingsError(f"unknown setting of {where}: '{key}'; there is: {', '.join(schema)}")
+        _check_keys(value, schema.get(key, schema.get("*")), f"{where}.{key}")
 
 
 class Profile:
@@ -115,23 +167,29 @@ class Profile:
         known("profile", name, sorted(file.stem for file in EXPERIMENTS.glob("*.yaml")))
         self.name, self.tree = name, yaml.safe_load(path.read_text()) or {}
         for dataset, sections in self.tree.items():
-            known("dataset", dataset, DATASETS)
-            for section, values in (sections or {}).items():
-                where = f"{dataset}.{section} in {path.name}"
-                known(f"section of {dataset} in {path.name}", section, ("data", *SECTIONS))
-                if section == "data":
-                    continue
-                for key in values:
-                    known(f"setting of {where}", key, SECTIONS[section])
-                for kind in EXTRACTORS:
-                    for key in values.get(kind) or {}:
-                        known(f"setting of {kind} of {where}", key, ("network", "fit"))
-                for similarity, own in values.get("similarities", {}).items():
-                    known(f"similarity of {where}", similarity, SIMILARITIES)
-                    for key in own or {}:
-                        known(f"setting of {similarity} of {where}", key, ("lam", "options", "network", "fit"))
-                    if not (own or {}).get("lam"):
-                        raise SettingsError(f"{similarity} of {where} has no λ: give lam, a list")
+            where = f"{dataset} in {path.name}"
+            _check_keys(sections, SECTIONS, where)
+            if "description" not in self._data(dataset):
+                known("dataset", dataset, DATASETS)
+            for extractor in self.extractor_names(dataset):
+                settings = self.extractor(dataset, extractor)
+                known(f"kind of extractor {extractor} of {where}", settings.kind, EXTRACTORS)
+            for method in self.methods(dataset):
+                known(f"similarity of {where}", method, SIMILARITIES)
+                own = self._method(dataset, method)
+                if "lam" not in own and not own.get("grid"):
+                    raise SettingsError(f"{method} of {where} has no λ: give lam, a number, or grid, a list")
+            for variant in self.variants(dataset):
+                base = self._variant(dataset, variant).get("of")
+                known(f"method that {variant} of {where} is a variant `of`", base, self.methods(dataset))
+            for method in self._section(dataset, "baselines"):
+                known(f"baseline of {where}", method, BASELINES)
+            for settings in [*self.registrations(dataset), *self.ablations(dataset)]:
+                known(f"architecture of {settings.method} of {where}", settings.architecture, ARCHITECTURES)
+                if settings.extractor:
+                    known(
+                        f"extractor of {settings.method} of {where}", settings.extractor, self.extractor_names(dataset)
+                    )
 
     @property
     def gpu(self) -> int:
@@ -146,64 +204,198 @@ class Profile:
         sections = self.tree[known(f"dataset of profile {self.name}", dataset, self.tree)] or {}
         return sections.get(section) or {}
 
+    def _data(self, dataset: str) -> dict:
+        return self._section(dataset, "data") if dataset in self.tree else {}
+
     def load(self, dataset: str) -> Dataset:
-        """The dataset, with the profile's options for it."""
-        return load_dataset(dataset, **self._section(dataset, "data"))
+        """The dataset, with the profile's options for it; the option `description` names the YAML of one of your own.
 
-    def similarities(self, dataset: str) -> list[str]:
-        """Names of the similarities that the profile trains on a dataset."""
-        return list(self._section(dataset, "registration").get("similarities", {}))
+        Raises:
+            SettingsError: the description has another name than the profile gives the dataset.
+        """
+        options = dict(self._data(dataset))
+        if "description" not in options:
+            return load_dataset(dataset, **options)
+        path = PROJECT / options.pop("description")
+        loaded = load_dataset(str(path), **options)
+        if loaded.name != dataset:
+            raise SettingsError(
+                f"{path} describes '{loaded.name}', profile {self.name} calls it '{dataset}': rename one"
+            )
+        return loaded
 
-    def extractor(self, dataset: str, kind: str, **changes: Any) -> ExtractorSettings:
+    # extractors
+
+    def extractor_names(self, dataset: str) -> list[str]:
+        """seg, ae and the further extractors of a dataset."""
+        return list(dict.fromkeys([*EXTRACTORS, *(set(self._section(dataset, "extractors")) - set(NETWORK))]))
+
+    def extractor(self, dataset: str, name: str, **changes: Any) -> ExtractorSettings:
         """Settings of one extractor; `changes` replace settings of its training (steps, seed, …)."""
         section = self._section(dataset, "extractors")
-        own = section.get(known("extractor", kind, EXTRACTORS)) or {}
+        own = section.get(known("extractor", name, self.extractor_names(dataset))) or {}
+        kind = own.get("kind", name)
+        same = section.get(kind) or {}  # a further extractor starts from the one of its kind
         return ExtractorSettings(
             self.name,
             dataset,
+            name,
             kind,
-            self._section(dataset, "data"),
-            section.get("network", {}) | own.get("network", {}),
-            fit_settings(section.get("fit", {}) | own.get("fit", {}) | changes),
+            own.get("source", ""),
+            float(own.get("labels", 1.0)),
+            self._data(own.get("source", dataset)),
+            section.get("network", {}) | same.get("network", {}) | own.get("network", {}),
+            fit_settings(section.get("fit", {}) | same.get("fit", {}) | own.get("fit", {}) | changes),
         )
 
+    def extractor_for(self, settings: RegistrationSettings | BaselineSettings) -> ExtractorSettings | None:
+        """The trained extractor that a method of the profile uses; None if it uses none."""
+        if isinstance(settings, BaselineSettings):
+            name = BASELINES[settings.method].extractor
+        else:
+            name = settings.extractor or required_extractor(settings.similarity)
+        return None if name in (None, *FIXED_EXTRACTORS) else self.extractor(settings.dataset, name)
+
+    def extractors(self, dataset: str) -> list[ExtractorSettings]:
+        """The extractors that the methods of a dataset need."""
+        users = [*self.registrations(dataset), *self.ablations(dataset), *self.baselines(dataset)]
+        needed = {settings.name for settings in map(self.extractor_for, users) if settings}
+        return [self.extractor(dataset, name) for name in self.extractor_names(dataset) if name in needed]
+
+    # registration networks
+
+    def methods(self, dataset: str) -> list[str]:
+        """Names of the similarities that the profile trains on a dataset."""
+        return list(self._section(dataset, "registration").get("similarities") or {})
+
+    def seeds(self, dataset: str) -> list[int]:
+        return list(self._section(dataset, "registration").get("seeds", [0]))
+
+    def _method(self, dataset: str, method: str) -> dict:
+        return (self._section(dataset, "registration").get("similarities") or {}).get(method) or {}
+
+    def grid(self, dataset: str, method: str) -> list[float]:
+        """The λ that are compared on validation; empty for a method whose λ is fixed."""
+        own = self._method(dataset, method)
+        return [] if "lam" in own else [float(lam) for lam in own.get("grid", [])]
+
+    def lam(self, dataset: str, method: str) -> float | None:
+        """λ of a method: the profile's, or the one that 06_tuning chose; None while nothing is chosen."""
+        own = self._method(dataset, method)
+        if "lam" in own:
+            return float(own["lam"])
+        path = self.choice(dataset)
+        chosen = json.loads(path.read_text()) if path.is_file() else {}
+        return chosen.get(method) if chosen.get(method) in self.grid(dataset, method) else None
+
+    def choice(self, dataset: str) -> Path:
+        """The file that holds the chosen λ of each tuned method."""
+        return runs_root() / self.name / dataset / "tuning" / "choice.json"
+
     def registration(
-        self, dataset: str, similarity: str, lam: float | None = None, **changes: Any
+        self, dataset: str, method: str, lam: float | None = None, stage: str = "registration", **changes: Any
     ) -> RegistrationSettings:
-        """Settings of one registration; `lam` None takes the first of the profile's."""
+        """Settings of one registration.
+
+        Args:
+            dataset: of the profile.
+            method: a similarity, or in the stage ablation a variant.
+            lam: None takes the profile's or the chosen one.
+            stage: tuning, registration or ablation.
+            changes: replace settings of the training (steps, seed, …).
+        """
         section = self._section(dataset, "registration")
-        known("similarity", similarity, SIMILARITIES)
-        own = section.get("similarities", {}).get(similarity, {})
+        known("stage", stage, ("tuning", "registration", "ablation"))
+        fit = section.get("fit", {}) | {"seed": self.seeds(dataset)[0]}
+        if stage == "ablation":
+            variant = self._variant(dataset, known("variant", method, self.variants(dataset)))
+            similarity = variant["of"]
+        else:
+            variant, similarity = {}, known("similarity", method, SIMILARITIES)
+        own = self._method(dataset, similarity)
+        fit |= own.get("fit", {})
+        if stage == "tuning":
+            fit |= section.get("tuning", {})
+        if stage == "ablation":
+            fit |= self._section(dataset, "ablations").get("fit", {}) | variant.get("fit", {})
         if lam is None:
-            if "lam" not in own:
-                raise SettingsError(f"profile {self.name} has no λ for {similarity} on {dataset}: give lam")
-            lam = own["lam"][0]
+            lam = float(variant["lam"]) if "lam" in variant else self.lam(dataset, similarity)
+        architecture = (
+            variant.get("architecture") or own.get("architecture") or section.get("architecture", "voxelmorph")
+        )
+        inherited = section.get("network", {}) | own.get("network", {})
         return RegistrationSettings(
             self.name,
             dataset,
+            method,
+            None if lam is None else float(lam),
+            stage,
             similarity,
-            float(lam),
-            self._section(dataset, "data"),
-            own.get("options", {}),
-            "",
-            section.get("network", {}) | own.get("network", {}),
-            fit_settings(section.get("fit", {}) | own.get("fit", {}) | changes),
+            self._data(dataset),
+            own.get("options", {}) | variant.get("options", {}),
+            variant.get("extractor", own.get("extractor", "")),
+            architecture,
+            variant.get("network", {}) if variant.get("architecture") else inherited | variant.get("network", {}),
+            fit_settings(fit | changes),
         )
 
     def registrations(self, dataset: str) -> list[RegistrationSettings]:
-        """Every similarity × λ × seed of a dataset."""
-        section = self._section(dataset, "registration")
+        """Every similarity × seed of a dataset, each with its λ."""
         return [
-            self.registration(dataset, similarity, lam, seed=seed)
-            for similarity, own in section.get("similarities", {}).items()
-            for lam in own["lam"]
-            for seed in section.get("seeds", [0])
+            self.registration(dataset, method, seed=seed)
+            for method in self.methods(dataset)
+            for seed in self.seeds(dataset)
         ]
 
-    def extractors(self, dataset: str) -> list[ExtractorSettings]:
-        """The extractors that the similarities of a dataset need."""
-        kinds = {required_extractor(name) for name in self.similarities(dataset)} - {None}
-        return [self.extractor(dataset, kind) for kind in EXTRACTORS if kind in kinds]
+    def tunings(self, dataset: str) -> list[RegistrationSettings]:
+        """Every similarity × λ of its grid, with the first seed."""
+        return [
+            self.registration(dataset, method, lam, "tuning")
+            for method in self.methods(dataset)
+            for lam in self.grid(dataset, method)
+        ]
+
+    # ablations
+
+    def variants(self, dataset: str) -> list[str]:
+        """Names of the ablations: the methods they start from, and then the variants."""
+        variants = self._section(dataset, "ablations").get("variants") or {}
+        bases = [variant.get("of") for variant in variants.values() if variant]
+        return list(dict.fromkeys([*bases, *variants]))
+
+    def _variant(self, dataset: str, name: str) -> dict:
+        """A variant's own settings; the method that others are variants of is one without changes."""
+        return (self._section(dataset, "ablations").get("variants") or {}).get(name) or {"of": name}
+
+    def ablations(self, dataset: str) -> list[RegistrationSettings]:
+        """Every variant × seed of the ablations, the methods they start from first."""
+        return [
+            self.registration(dataset, variant, stage="ablation", seed=seed)
+            for variant in self.variants(dataset)
+            for seed in self._section(dataset, "ablations").get("seeds", [0])
+        ]
+
+    def groups(self, dataset: str) -> dict[str, tuple[str, str]]:
+        """Variant → (the group it is shown in, the method it is a variant of)."""
+        values = {name: self._variant(dataset, name) for name in self.variants(dataset)}
+        return {name: (value.get("group", ""), value["of"]) for name, value in values.items()}
+
+    # methods without training, and the test with noise
+
+    def baselines(self, dataset: str) -> list[BaselineSettings]:
+        """The methods that are not trained."""
+        return [self.baseline(dataset, name) for name in self._section(dataset, "baselines")]
+
+    def baseline(self, dataset: str, method: str) -> BaselineSettings:
+        own = self._section(dataset, "baselines").get(known("baseline", method, BASELINES)) or {}
+        values = own.get("values", [BASELINES[method].value])
+        return BaselineSettings(
+            self.name, dataset, method, tuple(map(float, values)), self._data(dataset), own.get("options", {})
+        )
+
+    def noise(self, dataset: str) -> list[float]:
+        """Standard deviations of the noise that 08_robustness adds; empty: no such test."""
+        return [float(sd) for sd in self._section(dataset, "robustness").get("noise", [])]
 
     def folder(self, dataset: str, stage: str) -> Path:
         """Folder of a stage that is no training (data, evaluation, figures), made if it is missing."""
@@ -232,10 +424,9 @@ def writable(folder: Path) -> Path:
 
 def _same(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether two runs are one; a training setting that did not exist yet counts as its default."""
-    fit = dataclasses.asdict(FitSettings()) | before["settings"]["fit"]
-    return all(before.get(key) == now[key] for key in ("inputs", "data_fingerprint")) and (
-        before["settings"] | {"fit": fit} == now["settings"]
-    )
+    fit = dataclasses.asdict(FitSettings()) | before["settings"].get("fit", {})
+    settings = before["settings"] | ({"fit": fit} if "fit" in before["settings"] else {})
+    return settings == now["settings"] and all(before.get(key) == now[key] for key in ("inputs", "data_fingerprint"))
 
 
 def configuration(folder: Path) -> dict[str, Any]:
@@ -250,9 +441,11 @@ def configuration(folder: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text())
 
 
-def settings_of(folder: Path) -> ExtractorSettings | RegistrationSettings:
+def settings_of(folder: Path) -> Settings:
     """The settings of a run folder: what re-creates the run. Errors as `configuration`."""
     values = configuration(folder)["settings"]
+    if "values" in values:
+        return BaselineSettings(**values | {"values": tuple(values["values"])})
     kind = ExtractorSettings if "kind" in values else RegistrationSettings
     return kind(**values | {"fit": fit_settings(values["fit"])})
 
@@ -310,7 +503,7 @@ class Run:
 
     def __init__(
         self,
-        settings: ExtractorSettings | RegistrationSettings,
+        settings: Settings,
         dataset: Dataset,
         folder: str = "",
         inputs: Mapping[str, str] | None = None,

@@ -28,8 +28,8 @@ COLUMNS = {
 def table(dataset: str) -> str:
     """Markdown table of `figures/<dataset>/summary.csv`: mean and, for Dice, its 95 % bootstrap interval."""
     overview = pd.read_csv(FIGURES / dataset / "summary.csv")
-    tuning = pd.read_csv(FIGURES / dataset / "tuning.csv").query("chosen")
-    lams, seeds = tuning.groupby("similarity")["lam"].first(), tuning.groupby("similarity")["seed"].nunique()
+    runs = pd.read_csv(FIGURES / dataset / "runs.csv").groupby("method")
+    lams, seeds = runs["lam"].first(), runs["seed"].nunique()
     source = json.loads((FIGURES / dataset / "dice.json").read_text())
     values = overview.pivot_table(index="method", columns="metric", values=["mean", "low", "high"], sort=False)
     columns = {key: value for key, value in COLUMNS.items() if key in values["mean"]}

@@ -8,6 +8,7 @@ equal bit for bit.
 
 import csv
 import logging
+import math
 import os
 import random
 import time
@@ -30,20 +31,22 @@ from tqdm.auto import tqdm
 from deepsimreg.data.augment import Augmentation, augment_pair
 from deepsimreg.data.base import Pair, Sample
 from deepsimreg.evaluation import dice_per_class
-from deepsimreg.losses import diffusion
+from deepsimreg.losses import Alignment, Similarity, diffusion
 from deepsimreg.models import save_model
-from deepsimreg.warps import jacobian_determinant, warp_image, warp_labels
+from deepsimreg.warps import jacobian_determinant, warp_labels
 
 
 @dataclass(frozen=True)
 class FitSettings:
     """How a network is trained."""
 
-    steps: int = 300  # optimiser steps; rounded up to whole validation intervals
+    steps: int = 300  # optimiser steps; rounded up to whole validation intervals; 0 keeps the initial weights
     batch: int = 4  # samples of a batch
     accumulate: int = 1  # batches of an optimiser step
     learning_rate: float = 1e-4  # of Adam
     validate_every: int = 50  # optimiser steps between two validations
+    schedule: str = "plateau"  # of the learning rate: plateau, or cosine, which ends at 0 with the last step
+    warmup: int = 0  # steps in which the learning rate rises from 0
     plateau: int = 10  # validations without a lower loss before the learning rate drops to a tenth
     early_stopping: int = 0  # validations without a lower loss before training ends; 0: never
     gradient_clip: float = 0.0  # largest norm of a step's gradient; 0: any
@@ -53,6 +56,10 @@ class FitSettings:
     workers: int = 0  # processes that load and augment samples; what they yield does not depend on their number
     devices: int = 1  # processes; one a GPU where there are GPUs
     seed: int = 0  # of initial weights, samples and augmentation
+
+    def __post_init__(self):
+        if self.schedule not in ("plateau", "cosine"):
+            raise ValueError(f"schedule is {self.schedule!r}: choose plateau or cosine")
 
 
 class DrawnSamples(Dataset):
@@ -122,10 +129,10 @@ def to_tensors(item: Sample | Pair) -> dict[str, Tensor]:
 
 
 class Trained(lightning.LightningModule):
-    """What the three trainings share: Adam, and a learning rate that falls when the validation loss stays.
+    """What the three trainings share: Adam, and the schedule of its learning rate.
 
-    The plateau schedule is stepped here and not by Lightning, which writes its checkpoint before it steps the
-    schedule: a resumed run would miss one step.
+    The cosine schedule and the warm-up follow from the number of the step alone. The plateau schedule is stepped here
+    and not by Lightning, which writes its checkpoint before it steps the schedule: a resumed run would miss one step.
     """
 
     best_metric: str  # of validation, decides which weights are kept
@@ -142,8 +149,20 @@ class Trained(lightning.LightningModule):
         )
         return optimizer
 
+    def on_train_batch_start(self, *_) -> None:
+        step, factor = self.trainer.global_step, 1.0
+        if step < self.settings.warmup:
+            factor = (step + 1) / (self.settings.warmup + 1)
+        elif self.settings.schedule == "cosine":
+            factor = (1 + math.cos(math.pi * min(step / self.settings.steps, 1))) / 2
+        elif step > self.settings.warmup:
+            return
+        for group in self.optimizers().param_groups:
+            group["lr"] = self.settings.learning_rate * factor
+
     def on_train_epoch_end(self) -> None:
-        self.schedule.step(self.trainer.callback_metrics["validation_loss"])
+        if self.settings.schedule == "plateau":
+            self.schedule.step(self.trainer.callback_metrics["validation_loss"])
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["schedule"] = self.schedule.state_dict()
@@ -204,21 +223,21 @@ class RegistrationTraining(Trained):
 
     Args:
         network: (moving, fixed) → displacement.
-        similarity: (moved, fixed) → scalar loss D.
+        similarity: the loss D.
         lam: weight λ of the diffusion regulariser R.
         classes: number of classes of the labels.
     """
 
     best_metric, best_is_highest = "validation_dice", True
 
-    def __init__(self, network: nn.Module, similarity: nn.Module, lam: float, classes: int, settings: FitSettings):
+    def __init__(self, network: nn.Module, similarity: Similarity, lam: float, classes: int, settings: FitSettings):
         super().__init__(network, settings)
         self.similarity, self.lam, self.classes = similarity, lam, classes
 
     def terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         displacement = self.network(batch["moving"], batch["fixed"])
-        moved = warp_image(batch["moving"], displacement)
-        similarity = self.similarity(moved, batch["fixed"])
+        names = ("moving", "fixed", "moving_label", "fixed_label")
+        similarity = self.similarity.compare(Alignment(displacement=displacement, **{key: batch[key] for key in names}))
         regulariser = diffusion(displacement)
         terms = {
             "loss": similarity + self.lam * regulariser,
@@ -374,6 +393,9 @@ def fit(
         warnings.filterwarnings("ignore", message)
     lightning.seed_everything(settings.seed, verbose=False)
     module = make_module()
+    if settings.steps == 0:
+        save_model(module.network, folder / "weights.safetensors")
+        return pd.DataFrame({"step": [0]})
     every = min(settings.validate_every, settings.steps)
     epochs = -(-settings.steps // every)
     if augmentation is not None:

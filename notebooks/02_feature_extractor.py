@@ -26,10 +26,10 @@
 # %% tags=["parameters"]
 profile: str = "quick"  # which experiments/<profile>.yaml
 dataset: str = "phantom-2d"  # a dataset of that profile
-kind: str = "seg"  # seg: U-Net, cross-entropy; ae: autoencoder, mean squared error
+extractor: str = "seg"  # seg: U-Net, cross-entropy; ae: autoencoder, mean squared error; or another of the profile
 seed: int = 0  # of initial weights, samples and augmentation
 steps: int = 0  # optimiser steps; 0: the profile's
-folder: str = ""  # of the run; empty: runs/<profile>/<dataset>/extractor-<kind>
+folder: str = ""  # of the run; empty: runs/<profile>/<dataset>/extractor-<name>
 
 # %%
 from deepsimreg.notebook import check_parameters
@@ -42,11 +42,11 @@ import torch
 from deepsimreg import plots
 from deepsimreg.experiment import Profile
 from deepsimreg.models import UNet, count_parameters
-from deepsimreg.stages import extractor_training, test_extractor, train_extractor
+from deepsimreg.stages import extractor_training, train_extractor, training_data, try_extractor
 
 changes = {"seed": seed} | ({"steps": steps} if steps else {})
-settings = Profile(profile).extractor(dataset, kind, **changes)
-data = Profile(profile).load(dataset)
+settings = Profile(profile).extractor(dataset, extractor, **changes)
+data = training_data(settings, Profile(profile).load(dataset))
 
 # %% [markdown]
 # ## The network
@@ -72,8 +72,8 @@ for level, features in enumerate(network.features(data.samples("train")[0].image
 #
 # $$L_\text{seg} = -\frac{1}{P}\sum_p \log \hat y_{p, y_p} \qquad L_\text{ae} = \frac{1}{P}\sum_p (\hat I_p - I_p)^2$$
 #
-# Adam does the steps; the learning rate falls to a tenth when the validation loss stays where it is. The weights of the
-# best validation are kept. If the run's folder already holds a finished training, it is loaded; if it holds one that was
+# Adam does the steps. The learning rate falls to a tenth when the validation loss stays where it is, or follows a cosine
+# down to zero, as the profile says. The weights of the best validation are kept. If the run's folder already holds a finished training, it is loaded; if it holds one that was
 # cut off, it goes on from its last checkpoint and ends with the weights that an uninterrupted run would have.
 
 # %% tags=["nbval-ignore-output"]
@@ -92,7 +92,7 @@ plots.learning_curve(history.dropna(axis=1, how="all"))
 # (`test/`), with the grid of their originals, and as a table.
 
 # %% tags=["nbval-ignore-output"]
-table = test_extractor(network, data, run.folder / "test")
+table = try_extractor(network, data, run.folder / "test")
 table.describe().loc[["mean", "std", "min", "max"]].round(4)
 
 # %%

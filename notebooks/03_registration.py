@@ -26,12 +26,15 @@
 # %% tags=["parameters"]
 profile: str = "quick"  # which experiments/<profile>.yaml
 dataset: str = "phantom-2d"  # a dataset of that profile
-similarity: str = "deepsim-seg"  # mse, ncc, deepsim-ae or deepsim-seg
-lam: float = -1.0  # weight of the regulariser; negative: the profile's first
+method: str = (
+    "deepsim-seg"  # mse, ncc, ncc-sup, nmi, mind, vgg, deepsim-ae or deepsim-seg; in the stage ablation: a variant
+)
+stage: str = "registration"  # tuning, registration or ablation
+lam: float = -1.0  # weight of the regulariser; negative: the profile's, or the one that 06_tuning chose
 seed: int = 0  # of initial weights, samples and augmentation
 steps: int = 0  # optimiser steps; 0: the profile's
 extractor: str = ""  # run folder of the feature extractor; empty: the profile's
-folder: str = ""  # of the run; empty: runs/<profile>/<dataset>/registration/<similarity>/lam-<λ>/seed-<s>
+folder: str = ""  # of the run; empty: runs/<profile>/<dataset>/<stage>/<method>/seed-<s>
 
 # %%
 from deepsimreg.notebook import check_parameters
@@ -41,19 +44,20 @@ check_parameters(globals())
 # %%
 from dataclasses import replace
 
+import pandas as pd
 import torch
 
 from deepsimreg import plots
 from deepsimreg.experiment import Profile
-from deepsimreg.losses import diffusion
-from deepsimreg.stages import evaluate_method, similarity_of, train_registration
+from deepsimreg.losses import Alignment, diffusion
+from deepsimreg.stages import evaluate_method, similarity_of, train_registration, validation_table
 from deepsimreg.warps import jacobian_determinant, warp_image, warp_labels
 
 changes = {"seed": seed} | ({"steps": steps} if steps else {})
-settings = Profile(profile).registration(dataset, similarity, lam if lam >= 0 else None, **changes)
-settings = replace(settings, extractor=extractor)
+settings = Profile(profile).registration(dataset, method, lam if lam >= 0 else None, stage, **changes)
+if extractor:
+    settings = replace(settings, extractor=extractor)
 data = Profile(profile).load(dataset)
-print(f"{settings.similarity}, λ = {settings.lam:g}")
 
 # %% [markdown]
 # ## The similarity
@@ -62,23 +66,36 @@ print(f"{settings.similarity}, λ = {settings.lam:g}")
 # |---|---|---|
 # | `mse` | $\frac1P\sum_p (I_p - J_p)^2$ | grey values |
 # | `ncc` | $1 - \frac1P\sum_p \frac{\mathrm{cov}_w(I, J)_p^2}{\mathrm{var}_w(I)_p\,\mathrm{var}_w(J)_p}$ | grey values in a window $w$, up to brightness and contrast |
+# | `ncc-sup` | `ncc` + $\frac1P\sum_p \lVert \text{label}_I - \text{label}_J\rVert^2$ | grey values and, in training, labels |
+# | `nmi` | $2 - \frac{H(I) + H(J)}{H(I, J)}$ | how well one histogram foretells the other |
+# | `mind` | $\operatorname{mean} \lVert \text{MIND}(I) - \text{MIND}(J)\rVert^2$ | each voxel's likeness to its neighbourhood |
+# | `vgg` | as below, $F$ of a network trained on photographs | edges and textures of photographs (2D) |
 # | `deepsim-…` | $1 - \frac1L\sum_l \frac{1}{P_l}\sum_p \frac{\langle F_l(I)_p,\, F_l(J)_p\rangle}{\lVert F_l(I)_p\rVert\,\lVert F_l(J)_p\rVert}$ | what a frozen network sees, at $L = 3$ resolutions |
 #
 # The extractor of a DeepSim similarity comes from its own run ([notebook 2](02_feature_extractor.ipynb)). In the quick
 # profile it is trained here if it is missing.
 
 # %% tags=["nbval-ignore-output"]
-measure = similarity_of(settings, data)
+measure, _ = similarity_of(settings, data)
+measure = measure.eval()
 
 # %%
 pair = data.pairs("test")[0]
 moving, fixed = pair.moving.image[None], pair.fixed.image[None]
-shuffled = fixed.flip(-1)
-print(f"fixed with itself        {measure(fixed, fixed).item():.2f}")
+labels = {"moving_label": pair.moving.label[None], "fixed_label": pair.fixed.label[None]}
+still = torch.zeros(1, data.ndim, *data.shape)
+
+
+def between(image, label):
+    """The similarity of an image and the fixed one, as they are."""
+    return measure.compare(Alignment(image, fixed, still, label, labels["fixed_label"])).item()
+
+
+print(f"fixed with itself        {between(fixed, labels['fixed_label']):.2f}")
 
 # %% tags=["nbval-ignore-output"]
-print(f"moving with fixed        {measure(moving, fixed).item():.4f}")
-print(f"mirrored with fixed      {measure(shuffled, fixed).item():.4f}")
+print(f"moving with fixed        {between(moving, labels['moving_label']):.4f}")
+print(f"mirrored with fixed      {between(fixed.flip(-1), labels['fixed_label'].flip(-1)):.4f}")
 
 # %% [markdown]
 # A similarity is useful if the unregistered pair lies between the two extremes, an image with itself and two images that
@@ -90,7 +107,8 @@ print(f"mirrored with fixed      {measure(shuffled, fixed).item():.4f}")
 #
 # $$R(u) = \operatorname{mean}\,\lVert\nabla u\rVert^2,$$
 #
-# zero for a translation, and larger the more neighbours disagree. λ says what a unit of it costs.
+# zero for a translation, and larger the more neighbours disagree. λ says what a unit of it costs: the profile gives it, or
+# [06_tuning](06_tuning.ipynb) chooses it on the validation pairs.
 
 # %%
 shift = torch.full((1, data.ndim, *data.shape), 2.0)
@@ -102,6 +120,9 @@ print(f"R of a translation {diffusion(shift):.3f}, of random noise {diffusion(to
 # The paper's network predicts $u$ itself. The light profiles let it predict a stationary velocity $v$ instead and
 # integrate it by scaling and squaring, $\Phi = \exp(v)$, which does not fold in the limit of small steps (Dalca et al.
 # 2018). Batches are pairs of the training split; validation Dice decides which weights are kept.
+#
+# The same notebook trains three kinds of runs: short ones with each λ of a grid (`stage=tuning`), the ones that are tested
+# (`stage=registration`), and variants (`stage=ablation`).
 
 # %% tags=["nbval-ignore-output"]
 network, history, run = train_registration(settings, data, folder)
@@ -111,7 +132,7 @@ columns = ["train_loss", "validation_loss", "train_dice", "validation_dice", "va
 plots.learning_curve(history, columns)
 
 # %% [markdown]
-# Labels play no part in these losses. That Dice rises all the same is the evidence that the similarity pulls anatomy
+# Labels play no part in these losses (but in `ncc-sup`). That Dice rises all the same is the evidence that the similarity pulls anatomy
 # onto anatomy and not just grey onto grey; where the loss falls and Dice does not, the network fits noise.
 #
 # ## A pair, before and after
@@ -154,8 +175,8 @@ print(f"|u| up to {displacement.norm(dim=1).max():.1f} voxels, J from {jacobian.
 # %% tags=["nbval-ignore-output"]
 columns = ["dice", "dice_foreground", "folds", "sd_log_jacobian", "target_registration_error"]
 before = evaluate_method(None, data, split="validation")[columns].mean()
-after = evaluate_method(network, data, split="validation")[columns].mean()
-before.to_frame("unregistered").assign(**{settings.similarity: after}).T.round(4)
+after = pd.read_csv(validation_table(run.folder))[columns].mean()
+before.to_frame("unregistered").assign(**{run.settings.method: after}).T.round(4)
 
 # %% [markdown]
 # ## What to take away
@@ -167,5 +188,4 @@ before.to_frame("unregistered").assign(**{settings.similarity: after}).T.round(4
 # Next: [04_evaluation](04_evaluation.ipynb) puts all methods side by side.
 
 # %% tags=["nbval-ignore-output"]
-run.finish(validation=after.dropna().round(6).to_dict())
 print(run)

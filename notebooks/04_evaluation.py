@@ -30,22 +30,10 @@ check_parameters(globals())
 # %%
 from deepsimreg import plots
 from deepsimreg.experiment import Profile
-from deepsimreg.stages import choose_lam, evaluate_chosen
+from deepsimreg.stages import evaluate_all
 
 plan = Profile(profile)
 data = plan.load(dataset)
-
-# %% [markdown]
-# ## λ is chosen on validation
-#
-# Each similarity has its own exchange rate against the regulariser, so each gets the λ that gave *it* the best
-# validation Dice (the mean over its seeds). The test pairs play no part in this. A profile may hold a
-# single λ for a similarity; then nothing was chosen, and the table says so by its one row. In the quick profile, networks
-# that are missing are trained here: six small ones, about two minutes.
-
-# %% tags=["nbval-ignore-output"]
-tuning = choose_lam(plan, data)
-tuning[["similarity", "lam", "seed", "step", "validation_dice", "validation_folds", "chosen"]].round(4)
 
 # %% [markdown]
 # ## All methods on all test pairs
@@ -56,13 +44,18 @@ tuning[["similarity", "lam", "seed", "step", "validation_dice", "validation_fold
 # - **HD95**: 95th percentile of the distance between the surfaces, in mm,
 # - **folds**: share of voxels with $J \le 0$; **SD log J** over the others, the smoothness,
 # - **TRE**: mean $|u - u_\text{true}|$ in mm, where the truth is known,
-# - seconds of the network alone.
+# - seconds of the registration alone.
+#
+# Every method is at *its* λ: the profile's, or the one that [06_tuning](06_tuning.ipynb) chose on the validation pairs (for
+# SyN and greedy: the smoothing that [03b_baselines](03b_baselines.ipynb) chose). The test pairs played no part in it. In the
+# quick profile, networks that are missing are trained here: six small ones, about two minutes.
 #
 # `jacobian_variance_published`, $\sigma^2(\log|J|)$ as the authors' code computes it, is there to compare with their
 # tables only: it takes the absolute value of each finite difference and counts folded voxels as valid.
 
 # %% tags=["nbval-ignore-output"]
-results = evaluate_chosen(plan, data, tuning, reference, images)
+results = evaluate_all(plan, data, reference, images)
+results["runs"].round(4)
 
 # %% [markdown]
 # ## The table
@@ -98,12 +91,18 @@ registered = results["means"].query("method != 'unregistered'")
 plots.smoothness_against_dice(registered)
 
 # %% [markdown]
+# Where a method was tried with several λ, its validation pairs give a curve, and methods can be compared at *one* smoothness.
+
+# %% tags=["nbval-ignore-output"]
+plots.matched_smoothness(results["smoothness"])
+
+# %% [markdown]
 # ## Could it be chance?
 #
 # One-sided Wilcoxon signed-rank test on the Dice of the same pairs: is the reference method better than the other?
 # p-values are corrected for the number of tests (Holm). Cohen's d says how large the difference is against the spread of
-# the pairs. A small p with a tiny d is a sure thing that hardly matters. (Where pairs come in both directions, as in
-# hippocampus-mr, two pairs share their images, and p and the intervals are smaller than independent pairs would give.)
+# the pairs. A small p with a tiny d is a sure thing that hardly matters. Where pairs come in both directions, as in
+# hippocampus-mr, the two share their images: they count as one couple, in the intervals and in the test.
 
 # %% tags=["nbval-ignore-output"]
 results["tests"].round(4)

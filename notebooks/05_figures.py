@@ -31,8 +31,15 @@ import torch
 from deepsimreg import plots
 from deepsimreg.evaluation import loss_landscape_curves
 from deepsimreg.experiment import Profile, configuration, figures_folder, relative, run_folder, write_json
-from deepsimreg.models import load_model
-from deepsimreg.stages import evaluation_tables, extractor_of, similarity_of
+from deepsimreg.stages import (
+    ablation_tables,
+    evaluation_tables,
+    robustness_table,
+    similarity_of,
+    trained_extractor,
+    tuning_table,
+    warp_of,
+)
 from deepsimreg.warps import warp_image, warp_labels
 
 plan = Profile(profile)
@@ -41,12 +48,13 @@ target = figures_folder(profile, dataset)
 
 # %% [markdown]
 # The evaluation of this profile is the source of everything below. In the quick profile it is made if it is
-# missing: six small networks, about two minutes.
+# missing: small networks, about two minutes.
 
 # %% tags=["nbval-ignore-output"]
 tables, source = evaluation_tables(plan, data)
-tuning, means = tables["tuning"], tables["means"]
-first = tuning[tuning["chosen"]].drop_duplicates("similarity").set_index("similarity")
+runs, means, curves = tables["runs"], tables["means"], tables["smoothness"]
+networks = runs[runs["method"].isin(plan.methods(dataset))]
+first = networks.drop_duplicates("method").set_index("method")
 count = means["pair"].nunique()
 
 
@@ -89,10 +97,20 @@ save(plots.convergence(histories), "convergence", "Training and validation Dice 
 
 # %% [markdown]
 # ## λ against validation Dice
+#
+# The runs of [06_tuning](06_tuning.ipynb), and the smoothing of the methods without training.
 
 # %% tags=["nbval-ignore-output"]
-table = tuning.rename(columns={"similarity": "method", "validation_dice": "dice"})
-save(plots.tuning_curve(table), "tuning", "Validation Dice against the weight of the regulariser.")
+save(plots.tuning_curve(curves), "tuning", "Validation Dice against the weight of the regulariser.")
+
+# %% [markdown]
+# ## At matched smoothness
+#
+# Dice of the same runs against SD log J: at one smoothness, which similarity overlaps more?
+
+# %% tags=["nbval-ignore-output"]
+what = "Dice against the standard deviation of log J on the validation pairs, over the grid of each method."
+save(plots.matched_smoothness(curves), "matched-smoothness", what)
 
 # %% [markdown]
 # ## A sample
@@ -106,9 +124,8 @@ gain = (gain[first.index[-1]] - gain["unregistered"]).sort_values()
 pair = next(p for p in data.pairs("test") if p.name == gain.index[len(gain) // 2])
 moving, fixed = pair.moving.image[None], pair.fixed.image[None]
 results = {}
-for method, row in first.iterrows():
-    with torch.no_grad():
-        displacement = load_model(run_folder(row["folder"]) / "weights.safetensors")(moving, fixed)
+for method in means["method"].unique()[1:]:
+    displacement = warp_of(plan, data, method, pair)
     moved_label = warp_labels(pair.moving.label[None], displacement)
     results[method] = (warp_image(moving, displacement), moved_label, displacement)
 panel = plots.sample_panel(moving, fixed, results, pair.moving.label, pair.fixed.label, data.classes, data.colors)
@@ -118,11 +135,12 @@ save(panel, "sample", f"Test pair {pair.name}: moved image with label contours, 
 # ## What the extractors see
 
 # %% tags=["nbval-ignore-output"]
-extractors = {settings.kind: extractor_of(settings, data) for settings in plan.extractors(dataset)}
-for kind, network in extractors.items():
-    with torch.no_grad():
-        figure = plots.feature_maps(network.features(fixed))
-    display(save(figure, f"features-{kind}", f"Feature maps of the {kind} extractor on one test image."))
+for settings in plan.extractors(dataset):
+    if settings.name == settings.kind:
+        with torch.no_grad():
+            figure = plots.feature_maps(trained_extractor(settings, data).features(fixed))
+        what = f"Feature maps of the {settings.kind} extractor on one test image."
+        display(save(figure, f"features-{settings.kind}", what))
 
 # %% [markdown]
 # ## The shape of the losses
@@ -132,9 +150,36 @@ for kind, network in extractors.items():
 # losses and cannot be compared.)
 
 # %% tags=["nbval-ignore-output"]
-similarities = {name: similarity_of(plan.registration(dataset, name), data) for name in plan.similarities(dataset)}
-curves = loss_landscape_curves(fixed, similarities, max_shift=min(10, data.shape[-1] // 5))
-save(plots.loss_landscape(curves), "landscape", "Loss of one noisy patch against its shifted self.")
+similarities = {name: similarity_of(plan.registration(dataset, name), data)[0].eval() for name in plan.methods(dataset)}
+similarities = {name: measure for name, measure in similarities.items() if not measure.needs_labels}
+landscape = loss_landscape_curves(fixed, similarities, max_shift=min(10, data.shape[-1] // 5))
+save(plots.loss_landscape(landscape), "landscape", "Loss of one noisy patch against its shifted self.")
+
+# %% [markdown]
+# ## Dice per class
+
+# %% tags=["nbval-ignore-output"]
+save(plots.dice_per_class(means, data.classes), "dice-per-class", "Mean Dice of each class.")
+
+# %% [markdown]
+# ## Ablations and noise
+#
+# From [07_ablations](07_ablations.ipynb) and [08_robustness](08_robustness.ipynb), where the profile asks for them.
+
+# %% tags=["nbval-ignore-output"]
+if plan.variants(dataset):
+    ablations = ablation_tables(plan, data)
+    what = "Dice and SD log J of each variant; the line is the method it starts from."
+    display(save(plots.ablation_bars(ablations["pairs"]), "ablations", what))
+    if ablations["variants"]["labels"].nunique() > 1:
+        what = "Dice of the extractor and of the registration against the share of labelled images."
+        display(save(plots.label_fraction(ablations["variants"]), "labels", what))
+
+# %% tags=["nbval-ignore-output"]
+if plan.noise(dataset):
+    noise = robustness_table(plan, data)
+    what = "Mean Dice against the standard deviation of the noise that is added to both images."
+    display(save(plots.robustness(noise), "robustness", what))
 
 # %% [markdown]
 # ## The tables
@@ -142,10 +187,16 @@ save(plots.loss_landscape(curves), "landscape", "Loss of one noisy patch against
 # The CSV files behind the figures, every mean, and `source.json`: settings, code and data of every run behind them.
 
 # %% tags=["nbval-ignore-output"]
-for name in ("pairs", "summary", "tests", "tuning"):
+for name in ("pairs", "summary", "tests", "runs", "smoothness"):
     tables[name].to_csv(target / f"{name}.csv", index=False, float_format="%.6g")
-folders = [settings.folder for settings in plan.extractors(dataset)]
-folders += [run_folder(name) for name in tuning["folder"]]
+if plan.tunings(dataset):
+    tuning = tuning_table(plan, data)
+    tuning.to_csv(target / "tuning.csv", index=False, float_format="%.6g")
+if plan.variants(dataset):
+    ablations["variants"].to_csv(target / "ablations.csv", index=False, float_format="%.6g")
+if plan.noise(dataset):
+    noise.to_csv(target / "robustness.csv", index=False, float_format="%.6g")
+folders = [settings.folder for settings in plan.extractors(dataset)] + [run_folder(name) for name in runs["folder"]]
 write_json(target / "source.json", {relative(folder): configuration(folder) for folder in folders})
 columns = ["dice", "dice_foreground", "hd95", "folds", "sd_log_jacobian"]
 means.groupby("method", sort=False)[columns].mean().round(4)

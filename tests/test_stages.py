@@ -165,14 +165,14 @@ def test_an_extractor_for_a_similarity_that_has_none_is_refused(profile):
 
 def test_extractor_test_writes_segmentations_with_the_right_affine(volumes, tmp_path):
     data = volumes
-    table = stages.test_extractor(UNet(3, len(data.classes), **SMALL).eval(), data, tmp_path)
+    table = stages.try_extractor(UNet(3, len(data.classes), **SMALL).eval(), data, tmp_path)
     assert {"image", "dice", *[f"dice_{name}" for name in data.classes]} <= set(table)
     sample = data.samples("test")[0]
     image = nibabel.load(tmp_path / f"{sample.name}.nii.gz")
     assert image.shape == data.shape
     assert image.get_data_dtype() == np.uint8
     np.testing.assert_allclose(image.header.get_zooms(), data.spacing)
-    errors = stages.test_extractor(Autoencoder(3, 1, **SMALL).eval(), data, tmp_path / "ae")
+    errors = stages.try_extractor(Autoencoder(3, 1, **SMALL).eval(), data, tmp_path / "ae")
     assert (errors["mean_squared_error"] > 0).all()
 
 

@@ -1,30 +1,46 @@
 """Similarities and regularisers, and the one place where the name of a similarity becomes an object.
 
-A similarity is a module with forward(moved, fixed) -> scalar loss, for images (N, C, *spatial); less is more
+A similarity is a `Similarity`: forward(moved, fixed) -> scalar loss, for images (N, C, *spatial); less is more
 similar. A new one is one line in `SIMILARITIES`.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from torch import nn
-
+from deepsimreg.losses.base import Alignment, Similarity, WeightedSum
 from deepsimreg.losses.deepsim import DeepSim
+from deepsimreg.losses.mind import MIND
 from deepsimreg.losses.mse import MSE
 from deepsimreg.losses.ncc import NCC
+from deepsimreg.losses.nmi import NMI
 from deepsimreg.losses.regularisers import diffusion
+from deepsimreg.losses.supervised import SupervisedNCC
 
-__all__ = ["MSE", "NCC", "SIMILARITIES", "DeepSim", "build_similarity", "diffusion", "required_extractor"]
+__all__ = [
+    "MIND",
+    "MSE",
+    "NCC",
+    "NMI",
+    "SIMILARITIES",
+    "Alignment",
+    "DeepSim",
+    "Similarity",
+    "SupervisedNCC",
+    "WeightedSum",
+    "build_similarity",
+    "diffusion",
+    "required_extractor",
+]
 
 
 @dataclass(frozen=True)
 class Factory:
     """Makes a similarity: `loss(**options)`, or `loss(network, **options)` if it needs an extractor."""
 
-    loss: Callable[..., nn.Module]
+    loss: Callable[..., Similarity]
     extractor: str | None = None
 
-    def __call__(self, extractors: Mapping[str, object] | None = None, **options) -> nn.Module:
+    def __call__(self, extractors: Mapping[str, object] | None = None, **options) -> Similarity:
         if self.extractor is None:
             return self.loss(**options)
         if self.extractor not in (extractors or {}):
@@ -38,13 +54,17 @@ class Factory:
 SIMILARITIES: dict[str, Factory] = {
     "mse": Factory(MSE),
     "ncc": Factory(NCC),
+    "ncc-sup": Factory(SupervisedNCC),
+    "nmi": Factory(NMI),
+    "mind": Factory(MIND),
+    "vgg": Factory(DeepSim, extractor="vgg"),
     "deepsim-ae": Factory(DeepSim, extractor="ae"),
     "deepsim-seg": Factory(DeepSim, extractor="seg"),
 }
 
 
-def build_similarity(name: str, extractors: Mapping[str, object] | None = None, **options) -> nn.Module:
-    """The similarity called `name`, made with `options`; `extractors` maps "seg", "ae" to trained networks.
+def build_similarity(name: str, extractors: Mapping[str, object] | None = None, **options) -> Similarity:
+    """The similarity called `name`, made with `options`; `extractors` maps "seg", "ae", "vgg" to networks.
 
     Raises ValueError for an unknown name and for a missing extractor, TypeError for an unknown option.
     """
@@ -52,7 +72,7 @@ def build_similarity(name: str, extractors: Mapping[str, object] | None = None, 
 
 
 def required_extractor(name: str) -> str | None:
-    """Which extractor the similarity called `name` needs: "seg", "ae" or None."""
+    """Which extractor the similarity called `name` needs: "seg", "ae", "vgg" or None."""
     return _factory(name).extractor
 
 

@@ -1,7 +1,67 @@
-"""What every similarity shares: the two images live on one grid."""
+"""What every similarity shares: what it may look at, and how it is asked."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from deepsimreg.warps import warp_image
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """A batch of pairs and the displacement that is to be judged.
+
+    Images (N, C, *spatial) in [0, 1]; displacement (N, D, *spatial), voxels; labels (N, 1, *spatial), integers.
+    """
+
+    moving: Tensor
+    fixed: Tensor
+    displacement: Tensor
+    moving_label: Tensor | None = None
+    fixed_label: Tensor | None = None
+
+    @cached_property
+    def moved(self) -> Tensor:
+        """The moving image, warped."""
+        return warp_image(self.moving, self.displacement)
+
+
+class Similarity(nn.Module, ABC):
+    """A loss that falls as two images become more alike.
+
+    `forward` compares two images on one grid; `compare` may look at more than that: labels, or the displacement.
+    """
+
+    needs_labels = False
+
+    @abstractmethod
+    def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
+        """Scalar loss of two images (N, C, *spatial)."""
+
+    def compare(self, alignment: Alignment) -> Tensor:
+        """Scalar loss of an alignment."""
+        return self(alignment.moved, alignment.fixed)
+
+
+class WeightedSum(Similarity):
+    """Σ weight · similarity, as DeepSim + 0.5 NCC."""
+
+    def __init__(self, similarities: Sequence[Similarity], weights: Sequence[float]):
+        super().__init__()
+        if len(similarities) != len(weights) or not similarities:
+            raise ValueError(f"{len(similarities)} similarities and {len(weights)} weights: give one weight each")
+        self.similarities, self.weights = nn.ModuleList(similarities), tuple(weights)
+        self.needs_labels = any(similarity.needs_labels for similarity in similarities)
+
+    def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
+        return sum(w * one(moved, fixed) for w, one in zip(self.weights, self.similarities, strict=True))
+
+    def compare(self, alignment: Alignment) -> Tensor:
+        return sum(w * one.compare(alignment) for w, one in zip(self.weights, self.similarities, strict=True))
 
 
 def check_pair(moved: Tensor, fixed: Tensor) -> None:

@@ -11,23 +11,34 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from deepsimreg.losses.base import at_least_float32, check_pair
+from deepsimreg.losses.base import Alignment, Similarity, at_least_float32, check_pair
+from deepsimreg.warps import warp_image
 
 
-class DeepSim(nn.Module):
+class DeepSim(Similarity):
     """Cosine distance of deep features of two images (N, C, *spatial), in [0, 2]; 0 for identical images.
 
     extractor: any object with `.features(image)` -> one tensor (N, C_l, *spatial_l) for each level l = 1…L. A
     network is frozen in place: no gradient, and evaluation mode whatever `.train()` asks for.
     levels: the levels that count, from 1, as (1, 3); None takes all.
+    extract_before_warp: `compare` extracts the features of the moving image once, without gradient, and warps
+    them, instead of the image: the gradient runs through the warp alone (an ablation of the paper, which its
+    published code does not reach). `forward`, which has no displacement, is not changed by it.
     zero_mean: subtract from each level's features their mean over positions, image by image and channel by
     channel: what all positions have in common no longer counts as similarity (an ablation of the paper).
 
     Gradient reaches the moved image only. Where a feature vector vanishes the cosine is 0.
     """
 
-    def __init__(self, extractor, levels: Sequence[int] | None = None, zero_mean: bool = False):
+    def __init__(
+        self,
+        extractor,
+        levels: Sequence[int] | None = None,
+        zero_mean: bool = False,
+        extract_before_warp: bool = False,
+    ):
         super().__init__()
         if not callable(getattr(extractor, "features", None)):
             raise TypeError(f"extractor {type(extractor).__name__} has no method features(image) -> list of tensors")
@@ -36,6 +47,7 @@ class DeepSim(nn.Module):
         self.extractor = extractor
         self.levels = None if levels is None else tuple(levels)
         self.zero_mean = zero_mean
+        self.extract_before_warp = extract_before_warp
         if isinstance(extractor, nn.Module):
             extractor.requires_grad_(False).eval()
 
@@ -49,8 +61,16 @@ class DeepSim(nn.Module):
         check_pair(moved, fixed)
         with torch.no_grad():
             features_fixed = self._features(fixed)
-        pairs = zip(self._features(moved), features_fixed, strict=True)
-        return 1 - torch.stack([cosine(a, b).mean() for a, b in pairs]).mean()
+        return _distance(self._features(moved), features_fixed)
+
+    def compare(self, alignment: Alignment) -> Tensor:
+        if not self.extract_before_warp:
+            return self(alignment.moved, alignment.fixed)
+        check_pair(alignment.moving, alignment.fixed)
+        with torch.no_grad():
+            features_moving, features_fixed = self._features(alignment.moving), self._features(alignment.fixed)
+        moved = [warp_image(f, displacement_at(alignment.displacement, f.shape[2:])) for f in features_moving]
+        return _distance(moved, features_fixed)
 
     def _features(self, image: Tensor) -> list[Tensor]:
         features = list(self.extractor.features(image))
@@ -63,7 +83,35 @@ class DeepSim(nn.Module):
         return chosen
 
     def extra_repr(self) -> str:
-        return f"levels={self.levels}, zero_mean={self.zero_mean}"
+        return f"levels={self.levels}, zero_mean={self.zero_mean}, extract_before_warp={self.extract_before_warp}"
+
+
+def _distance(features_moved: list[Tensor], features_fixed: list[Tensor]) -> Tensor:
+    pairs = zip(features_moved, features_fixed, strict=True)
+    return 1 - torch.stack([cosine(a, b).mean() for a, b in pairs]).mean()
+
+
+def displacement_at(displacement: Tensor, shape: Sequence[int]) -> Tensor:
+    """A displacement (N, D, *spatial), voxels, on the grid of a feature level, in steps of that grid.
+
+    A level of shape ⌈spatial / r⌉, r a power of two, has its position i at the centre of the voxels r·i … r·i + r − 1,
+    as strided convolutions and pooling leave it. There u is their mean, and a step is r voxels.
+    """
+    spatial, pool = displacement.shape[2:], {4: functional.avg_pool2d, 5: functional.avg_pool3d}[displacement.ndim]
+    ratios = [_ratio(size, level) for size, level in zip(spatial, shape, strict=True)]
+    padding = [pad for size, r in zip(reversed(spatial), reversed(ratios), strict=True) for pad in (0, -size % r)]
+    pooled = pool(functional.pad(displacement, padding, mode="replicate"), ratios)
+    return pooled / torch.tensor(ratios, device=pooled.device).view(1, -1, *[1] * len(ratios))
+
+
+def _ratio(size: int, level: int) -> int:
+    """The smallest power of two r with ⌈size / r⌉ = level."""
+    ratio = 1
+    while -(-size // ratio) > level:
+        ratio *= 2
+    if -(-size // ratio) != level:
+        raise ValueError(f"a feature level of {level} positions does not divide {size} voxels by a power of two")
+    return ratio
 
 
 def cosine(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:

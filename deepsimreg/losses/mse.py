@@ -1,11 +1,11 @@
 """Mean squared error, the mean over voxels of (moved - fixed)^2: right where intensities mean the same."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from deepsimreg.losses.base import at_least_float32, check_pair
+from deepsimreg.losses.base import Similarity, at_least_float32, check_pair
 
 
-class MSE(nn.Module):
+class MSE(Similarity):
     """Mean squared difference of two images (N, C, *spatial); 0 for identical images."""
 
     def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ Source: Avants et al. 2008, Medical Image Analysis 12:26; the squared form is th
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from deepsimreg.losses.base import check_pair
+from deepsimreg.losses.base import Similarity, check_pair
+from deepsimreg.losses.box import box_mean
 
 
-class NCC(nn.Module):
+class NCC(Similarity):
     """Local NCC of two images (N, C, *spatial), each channel by itself.
 
     window: odd width in voxels along every axis; at the border a window is clipped to the image and its mean
@@ -34,9 +35,8 @@ class NCC(nn.Module):
         # A difference of means of squares cancels: float64 keeps flat regions of bright images exact.
         precise = torch.float32 if moved.device.type == "mps" else torch.float64
         i, j = moved.to(precise), fixed.to(precise)
-        voxels = _box_sum(torch.ones_like(j[:1, :1]), self.window // 2)
         mean_i, mean_j, mean_ii, mean_jj, mean_ij = (
-            _BoxSum.apply(image, self.window // 2) / voxels for image in (i, j, i * i, j * j, i * j)
+            box_mean(image, self.window // 2) for image in (i, j, i * i, j * j, i * j)
         )
         cross = mean_ij - mean_i * mean_j
         var_i = (mean_ii - mean_i * mean_i).clamp(min=self.eps)
@@ -46,32 +46,3 @@ class NCC(nn.Module):
 
     def extra_repr(self) -> str:
         return f"window={self.window}, squared={self.squared}, eps={self.eps}"
-
-
-class _BoxSum(torch.autograd.Function):
-    """Sum over the clipped window around each voxel: a symmetric linear map, so its gradient is itself."""
-
-    @staticmethod
-    def forward(ctx, image: Tensor, radius: int) -> Tensor:
-        ctx.radius = radius
-        return _box_sum(image, radius)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        return _BoxSum.apply(gradient, ctx.radius), None
-
-
-def _box_sum(image: Tensor, radius: int) -> Tensor:
-    """Sums of (N, C, *spatial) over 2 radius + 1 voxels along each axis in turn, by adding shifted copies.
-
-    Faster than a cumulative sum (which crosses the memory with a stride) and free of its cancellation.
-    """
-    for axis in range(2, image.ndim):
-        size = image.shape[axis]
-        total = image.clone()
-        for shift in range(1, min(radius, size - 1) + 1):
-            overlap = size - shift
-            total.narrow(axis, 0, overlap).add_(image.narrow(axis, shift, overlap))
-            total.narrow(axis, shift, overlap).add_(image.narrow(axis, 0, overlap))
-        image = total
-    return image

@@ -10,24 +10,26 @@ from torch import nn
 
 from deepsimreg.models.autoencoder import Autoencoder
 from deepsimreg.models.unet import UNet
+from deepsimreg.models.vgg import VGG16Features, WeightsError, load_vgg, vgg_path
 from deepsimreg.models.voxelmorph import VoxelMorph
 
 __all__ = [
+    "ARCHITECTURES",
     "MODELS",
     "Autoencoder",
     "UNet",
+    "VGG16Features",
     "VoxelMorph",
     "WeightsError",
     "count_parameters",
     "load_model",
+    "load_vgg",
     "save_model",
+    "vgg_path",
 ]
 
-MODELS = {"unet": UNet, "autoencoder": Autoencoder, "voxelmorph": VoxelMorph}
-
-
-class WeightsError(ValueError):
-    """A weight file that cannot be used; the message names the file and the remedy."""
+ARCHITECTURES = {"voxelmorph": VoxelMorph}  # of registration networks
+MODELS = {"unet": UNet, "autoencoder": Autoencoder} | ARCHITECTURES
 
 
 def save_model(model: nn.Module, path: Path) -> Path:

@@ -1,7 +1,9 @@
 """Registration network: moving and fixed image in, displacement out ("VoxelMorph, slightly modified").
 
 Sources: Balakrishnan et al., VoxelMorph (TMI 2019); Czolbe et al. (Medical Image Analysis 2023). With `diffeomorphic`
-the head predicts a stationary velocity that is integrated by scaling and squaring (Dalca et al., MICCAI 2018).
+the head predicts a stationary velocity that is integrated by scaling and squaring (Dalca et al., MICCAI 2018). With
+more than one stage, each further network looks at what the ones before it have left (Zhao et al., Recursive Cascaded
+Networks, ICCV 2019).
 """
 
 from collections.abc import Sequence
@@ -18,7 +20,7 @@ from deepsimreg.models.backbone import (
     pad_to_multiple,
     upsample,
 )
-from deepsimreg.warps import integrate
+from deepsimreg.warps import compose, integrate, warp_image
 
 
 class VoxelMorph(nn.Module):
@@ -29,6 +31,7 @@ class VoxelMorph(nn.Module):
         in_channels: channels of the two images together.
         channels, batch_norm, dropout, light: as `Backbone`.
         diffeomorphic: number of squarings of a stationary velocity; 0 predicts the displacement itself (the paper).
+        stages: networks in a row, each with weights of its own; the displacements are composed. 1: the paper.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class VoxelMorph(nn.Module):
         dropout: float = 0.0,
         light: bool = False,
         diffeomorphic: int = 0,
+        stages: int = 1,
     ):
         super().__init__()
         channels = list(channels or PAPER_CHANNELS[ndim])
@@ -51,6 +55,7 @@ class VoxelMorph(nn.Module):
             "dropout": dropout,
             "light": light,
             "diffeomorphic": diffeomorphic,
+            "stages": stages,
         }
         self.squarings = diffeomorphic
         self.backbone = Backbone(ndim, in_channels, channels, True, batch_norm, dropout, light)
@@ -59,6 +64,8 @@ class VoxelMorph(nn.Module):
         self.flow = convolution(ndim)(width, ndim, 3, padding=1)
         nn.init.normal_(self.flow.weight, std=1e-5)
         nn.init.zeros_(self.flow.bias)
+        one = self.config | {"stages": 1}
+        self.refinements = nn.ModuleList(VoxelMorph(**one) for _ in range(stages - 1))
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
         """Displacement of a pair.
@@ -69,6 +76,13 @@ class VoxelMorph(nn.Module):
         Returns:
             (N, D, *spatial), voxels, components in array axis order: moved(x) = moving(x + u(x)).
         """
+        displacement = self._look(moving, fixed)
+        for network in self.refinements:
+            displacement = compose(displacement, network(warp_image(moving, displacement), fixed))
+        return displacement
+
+    def _look(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """The displacement that this network finds on its own, without the stages after it."""
         images = pad_to_multiple(torch.cat([moving, fixed], dim=1), self.backbone.multiple)
         scale = self.backbone.out_scale
         flow = self.flow(self.head(self.backbone(images))).float()

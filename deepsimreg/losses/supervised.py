@@ -1,0 +1,41 @@
+"""NCC with labels: the correlation of grey values, and the overlap of the training labels.
+
+loss = NCC + weight · mean over classes and voxels of (warped one-hot label - fixed one-hot label)^2
+
+Source: "NCC_sup" of the DeepSim papers. Labels are needed while training, and not to register.
+"""
+
+from torch import Tensor
+
+from deepsimreg.losses.base import Alignment, Similarity
+from deepsimreg.losses.ncc import NCC
+from deepsimreg.warps import warp_one_hot
+
+
+class SupervisedNCC(Similarity):
+    """NCC of the images and mean squared error of their labels.
+
+    weight: of the labels' term. Further options as `NCC`. `compare` needs labels; `forward`, which has none, is plain
+    NCC.
+    """
+
+    needs_labels = True
+
+    def __init__(self, weight: float = 1.0, **options):
+        super().__init__()
+        self.weight, self.ncc = weight, NCC(**options)
+
+    def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
+        return self.ncc(moved, fixed)
+
+    def compare(self, alignment: Alignment) -> Tensor:
+        if alignment.moving_label is None or alignment.fixed_label is None:
+            raise ValueError("SupervisedNCC compares labels, too: give moving_label and fixed_label")
+        classes = int(max(alignment.moving_label.max(), alignment.fixed_label.max())) + 1
+        moved = warp_one_hot(alignment.moving_label, alignment.displacement, classes)
+        still = alignment.displacement.new_zeros(alignment.displacement.shape)
+        fixed = warp_one_hot(alignment.fixed_label, still, classes)
+        return self.ncc.compare(alignment) + self.weight * (moved - fixed).square().mean()
+
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}"

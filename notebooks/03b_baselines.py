@@ -1,0 +1,80 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3b · Methods without training
+#
+# A registration network guesses the warp in one look. The classical methods search it for every pair anew, step by step,
+# and need no training. They are the bar: a learned method that does not come near them has not earned its training.
+#
+# | name | what |
+# |---|---|
+# | `syn` | ANTs SyN: symmetric diffeomorphic steps along the gradient of a local correlation (Avants et al. 2008) |
+# | `syn-deepsim-…` | the same, with the deep features of both images as further channels, compared by mean squares |
+# | `greedy` | composed, Gaussian-smoothed gradient steps of a local correlation (Yushkevich et al.) |
+# | `greedy-deepsim-…` | the same, with deep features as further components |
+
+# %% [markdown]
+# ## Parameters
+
+# %% tags=["parameters"]
+profile: str = "quick"  # which experiments/<profile>.yaml
+dataset: str = "phantom-2d"  # a dataset of that profile
+method: str = "greedy"  # a baseline of that profile
+
+# %%
+from deepsimreg.notebook import check_parameters
+
+check_parameters(globals())
+
+# %%
+import pandas as pd
+
+from deepsimreg import plots
+from deepsimreg.baselines import BASELINES
+from deepsimreg.experiment import Profile
+from deepsimreg.stages import evaluate_method, run_baseline
+
+plan = Profile(profile)
+data = plan.load(dataset)
+settings = plan.baseline(dataset, method)
+print(f"{method}: {BASELINES[method].tuned}; values {', '.join(f'{v:g}' for v in settings.values)}")
+
+# %% [markdown]
+# ## One number is tuned
+#
+# What λ is to a network, a smoothing is to these methods: it says how much the warp may bend. Each value registers all
+# validation pairs; the one with the highest mean Dice is taken to the test pairs. Every pair is written as soon as it is
+# done, so a run that is cut off goes on from there.
+
+# %% tags=["nbval-ignore-output"]
+tables, run = run_baseline(settings, data)
+columns = ["dice", "dice_foreground", "folds", "sd_log_jacobian", "seconds"]
+tables["validation"].groupby("lam")[columns].mean().round(4)
+
+# %% [markdown]
+# ## The test pairs
+
+# %% tags=["nbval-ignore-output"]
+before = evaluate_method(None, data)
+tables["test"][columns].mean().to_frame(method).assign(unregistered=before[columns].mean()).T.round(4)
+
+# %% tags=["nbval-ignore-output"]
+both = [before.assign(method="unregistered"), tables["test"].assign(method=method)]
+plots.dice_boxplot(pd.concat(both))
+
+# %% [markdown]
+# ## What to take away
+#
+# - An optimiser sees only the pair in front of it and cannot be misled by what it learned, and learns nothing either.
+# - Its seconds a pair are the price: a network answers in a fraction of it, after hours of training.
+#
+# Next: [04_evaluation](04_evaluation.ipynb) puts all methods side by side.
+
+# %% tags=["nbval-ignore-output"]
+print(f"value {run.result_of(run.folder)['value']:g}, test Dice {tables['test']['dice'].mean():.3f}")

@@ -1,0 +1,78 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 8 · What noise does
+#
+# Classic losses compare grey values, and noise changes grey values. The networks are trained; now their test images get
+# Gaussian noise, clipped to [0, 1], drawn once for each pair, so that all methods see the same. Labels stay as they are.
+
+# %% [markdown]
+# ## Parameters
+
+# %% tags=["parameters"]
+profile: str = "quick"  # which experiments/<profile>.yaml
+dataset: str = "phantom-2d"  # a dataset of that profile
+
+# %%
+from deepsimreg.notebook import check_parameters
+
+check_parameters(globals())
+
+# %%
+import torch
+
+from deepsimreg import plots
+from deepsimreg.evaluation import add_noise
+from deepsimreg.experiment import Profile, write_json
+from deepsimreg.stages import evaluate_robustness
+
+plan = Profile(profile)
+data = plan.load(dataset)
+
+# %% [markdown]
+# ## What the methods get to see
+
+# %%
+image = data.pairs("test")[0].fixed.image[None]
+levels = [0.0, *plan.noise(dataset)]
+noisy = [add_noise(image, sd, torch.Generator().manual_seed(0)) for sd in levels]
+plots.image_row(noisy, [f"SD {sd:g}" for sd in levels])
+
+# %% [markdown]
+# ## Every method at every level of noise
+#
+# In the quick profile, networks that are missing are trained here.
+
+# %% tags=["nbval-ignore-output"]
+table = evaluate_robustness(plan, data)
+table.pivot_table(index="method", columns="noise", values="dice", sort=False).round(4)
+
+# %% tags=["nbval-ignore-output"]
+plots.robustness(table)
+
+# %% [markdown]
+# ## And the warps?
+#
+# A network that takes noise for structure bends the grid to follow it: the spread of $\log J$ grows.
+
+# %% tags=["nbval-ignore-output"]
+table.pivot_table(index="method", columns="noise", values="sd_log_jacobian", sort=False).round(4)
+
+# %% [markdown]
+# ## What to take away
+#
+# - The question is the slope, not the height: who loses least as noise grows?
+# - All networks were trained without the added noise; training with it would be another experiment.
+#
+# [05_figures](05_figures.ipynb) draws these results beside the others.
+
+# %% tags=["nbval-ignore-output"]
+means = table.groupby(["method", "noise"], sort=False)["dice"].mean().round(6)
+results = {f"{method} {noise:g}": value for (method, noise), value in means.items()}
+write_json(plan.folder(dataset, "robustness") / "done.json", {"dice": results})
