@@ -125,7 +125,7 @@ def greedy(
     window = "x".join([str(radius)] * ndim)
     tool.execute(
         f"-d {ndim} -m NCC {window} {inputs} -o warp -n {iterations} -s {2 * value}vox {value}vox "
-        f"-threads {torch.get_num_threads()} -V 0",
+        f"-seed 1 -threads {torch.get_num_threads()} -V 0",
         **images,
         warp=None,
     )

@@ -17,7 +17,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from deepsimreg.statistics import bootstrap_interval
+from deepsimreg.statistics import coupled_interval, couples
 from deepsimreg.warps import jacobian_determinant, warp_labels
 
 
@@ -170,10 +170,11 @@ def summary(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Mean of each metric over the pairs of each group, with its 95 % bootstrap interval.
+    """Mean of each metric over the pairs of each group, with its 95 % bootstrap interval over couples of images.
 
-    pairs: a row a pair. metrics: columns to summarise; every numeric column that is not in `by` if not given.
-    Returns a row per group and metric: the `by` columns, `metric`, `mean`, `low`, `high`, `n` (no NaN).
+    pairs: a row a pair, column `pair` its name. metrics: columns to summarise; every numeric column that is not in `by`
+    if not given. Returns a row per group and metric: the `by` columns, `metric`, `mean`, `low`, `high`, `n` (pairs
+    without NaN), `couples` (pairs in both directions count once).
     """
     by = [by] if isinstance(by, str) else list(by)
     metrics = list(metrics or pairs.select_dtypes("number").columns.difference(by, sort=False))
@@ -183,10 +184,11 @@ def summary(
     rows = []
     for group, values in pairs.groupby(by, sort=False):
         for metric in metrics:
-            low, high = bootstrap_interval(values[metric], resamples=resamples, seed=seed)
-            interval = {"mean": values[metric].mean(), "low": low, "high": high, "n": values[metric].count()}
+            low, high = coupled_interval(values, metric, resamples=resamples, seed=seed)
+            counts = {"n": values[metric].count(), "couples": len(couples(values, metric))}
+            interval = {"mean": values[metric].mean(), "low": low, "high": high} | counts
             rows.append({**dict(zip(by, group, strict=True)), "metric": metric, **interval})
-    return pd.DataFrame(rows, columns=[*by, "metric", "mean", "low", "high", "n"])
+    return pd.DataFrame(rows, columns=[*by, "metric", "mean", "low", "high", "n", "couples"])
 
 
 def add_noise(image: Tensor, deviation: float, generator: torch.Generator) -> Tensor:

@@ -177,7 +177,7 @@ class Profile:
             for method in self.methods(dataset):
                 known(f"similarity of {where}", method, SIMILARITIES)
                 own = self._method(dataset, method)
-                if "lam" not in own and not own.get("grid"):
+                if not isinstance(own.get("lam"), int | float) and not isinstance(own.get("grid"), list):
                     raise SettingsError(f"{method} of {where} has no λ: give lam, a number, or grid, a list")
             for variant in self.variants(dataset):
                 base = self._variant(dataset, variant).get("of")

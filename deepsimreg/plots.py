@@ -25,6 +25,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from deepsimreg.statistics import coupled_interval
 from deepsimreg.warps import jacobian_determinant
 
 OKABE_ITO = {
@@ -41,18 +42,39 @@ METHOD_COLORS = {
     "unregistered": "#7F7F7F",
     "mse": OKABE_ITO["orange"],
     "ncc": OKABE_ITO["sky blue"],
+    "ncc-sup": OKABE_ITO["blue"],
+    "nmi": OKABE_ITO["yellow"],
+    "mind": OKABE_ITO["reddish purple"],
+    "vgg": OKABE_ITO["black"],
     "deepsim-ae": OKABE_ITO["bluish green"],
     "deepsim-seg": OKABE_ITO["vermillion"],
+    "syn": "#4D4D4D",
+    "syn-deepsim-ae": OKABE_ITO["bluish green"],
+    "syn-deepsim-seg": OKABE_ITO["vermillion"],
+    "greedy": "#4D4D4D",
+    "greedy-deepsim-ae": OKABE_ITO["bluish green"],
+    "greedy-deepsim-seg": OKABE_ITO["vermillion"],
 }
 METHOD_NAMES = {
     "unregistered": "Unregistered",
     "mse": "MSE",
     "ncc": "NCC",
+    "ncc-sup": "NCC + labels",
+    "nmi": "NMI",
+    "mind": "MIND",
+    "vgg": "VGG",
     "deepsim-ae": "DeepSim (AE)",
     "deepsim-seg": "DeepSim (seg)",
+    "syn": "SyN",
+    "syn-deepsim-ae": "SyN + AE features",
+    "syn-deepsim-seg": "SyN + seg features",
+    "greedy": "greedy",
+    "greedy-deepsim-ae": "greedy + AE features",
+    "greedy-deepsim-seg": "greedy + seg features",
 }
+ENGINES = {"syn": ("^", (0, (4, 1.5))), "greedy": ("s", (0, (1, 1)))}  # marker and line of methods without training
 OTHER_COLORS = tuple(OKABE_ITO[name] for name in ("blue", "reddish purple", "black", "yellow"))
-MARKERS = "osD^vPX*<>"
+MARKERS = "oDvPX*<>pd"
 AXIS_NAMES = {
     "step": "Training step",
     "loss": "Loss",
@@ -121,6 +143,12 @@ def method_colors(methods: Sequence[str]) -> dict[str, str]:
     others = [method for method in dict.fromkeys(methods) if method not in METHOD_COLORS]
     spare = {method: OTHER_COLORS[i % len(OTHER_COLORS)] for i, method in enumerate(others)}
     return {method: {**spare, **METHOD_COLORS}[method] for method in methods}
+
+
+def _look(method: str, number: int) -> dict:
+    """Marker and line of a method: one of `MARKERS` and a solid line for a network, else those of its engine."""
+    marker, line = ENGINES.get(str(method).split("-")[0], (MARKERS[number % len(MARKERS)], "-"))
+    return {"marker": marker, "linestyle": line}
 
 
 def middle_slice(image, axis: int = 0, index: int | None = None) -> np.ndarray:
@@ -416,8 +444,7 @@ def smoothness_against_dice(
         panel.plot(
             points[x],
             points[y],
-            linestyle="-" if len(points) > 1 else "none",
-            marker=MARKERS[i % len(MARKERS)],
+            **_look(method, i) | ({} if len(points) > 1 else {"linestyle": "none"}),
             color=colors[method],
             markeredgecolor="white",
             markeredgewidth=0.5,
@@ -432,36 +459,165 @@ def smoothness_against_dice(
 
 
 @styled
-def tuning_curve(table: pd.DataFrame, metric: str = "dice", width: float = COLUMN) -> Figure:
-    """Validation metric against λ (log₂ axis), a line a method, its best λ ringed; rows of one λ are averaged."""
+def tuning_curve(table: pd.DataFrame, metric: str = "dice", width: float = PAGE) -> Figure:
+    """Validation metric against λ (log₂ axis), a panel a method, its best value ringed; rows of one λ are averaged."""
     means = table.groupby(["method", "lam"], sort=False)[metric].mean().reset_index().sort_values("lam")
     methods = list(table["method"].unique())
     colors = method_colors(methods)
-    figure = Picture(figsize=(width, 2.8), layout="constrained")
-    panel = figure.subplots()
-    panel.set_xscale("log", base=2)
-    for i, method in enumerate(methods):
+    columns = min(5, len(methods))
+    rows = -(-len(methods) // columns)
+    figure = Picture(figsize=(min(width, 0.4 + 1.75 * columns), 0.3 + 1.7 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for panel, method in zip(axes.flat, methods, strict=False):
         points = means[means["method"] == method]
-        marker = MARKERS[i % len(MARKERS)]
-        panel.plot(
-            points["lam"],
-            points[metric],
-            marker=marker,
-            markersize=4,
-            color=colors[method],
-            label=method_name(method),
-        )
+        panel.set_xscale("log", base=2)
+        panel.plot(points["lam"], points[metric], marker="o", markersize=4, color=colors[method])
         best = points.loc[points[metric].idxmax()]
         panel.plot(best["lam"], best[metric], "o", markersize=10, markerfacecolor="none", color=colors[method])
-    ticks = sorted(means["lam"].unique())
-    every = -(-len(ticks) // 7)
-    panel.xaxis.set_major_locator(FixedLocator(ticks[::every]))
+        ticks = sorted(points["lam"])
+        ticks = ticks[:: -(-len(ticks) // 3)]
+        panel.xaxis.set_major_locator(FixedLocator(ticks))
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.set_xticks(ticks, [f"{value:.2g}" for value in ticks])
+        panel.margins(0.15)
+        panel.set_title(method_name(method))
+        panel.set_xlabel("Smoothing" if str(method).split("-")[0] in ENGINES else "λ")
+    for panel in axes.flat[len(methods) :]:
+        panel.remove()
+    label = AXIS_NAMES.get(metric, metric)
+    for panel in axes[:, 0]:
+        panel.set_ylabel(f"Validation {label[0].lower()}{label[1:]}")
+    return figure
+
+
+@styled
+def matched_smoothness(table: pd.DataFrame, x: str = "sd_log_jacobian", y: str = "dice", width: float = PAGE) -> Figure:
+    """Dice against smoothness, a line a method through its λ, the best ringed: the upper line at one x is the better.
+
+    table: columns `method`, `lam`, x and y; rows of one method and λ are averaged.
+    """
+    means = table.groupby(["method", "lam"], sort=False)[[x, y]].mean().reset_index().sort_values("lam")
+    methods = list(table["method"].unique())
+    colors = method_colors(methods)
+    figure = Picture(figsize=(width, 3.4), layout="constrained")
+    panel = figure.subplots()
+    for i, method in enumerate(methods):
+        points = means[means["method"] == method]
+        panel.plot(
+            points[x], points[y], **_look(method, i), color=colors[method], markersize=5, label=method_name(method)
+        )
+        best = points.loc[points[y].idxmax()]
+        panel.plot(best[x], best[y], "o", markersize=11, markerfacecolor="none", color=colors[method])
+    _axis_labels(panel, x, y)
+    panel.margins(0.05)
+    _legend_below(figure, panel.get_legend_handles_labels()[0], columns=5)
+    return figure
+
+
+@styled
+def ablation_bars(pairs: pd.DataFrame, width: float = PAGE) -> Figure:
+    """Mean Dice (with its 95 % bootstrap interval) and SD log J of each variant; lines mark the method it starts from.
+
+    pairs: a row a variant and pair, columns `method` (the variant), `group`, `base`, `pair`, `dice`,
+    `sd_log_jacobian`; a method that variants start from has an empty group.
+    """
+    order = pairs.drop_duplicates("method").sort_values(["base", "group"], key=lambda c: c.fillna(""), kind="stable")
+    methods = list(order["method"])
+    means = pairs.groupby(["method", "pair"])[["dice", "sd_log_jacobian"]].mean()
+    colors = method_colors([str(base) for base in order["base"]])
+    figure = Picture(figsize=(width, 0.8 + 0.24 * len(methods)), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True, width_ratios=[1.6, 1])
+    for panel, metric in zip(axes, ("dice", "sd_log_jacobian"), strict=True):
+        for base in order["base"].unique():
+            if base in methods:
+                panel.axvline(means.loc[base][metric].mean(), color=colors[base], linewidth=0.8, linestyle=DASHED)
+        for row, (method, base) in enumerate(zip(methods, order["base"], strict=True)):
+            values = means.loc[method][metric]
+            low, high = coupled_interval(values.reset_index(), metric, resamples=2000)
+            marker = "D" if method == base else "o"
+            panel.plot([low, high], [row, row], color=colors[base], linewidth=1.2)
+            panel.plot(values.mean(), row, marker, color=colors[base], markersize=5)
+        panel.set_xlabel(AXIS_NAMES[metric])
+        panel.grid(False, axis="y")
+    names = [
+        method_name(method) if method == base else f"{group}: {method}"
+        for method, base, group in zip(methods, order["base"], order["group"], strict=True)
+    ]
+    axes[0].set_yticks(range(len(methods)), names)
+    axes[0].set_ylim(len(methods) - 0.5, -0.5)
+    return figure
+
+
+@styled
+def label_fraction(variants: pd.DataFrame, width: float = COLUMN) -> Figure:
+    """Dice of the extractor and of the registration against the share of the labelled training images.
+
+    variants: a row a variant, columns `group`, `labels` (share), `extractor_dice` and `dice`; the rows without a group
+    (the methods themselves) and those of the group `labels` are drawn.
+    """
+    shown = variants[variants["group"].fillna("").isin(["", "labels"])].dropna(subset="labels").sort_values("labels")
+    figure = Picture(figsize=(width, 2.6), layout="constrained")
+    panel = figure.subplots()
+    for column, name, color in (
+        ("extractor_dice", "extractor", OKABE_ITO["blue"]),
+        ("dice", "registration", OKABE_ITO["vermillion"]),
+    ):
+        panel.plot(shown["labels"], shown[column], "o-", color=color, label=name, markersize=4)
+    panel.set_xscale("log")
+    ticks = sorted(shown["labels"].unique())
+    panel.xaxis.set_major_locator(FixedLocator(ticks))
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.set_xticks(ticks[::every], [f"{value:.3g}" for value in ticks[::every]])
-    _axis_labels(panel, "lam", metric)
-    panel.set_ylabel(f"Validation {panel.get_ylabel()[0].lower()}{panel.get_ylabel()[1:]}")
-    panel.margins(0.08)
-    _legend_below(figure, panel.get_legend_handles_labels()[0], columns=2 if width < 5 else 5)
+    panel.set_xticks(ticks, [f"{share:.0%}" for share in ticks])
+    panel.set_xlabel("Share of labelled training images")
+    panel.set_ylabel(AXIS_NAMES["dice"])
+    panel.legend()
+    return figure
+
+
+@styled
+def robustness(table: pd.DataFrame, metric: str = "dice", width: float = PAGE) -> Figure:
+    """Mean of a metric against the SD of the added noise, a line a method; the right panel shows what noise takes away.
+
+    table: a row a method, `noise` and pair.
+    """
+    means = table.groupby(["method", "noise"], sort=False)[metric].mean().unstack("noise")
+    colors = method_colors(list(means.index))
+    figure = Picture(figsize=(width, 2.9), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for i, method in enumerate(means.index):
+        values = means.loc[method].sort_index()
+        style = _look(method, i) | {"color": colors[method], "markersize": 4}
+        axes[0].plot(values.index, values, **style, label=method_name(method))
+        axes[1].plot(values.index, values - values.iloc[0], **style)
+    label = AXIS_NAMES.get(metric, metric)
+    axes[0].set_ylabel(label)
+    axes[1].set_ylabel(f"{label}, change")
+    for panel in axes:
+        panel.set_xlabel("SD of the added noise")
+    _legend_below(figure, axes[0].get_legend_handles_labels()[0])
+    return figure
+
+
+@styled
+def dice_per_class(pairs: pd.DataFrame, classes: Sequence[str], width: float = PAGE) -> Figure:
+    """Mean Dice of each class under each method, as a table of shades with its numbers.
+
+    pairs: a row a method and pair, with columns `dice_<class>`.
+    """
+    means = pairs.groupby("method", sort=False)[[f"dice_{name}" for name in classes]].mean()
+    values = means.to_numpy().T  # (classes, methods)
+    figure = Picture(figsize=(width, 1.3 + 0.24 * len(classes)), layout="constrained")
+    panel = figure.subplots()
+    picture = panel.imshow(values, cmap="viridis", aspect="auto")
+    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    for (row, column), value in np.ndenumerate(values):
+        shown = f"{value:.2f}".lstrip("0") if np.isfinite(value) else "–"
+        panel.text(column, row, shown, ha="center", va="center", color="white" if value < middle else "black", size=7)
+    names = [method_name(method) for method in means.index]
+    panel.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    panel.set_yticks(range(len(classes)), classes)
+    panel.grid(False)
+    figure.colorbar(picture, ax=panel, label=AXIS_NAMES["dice"])
     return figure
 
 
@@ -483,8 +639,8 @@ def sample_panel(
     """One pair under every method. results: method → (moved image, moved label, displacement).
 
     Rows: the images with their own labels; the same detail of each, with the fixed labels solid and the image's
-    own dashed; the moving image, and the grid x + u(x) on it (under "Fixed": the grid at rest). crop: (rows,
-    columns) of the detail, the middle third if not given.
+    own dashed; the moving image, and the grid x + u(x) on it (under "Fixed": the grid at rest). More than eight
+    columns wrap into further triples of rows. crop: (rows, columns) of the detail, the middle third if not given.
     """
     columns = {
         "Moving": (moving, moving_label, None),
@@ -493,7 +649,12 @@ def sample_panel(
     }
     moving_plane, fixed_plane = middle_slice(moving, axis, index), middle_slice(fixed_label, axis, index)
     crop = crop or tuple(slice(size // 3, size - size // 3) for size in fixed_plane.shape)
-    figure, axes = _image_axes(3, len(columns), fixed_plane.shape, width, 0.5)
+    bands = -(-len(columns) // 8)
+    across = -(-len(columns) // bands)
+    figure, panels = _image_axes(3 * bands, across, fixed_plane.shape, width, 0.5)
+    axes = np.concatenate(np.split(panels, bands), axis=1)  # the bands side by side: (3, bands · across)
+    for panel in axes[:, len(columns) :].flat:
+        panel.remove()
     for column, (title, (image, label, displacement)) in enumerate(columns.items()):
         image, label = middle_slice(image, axis, index), middle_slice(label, axis, index)
         _show(axes[0, column], image, title)
@@ -510,7 +671,7 @@ def sample_panel(
             still = np.zeros((2, *moving_plane.shape))
             plane = still if displacement is None else middle_displacement(displacement, axis, index)
             _grid(axes[2, column], plane, grid_step or max(1, round(max(fixed_plane.shape) / 12)))
-    _row_names(axes, ("Labels", "Detail", "Grid x + u(x)"))
+    _row_names(panels, ("Labels", "Detail", "Grid x + u(x)") * bands)
     lines = [
         Line2D([], [], color="0.35", linestyle="solid", label="fixed (detail)"),
         Line2D([], [], color="0.35", linestyle=DASHED, label="this image (detail)"),

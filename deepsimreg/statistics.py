@@ -1,6 +1,8 @@
 """Are two methods different? Intervals, tests and effect sizes over the pairs of a test set.
 
-- the bootstrap percentile interval of a mean over pairs (Efron & Tibshirani, 1993);
+- the bootstrap percentile interval of a mean over pairs (Efron & Tibshirani, 1993); where pairs come in both
+directions,
+  A to B and B to A, the two are one couple and are drawn together (the cluster bootstrap, Davison & Hinkley 1997);
 - the one-sided Wilcoxon signed-rank test on values paired by image pair (Wilcoxon, 1945), with Holm's
   correction for several comparisons (Holm, 1979);
 - Cohen's d = (mean a - mean b) / s, s² = ((n_a - 1) s_a² + (n_b - 1) s_b²) / (n_a + n_b - 2) (Cohen, 1988),
@@ -22,6 +24,34 @@ EFFECT_SIZES = {
     "very small": 0.01,
     "negligible": 0.0,
 }
+
+
+def couple(pair: str) -> str:
+    """The couple of images that a pair `moving--fixed` joins: both directions have the same one."""
+    return "--".join(sorted(str(pair).split("--")))
+
+
+def couples(pairs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Sum and count of a metric (NaN left out) in each couple; columns `sum` and `count`, index the couple."""
+    values = pairs.dropna(subset=metric)
+    return values[metric].groupby(values["pair"].map(couple), sort=False).agg(["sum", "count"])
+
+
+def coupled_interval(
+    pairs: pd.DataFrame, metric: str, resamples: int = 10_000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of a metric over pairs, couples drawn as wholes.
+
+    pairs: columns `pair` (named `moving--fixed`) and the metric. With no pair in both directions it is
+    `bootstrap_interval`.
+    """
+    table = couples(pairs, metric)
+    if len(table) < 2:
+        return bootstrap_interval(pairs[metric])
+    drawn = np.random.default_rng(seed).integers(len(table), size=(resamples, len(table)))
+    means = table["sum"].to_numpy()[drawn].sum(1) / table["count"].to_numpy()[drawn].sum(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def bootstrap_interval(
@@ -105,15 +135,17 @@ def compare_methods(
 ) -> pd.DataFrame:
     """Is the reference method better than each other one? One row a method, paired by image pair.
 
-    pairs: a row per method and image pair, columns `method`, `pair` and the metric; rows that repeat both
-    (seeds) are averaged first. Columns of the answer: `method`, `n` (common pairs), `mean`, `reference_mean`,
-    `difference` (reference - method), `p` (one-sided Wilcoxon, the reference is better), `p_holm`, `d`
-    (Cohen, positive if the reference has the larger values), `effect` (its word).
+    pairs: a row per method and image pair, columns `method`, `pair` (named `moving--fixed`) and the metric; rows
+    that repeat both (seeds), and then the two directions of a couple, are averaged first. Columns of the answer:
+    `method`, `n` (common couples), `mean`, `reference_mean`, `difference` (reference - method), `p` (one-sided
+    Wilcoxon, the reference is better), `p_holm`, `d` (Cohen, positive if the reference has the larger values),
+    `effect` (its word).
     """
     missing = [column for column in ("method", pair, metric) if column not in pairs]
     if missing:
         raise ValueError(f"pairs has no column {missing}; it has {list(pairs.columns)}")
     table = pairs.pivot_table(index=pair, columns="method", values=metric, aggfunc="mean", sort=False)
+    table = table.groupby(table.index.map(couple), sort=False).mean()
     if reference not in table:
         raise ValueError(f"reference {reference!r} is not among the methods {sorted(table.columns)}")
     rows = [_compare(table, other, reference, greater_is_better) for other in table if other != reference]

@@ -39,7 +39,12 @@ def test_settings_of_a_kind_go_before_those_of_all(profile):
         {
             "phantom-2d": {
                 "extractors": {"fit": {"steps": 5, "batch": 2}, "ae": {"fit": {"steps": 7}}},
-                "registration": {"similarities": {"mse": {"lam": [0.1, 0.2]}}, "seeds": [0, 1]},
+                "registration": {
+                    "fit": {"steps": 9},
+                    "tuning": {"steps": 3},
+                    "similarities": {"mse": {"grid": [0.1, 0.2]}, "ncc": {"lam": 1}},
+                    "seeds": [0, 1],
+                },
             }
         }
     )
@@ -48,20 +53,85 @@ def test_settings_of_a_kind_go_before_those_of_all(profile):
         made.extractor("phantom-2d", "seg").fit, steps=7
     )
     runs = made.registrations("phantom-2d")
-    assert [(run.lam, run.fit.seed) for run in runs] == [(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]
-    assert made.registration("phantom-2d", "mse").lam == 0.1
+    assert [(run.method, run.lam, run.fit.seed) for run in runs] == [
+        ("mse", None, 0),
+        ("mse", None, 1),
+        ("ncc", 1.0, 0),
+        ("ncc", 1.0, 1),
+    ]
+    assert [(run.method, run.lam, run.fit.steps) for run in made.tunings("phantom-2d")] == [
+        ("mse", 0.1, 3),
+        ("mse", 0.2, 3),
+    ]
+    assert {run.fit.steps for run in runs} == {9}
+
+
+def test_the_chosen_lam_is_read_from_its_file(profile, runs):
+    made = profile({"phantom-2d": {"registration": {"similarities": {"mse": {"grid": [0.1, 0.2]}}}}})
+    choice = made.choice("phantom-2d")
+    choice.parent.mkdir(parents=True)
+    choice.write_text('{"mse": 0.2}')
+    assert made.registration("phantom-2d", "mse").lam == 0.2
+    choice.write_text('{"mse": 5}')  # of another grid
+    assert made.registration("phantom-2d", "mse").lam is None
+
+
+def test_variants_start_from_the_method_they_are_of(profile):
+    made = profile(
+        {
+            "phantom-2d": {
+                "extractors": {"fit": {"steps": 5}, "seg-few": {"kind": "seg", "labels": 0.1, "fit": {"batch": 1}}},
+                "registration": {
+                    "network": {"light": True},
+                    "similarities": {"deepsim-seg": {"lam": 2, "options": {"zero_mean": True}}},
+                },
+                "ablations": {
+                    "fit": {"steps": 7},
+                    "variants": {
+                        "level-1": {"of": "deepsim-seg", "group": "levels", "options": {"levels": [1]}},
+                        "few": {"of": "deepsim-seg", "group": "labels", "extractor": "seg-few", "lam": 1},
+                    },
+                },
+            }
+        }
+    )
+    base, few, level = made.ablations("phantom-2d")
+    assert (base.method, level.method, few.method) == ("deepsim-seg", "level-1", "few")
+    assert (base.lam, level.lam, few.lam) == (2, 2, 1)
+    assert base.options == {"zero_mean": True}
+    assert level.options == {"zero_mean": True, "levels": [1]}
+    assert {run.fit.steps for run in (base, level, few)} == {7}
+    assert made.groups("phantom-2d")["few"] == ("labels", "deepsim-seg")
+    settings = made.extractor_for(few)
+    assert (settings.name, settings.kind, settings.labels, settings.fit.steps) == ("seg-few", "seg", 0.1, 5)
+    assert [extractor.name for extractor in made.extractors("phantom-2d")] == ["seg", "seg-few"]
 
 
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
         ({"fantom": {}}, "unknown dataset 'fantom'; there is: phantom-2d"),
-        ({"phantom-2d": {"extractor": {}}}, "unknown section of phantom-2d in mine.yaml 'extractor'"),
-        ({"phantom-2d": {"extractors": {"vgg": {}}}}, "unknown setting of phantom-2d.extractors in mine.yaml 'vgg'"),
-        ({"phantom-2d": {"extractors": {"seg": {"netwrok": {}}}}}, "unknown setting of seg of .* 'netwrok'"),
+        ({"phantom-2d": {"extractor": {}}}, "unknown setting of phantom-2d in mine.yaml: 'extractor'"),
+        ({"phantom-2d": {"extractors": {"vgg": {}}}}, "unknown kind of extractor vgg of .* 'vgg'; there is: seg, ae"),
+        ({"phantom-2d": {"extractors": {"seg": {"netwrok": {}}}}}, "unknown setting of .*.extractors.seg: 'netwrok'"),
+        (
+            {"phantom-2d": {"registration": []}},
+            "phantom-2d in mine.yaml.registration is \\[\\], but must hold settings",
+        ),
+        ({"phantom-2d": {"baselines": {"elastix": {}}}}, "unknown baseline of .* 'elastix'; there is: syn"),
+        (
+            {"phantom-2d": {"ablations": {"variants": {"a": {"of": "mse"}}}}},
+            "unknown method that .* is a variant `of` 'mse'",
+        ),
         ({"phantom-2d": {"registration": {"similarities": {"ssim": {}}}}}, "unknown similarity of .* 'ssim'"),
-        ({"phantom-2d": {"registration": {"similarities": {"mse": {"lambda": 1}}}}}, "unknown setting of mse of .*"),
-        ({"phantom-2d": {"registration": {"similarities": {"mse": {}}}}}, "mse of .* has no λ: give lam, a list"),
+        (
+            {"phantom-2d": {"registration": {"similarities": {"mse": {"lambda": 1}}}}},
+            "unknown setting of .*.mse: 'lambda'",
+        ),
+        (
+            {"phantom-2d": {"registration": {"similarities": {"mse": {}}}}},
+            "mse of .* has no λ: give lam, a number, or grid, a list",
+        ),
     ],
 )
 def test_a_name_that_nothing_reads_is_an_error(profile, tree, message):
@@ -73,13 +143,17 @@ def test_unknown_names_are_errors_that_list_what_there_is():
     quick = Profile("quick")
     with pytest.raises(SettingsError, match="unknown profile 'fast'; there is: cpu"):
         Profile("fast")
-    with pytest.raises(SettingsError, match=r"unknown similarity 'ssim'; there is: mse, ncc, deepsim-ae, deepsim-seg"):
+    with pytest.raises(SettingsError, match=r"unknown similarity 'ssim'; there is: mse, ncc, ncc-sup, nmi, mind"):
         quick.registration("phantom-2d", "ssim")
     with pytest.raises(SettingsError, match=r"unknown training setting 'step'; there is: steps, batch"):
         quick.extractor("phantom-2d", "seg", step=3)
     with pytest.raises(SettingsError, match="training setting steps is 'many', but must be of type int"):
         quick.extractor("phantom-2d", "seg", steps="many")
     assert quick.extractor("phantom-2d", "seg", learning_rate="1e-3").fit.learning_rate == 1e-3  # YAML's 1e-3 is text
+    with pytest.raises(SettingsError, match=r"training setting steps is 2.5, but must be of type int"):
+        quick.extractor("phantom-2d", "seg", steps=2.5)
+    with pytest.raises(SettingsError, match="schedule is 'linear': choose plateau or cosine"):
+        quick.extractor("phantom-2d", "seg", schedule="linear")
     with pytest.raises(SettingsError, match="unknown extractor 'vgg'"):
         quick.extractor("phantom-2d", "vgg")
     with pytest.raises(SettingsError, match="unknown dataset of profile quick 'brain'"):
@@ -98,7 +172,7 @@ def test_run_writes_its_configuration_and_end(runs):
     run.finish(best={"step": 3})
     run.finish(test={"dice": 0.5})
     assert Run.result_of(run.folder) == {"best": {"step": 3}, "test": {"dice": 0.5}}
-    assert str(run) == "runs/quick/phantom-2d/registration/mse/lam-" + f"{settings.lam:g}/seed-0: best step 3"
+    assert str(run) == "runs/quick/phantom-2d/registration/mse/seed-0: best step 3"
 
 
 def test_run_of_the_same_settings_goes_on_and_of_others_starts_anew(runs, capsys):
@@ -145,7 +219,8 @@ def test_provenance_is_that_of_the_first_sitting(runs, monkeypatch):
 def test_settings_come_back_from_a_run_folder(runs):
     for settings in (
         Profile("quick").extractor("phantom-2d", "ae"),
-        Profile("quick").registration("phantom-2d", "ncc"),
+        Profile("quick").registration("phantom-2d", "ncc", 0.3, "tuning"),
+        Profile("quick").baseline("phantom-2d", "greedy"),
     ):
         run = Run(settings, load_dataset("phantom-2d", **TINY))
         assert experiment.settings_of(run.folder) == settings

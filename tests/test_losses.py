@@ -1,21 +1,31 @@
 """Losses against their definitions, written as loops in float64."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from deepsimreg.losses import (
+    MIND,
     MSE,
     NCC,
+    NMI,
     SIMILARITIES,
+    Alignment,
     DeepSim,
+    SupervisedNCC,
+    WeightedSum,
     build_similarity,
     diffusion,
     required_extractor,
 )
+from deepsimreg.losses.deepsim import displacement_at
+from deepsimreg.models import UNet
+from deepsimreg.warps import warp_image, warp_one_hot
 
 SHAPES = [(11, 14), (7, 8, 9)]
 each_rank = pytest.mark.parametrize("shape", SHAPES, ids=["2d", "3d"])
@@ -284,7 +294,7 @@ def test_diffusion_of_a_translation_and_of_a_stretch(shape):
 
 
 def test_registry_builds_what_it_names():
-    encoders = {"seg": TinyEncoder(2), "ae": TinyEncoder(2)}
+    encoders = {"seg": TinyEncoder(2), "ae": TinyEncoder(2), "vgg": TinyEncoder(2)}
     moved, fixed = pair((16, 16))
     for name in SIMILARITIES:
         assert build_similarity(name, encoders)(moved, fixed).item() > 0
@@ -304,3 +314,109 @@ def test_registry_errors_say_what_to_do():
         build_similarity("deepsim-seg", {"ae": TinyEncoder(2)})
     with pytest.raises(TypeError, match="windw"):
         build_similarity("ncc", windw=5)
+
+
+def alignment(shape, dtype=torch.float64, size=0.0, seed=0):
+    """A random pair, its labels, and a smooth displacement of up to `size` voxels."""
+    generator = torch.Generator().manual_seed(seed)
+    moving, fixed = (torch.rand(1, 1, *shape, generator=generator, dtype=dtype) for _ in range(2))
+    labels = [torch.randint(3, (1, 1, *shape), generator=generator) for _ in range(2)]
+    coarse = torch.rand(1, len(shape), *[3] * len(shape), generator=generator, dtype=dtype) * 2 - 1
+    mode = ["bilinear", "trilinear"][len(shape) - 2]
+    displacement = size * functional.interpolate(coarse, shape, mode=mode, align_corners=True)
+    return Alignment(moving, fixed, displacement, *labels)
+
+
+@each_rank
+def test_every_similarity_compares_what_it_would_after_the_warp(shape):
+    pairs = alignment(shape, size=1.5)
+    for loss in (MSE(), NCC(), NMI().eval(), MIND(), DeepSim(TinyEncoder(len(shape)).double())):
+        assert loss.compare(pairs) == loss(warp_image(pairs.moving, pairs.displacement), pairs.fixed)
+
+
+@each_rank
+def test_supervised_ncc_by_definition(shape):
+    pairs = alignment(shape, size=1.5)
+    moved, fixed = (
+        warp_one_hot(label, u, 3)
+        for label, u in (
+            (pairs.moving_label, pairs.displacement),
+            (pairs.fixed_label, torch.zeros_like(pairs.displacement)),
+        )
+    )
+    expected = NCC().compare(pairs) + 0.5 * ((moved - fixed) ** 2).mean()
+    assert SupervisedNCC(weight=0.5).compare(pairs).item() == pytest.approx(expected.item(), abs=1e-12)
+    assert SupervisedNCC().needs_labels
+
+
+def test_the_gradient_of_the_labels_reaches_the_displacement():
+    pairs = alignment((16, 16), size=1.0)
+    flat = replace(pairs, moving=torch.zeros_like(pairs.moving), displacement=pairs.displacement.requires_grad_())
+    SupervisedNCC().compare(flat).backward()
+    assert pairs.displacement.grad.abs().max() > 0
+    with pytest.raises(ValueError, match="give moving_label and fixed_label"):
+        SupervisedNCC().compare(replace(pairs, fixed_label=None))
+
+
+def test_weighted_sum():
+    pairs = alignment((16, 16), size=1.0)
+    both = WeightedSum([MSE(), SupervisedNCC()], [2, 0.5])
+    expected = 2 * MSE().compare(pairs) + 0.5 * SupervisedNCC().compare(pairs)
+    assert both.compare(pairs) == expected
+    assert both.needs_labels
+    assert not WeightedSum([MSE(), NCC()], [1, 1]).needs_labels
+    with pytest.raises(ValueError, match="2 similarities and 1 weights"):
+        WeightedSum([MSE(), NCC()], [1])
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (17, 23), (8, 16, 8), (9, 11, 13)], ids=str)
+def test_extract_before_warp_without_displacement_is_warp_before_extract(shape):
+    pairs = alignment(shape)
+    usual = DeepSim(UNet(len(shape), 2, channels=[4, 5, 6], light=True).double())
+    other = DeepSim(usual.extractor, extract_before_warp=True)
+    assert other.compare(pairs).item() == pytest.approx(usual.compare(pairs).item(), abs=1e-9)
+    assert other(pairs.moving, pairs.fixed) == usual(pairs.moving, pairs.fixed)
+
+
+@pytest.mark.parametrize("shape", [(17, 24), (9, 8, 11)], ids=["2d", "3d"])
+def test_gradient_of_extract_before_warp_runs_through_the_warp_alone(shape):
+    pairs = alignment(shape, size=1.3)
+    loss = DeepSim(UNet(len(shape), 2, channels=[4, 5, 6], light=True).double(), extract_before_warp=True)
+    moving, displacement = pairs.moving.requires_grad_(), pairs.displacement.requires_grad_()
+    loss.compare(pairs).backward()
+    assert moving.grad is None
+    direction = torch.randn(displacement.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    step = 1e-6
+    with torch.no_grad():
+        ahead, behind = (
+            loss.compare(replace(pairs, displacement=displacement + sign * step * direction)) for sign in (1, -1)
+        )
+    change = (ahead - behind) / (2 * step)
+    assert (displacement.grad * direction).sum().item() == pytest.approx(change.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(96, 32), (96, 16, 16)], ids=["2d", "3d"])
+def test_extract_before_warp_undoes_a_known_shift_at_every_level(shape):
+    """Features move by 8 / 2, 8 / 4 and 8 / 8 steps: steps of their own grids."""
+    network = UNet(len(shape), 2, channels=[4, 5, 6], light=True).double()
+    large = torch.rand(1, 1, shape[0] + 8, *shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    fixed, moving = large[:, :, 8:], large[:, :, :-8]  # fixed(x) = moving(x + 8)
+    for level in (1, 2, 3):
+        shift = torch.zeros(1, len(shape), *shape, dtype=torch.float64)
+        shift[:, 0] = 8
+        inside = slice(32, shape[0] - 36)  # positions whose receptive field is inside both images
+        a, b = (network.features(image)[level - 1] for image in (moving, fixed))
+        moved = warp_image(a, displacement_at(shift, a.shape[2:]))
+        part = slice(inside.start // 2**level, inside.stop // 2**level)
+        torch.testing.assert_close(moved[:, :, part], b[:, :, part], atol=1e-9, rtol=0)
+
+
+def test_displacement_on_the_grid_of_a_level():
+    x = torch.arange(13.0)
+    linear = torch.stack(torch.meshgrid(0.1 * x, 0.3 * x[:8], indexing="ij"))[None]  # u at x is (0.1 x_0, 0.3 x_1)
+    level = displacement_at(linear, (4, 2))
+    centres = 4 * torch.arange(4.0) + 1.5
+    torch.testing.assert_close(level[0, 0, :3, 0], 0.1 * centres[:3] / 4)
+    torch.testing.assert_close(level[0, 1, 0], 0.3 * centres[:2] / 4)
+    with pytest.raises(ValueError, match="does not divide 13 voxels by a power of two"):
+        displacement_at(linear, (6, 4))

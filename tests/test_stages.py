@@ -18,13 +18,29 @@ FIT = {"steps": 4, "batch": 2, "validate_every": 2}
 TREE = {
     "phantom-2d": {
         "data": {"shape": [32, 32], "train": 3, "validation": 2, "test": 2},
-        "extractors": {"network": SMALL, "fit": FIT},
+        "extractors": {
+            "network": SMALL,
+            "fit": FIT,
+            "seg-random": {"kind": "seg", "fit": {"steps": 0}},
+            "seg-few": {"kind": "seg", "labels": 0.4},
+        },
         "registration": {
             "network": SMALL,
             "fit": FIT,
             "seeds": [0, 1],
-            "similarities": {"mse": {"lam": [0.1, 1]}, "deepsim-ae": {"lam": [1]}, "deepsim-seg": {"lam": [1]}},
+            "tuning": {"steps": 2},
+            "similarities": {"mse": {"grid": [0.1, 1]}, "deepsim-ae": {"lam": 1}, "deepsim-seg": {"lam": 1}},
         },
+        "ablations": {
+            "fit": {"steps": 2},
+            "variants": {
+                "level-1": {"of": "deepsim-seg", "group": "levels", "options": {"levels": [1]}},
+                "random": {"of": "deepsim-seg", "group": "features", "extractor": "seg-random"},
+                "few": {"of": "deepsim-seg", "group": "labels", "extractor": "seg-few"},
+            },
+        },
+        "baselines": {"greedy": {"values": [0.7, 1]}},
+        "robustness": {"noise": [0.1]},
     }
 }
 
@@ -50,39 +66,101 @@ def test_the_paper_from_extractor_to_tables(profile):
     plan = profile()
     data = plan.load("phantom-2d")
     tables, folder = stages.evaluation_tables(plan, data)
-    assert set(tables["pairs"]["method"]) == {"unregistered", "mse", "deepsim-ae", "deepsim-seg"}
-    assert len(tables["pairs"]) == 2 * (1 + 3 * 2)  # pairs × (unregistered + similarities × seeds)
-    assert tables["tuning"].groupby("similarity")["chosen"].sum().to_dict() == {
-        "mse": 2,
-        "deepsim-ae": 2,
-        "deepsim-seg": 2,
-    }
+    assert set(tables["pairs"]["method"]) == {"unregistered", "mse", "deepsim-ae", "deepsim-seg", "greedy"}
+    assert len(tables["pairs"]) == 2 * (1 + 3 * 2 + 1)  # pairs × (unregistered + similarities × seeds + greedy)
+    assert len(tables["runs"]) == 3 * 2 + 1
+    assert tables["smoothness"].groupby("method").size().to_dict() == {"greedy": 2, "mse": 2}
     again, _ = stages.evaluation_tables(plan, data)
     pd.testing.assert_frame_equal(again["means"], tables["means"], check_dtype=False)
-    assert {path.stem for path in folder.glob("*.csv")} == {"pairs", "means", "summary", "tests", "tuning"}
+    assert {path.stem for path in folder.glob("*.csv")} == {"pairs", "means", "summary", "tests", "runs", "smoothness"}
     images = list((folder / "mse" / "seed-1").glob("*-label.tif"))
     assert len(images) == 2
     assert tifffile.imread(images[0]).shape == (32, 32)
 
 
-def test_lam_is_chosen_by_validation_dice_over_seeds(profile):
-    section = TREE["phantom-2d"]["registration"] | {"similarities": {"mse": {"lam": [0.1, 1]}}}
-    plan = profile("lab", {"phantom-2d": TREE["phantom-2d"] | {"registration": section}})
-    for settings, dice in zip(plan.registrations("phantom-2d"), [0.9, 0.5, 0.8, 0.8], strict=True):
-        experiment.Run(settings, plan.load("phantom-2d")).finish(best={"validation_dice": dice}, seconds=1)
-    table = stages.choose_lam(plan, plan.load("phantom-2d"))
-    assert table[table["chosen"]]["lam"].tolist() == [1.0, 1.0]
+def test_lam_is_chosen_by_validation_dice(profile):
+    plan = profile()
+    data = plan.load("phantom-2d")
+    stages.tune(plan, data)
+    for settings, dice in zip(plan.tunings("phantom-2d"), [0.5, 0.9], strict=True):
+        table = pd.read_csv(stages.validation_table(settings.folder)).assign(dice=dice)
+        table.to_csv(stages.validation_table(settings.folder), index=False)
+    assert stages.tune(plan, data).query("chosen")["lam"].tolist() == [1.0]
+    assert plan.registration("phantom-2d", "mse").lam == 1.0
+    _, folder = stages.trained_registration(plan.registration("phantom-2d", "mse", seed=1), data)
+    assert experiment.settings_of(folder).lam == 1.0
+    assert len(pd.read_csv(stages.validation_table(folder))) == 2
+
+
+def test_ablations_and_noise(profile):
+    plan = profile()
+    data = plan.load("phantom-2d")
+    variants = stages.ablation_tables(plan, data)["variants"].set_index("method")
+    assert list(variants.index) == ["deepsim-seg", "few", "level-1", "random"]
+    assert variants.loc["few", "labels"] == 0.4
+    assert variants["extractor_dice"].notna().all()
+    trained = stages.load_model(plan.extractor("phantom-2d", "seg-few").folder / "weights.safetensors")
+    initial = stages.load_model(plan.extractor("phantom-2d", "seg-random").folder / "weights.safetensors")
+    assert not torch.equal(trained.head[-1].bias, initial.head[-1].bias)
+    noise = stages.robustness_table(plan, data)
+    assert set(noise["noise"]) == {0.0, 0.1}
+    assert set(noise["method"]) == {"unregistered", "mse", "deepsim-ae", "deepsim-seg"}
+    still = noise.query("method == 'unregistered'").groupby("noise")["dice"].mean()
+    assert still[0.0] == still[0.1]  # noise is in the images, not in the labels
+
+
+def test_a_smaller_share_of_the_labels_is_part_of_a_larger_one():
+    samples = list(range(20))
+    few, more = (list(stages._share(samples, share)) for share in (0.1, 0.5))
+    assert len(few) == 2
+    assert set(few) < set(more)
+    assert stages._share(samples, 1.0) is samples
+    with pytest.raises(SettingsError, match="labels is 0: give a share"):
+        stages._share(samples, 0)
+
+
+def test_a_baseline_that_was_cut_off_goes_on(profile):
+    plan = profile()
+    data = plan.load("phantom-2d")
+    tables, run = stages.run_baseline(plan.baseline("phantom-2d", "greedy"), data)
+    for path in run.folder.glob("*.csv"):
+        table = pd.read_csv(path)
+        if path.name.startswith("test"):
+            table.iloc[:1].assign(dice=0.123).to_csv(path, index=False)  # one pair was done when it was killed
+    again, _ = stages.run_baseline(plan.baseline("phantom-2d", "greedy"), data)
+    assert again["test"]["dice"].iloc[0] == 0.123  # not registered again
+    assert again["test"]["dice"].iloc[1] == tables["test"]["dice"].iloc[1]
+    images = list((run.folder / "test").glob("*-label.tif"))
+    assert len(images) == 2
+
+
+def test_the_warp_of_a_pair_is_that_of_the_evaluation(profile):
+    plan = profile()
+    data = plan.load("phantom-2d")
+    tables, _ = stages.evaluation_tables(plan, data)
+    pair = data.pairs("test")[0]
+    for method in ("mse", "greedy"):
+        displacement = stages.warp_of(plan, data, method, pair)
+        label = stages.warp_labels(pair.moving.label[None], displacement)
+        row = tables["pairs"].query("method == @method and pair == @pair.name").iloc[0]
+        assert (label == pair.fixed.label[None]).double().mean() == pytest.approx(row["pixel_accuracy"])
 
 
 def test_other_profiles_say_what_is_missing(profile):
     plan = profile("lab")
     data = plan.load("phantom-2d")
-    with pytest.raises(SettingsError, match=r"extractor-seg: no finished extractor; make paper PROFILE=lab"):
+    with pytest.raises(SettingsError, match=r"extractor-seg: no finished run; make paper PROFILE=lab"):
         stages.train_registration(plan.registration("phantom-2d", "deepsim-seg"), data)
+    with pytest.raises(SettingsError, match="λ of mse on phantom-2d has not been chosen: make paper PROFILE=lab"):
+        stages.train_registration(plan.registration("phantom-2d", "mse"), data)
     with pytest.raises(SettingsError, match="no finished run"):
-        stages.choose_lam(plan, data)
+        stages.tune(plan, data)
+    with pytest.raises(SettingsError, match=r"no tuning.csv; make paper PROFILE=lab makes it"):
+        stages.tuning_table(plan, data)
     with pytest.raises(SettingsError, match="no finished run"):
         stages.evaluation_tables(plan, data)
+    with pytest.raises(SettingsError, match=r"no variants.csv|no pairs.csv"):
+        stages.ablation_tables(plan, data)
 
 
 def test_a_finished_training_is_loaded_and_not_repeated(profile):
@@ -121,15 +199,14 @@ def test_a_run_that_the_profile_does_not_describe_is_refused(profile):
     data = plan.load("phantom-2d")
     other = plan.extractor("phantom-2d", "seg", steps=2)
     stages.train_extractor(other, data, str(other.folder))
-    with pytest.raises(SettingsError, match="was trained with other settings than profile lab has"):
-        stages.extractor_of(plan.extractor("phantom-2d", "seg"), data)
+    with pytest.raises(SettingsError, match="was made with other settings than profile lab has"):
+        stages.trained_extractor(plan.extractor("phantom-2d", "seg"), data)
 
 
 def test_unknown_reference_method_is_refused_before_the_work(profile):
     plan = profile()
-    tuning = pd.DataFrame({"similarity": ["mse"], "chosen": [True]})
-    with pytest.raises(SettingsError, match="unknown reference method 'sny'; there is: mse"):
-        stages.evaluate_chosen(plan, plan.load("phantom-2d"), tuning, reference="sny")
+    with pytest.raises(SettingsError, match=r"unknown reference method 'sny'; there is: .*, unregistered"):
+        stages.evaluate_all(plan, plan.load("phantom-2d"), reference="sny")
 
 
 def test_a_training_whose_end_mark_is_lost_is_not_repeated(profile):
@@ -149,7 +226,8 @@ def test_a_registration_takes_the_extractor_run_it_is_given(profile, tmp_path):
     data = plan.load("phantom-2d")
     _, _, run = stages.train_extractor(plan.extractor("phantom-2d", "seg", seed=5), data, tmp_path / "mine")
     settings = plan.registration("phantom-2d", "deepsim-seg")
-    similarity = stages.similarity_of(replace(settings, extractor=str(run.folder)), data)
+    similarity, inputs = stages.similarity_of(replace(settings, extractor=str(run.folder)), data)
+    assert len(inputs["extractor"]) == 16
     assert torch.equal(similarity.extractor.head[-1].bias, stages.load_model(run.weights).head[-1].bias)
     wrong = plan.registration("phantom-2d", "deepsim-ae")
     with pytest.raises(WeightsError, match="holds weights of UNet, but Autoencoder is needed"):

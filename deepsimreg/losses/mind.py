@@ -53,7 +53,7 @@ class MIND(Similarity):
         distances = box_mean(torch.cat([(a - b).square() for a, b in pairs], dim=1), self.radius)
         distances = distances - distances.amin(1, keepdim=True)
         variance = distances.mean(1, keepdim=True)
-        typical = variance.mean(dim=tuple(range(1, image.ndim)), keepdim=True).detach()
+        typical = variance.mean(dim=tuple(range(1, image.ndim)), keepdim=True)
         floor = torch.finfo(variance.dtype).eps
         variance = torch.minimum(torch.maximum(variance, (1e-3 * typical).clamp(min=floor)), 1e3 * typical + floor)
         return torch.exp(-distances / variance)

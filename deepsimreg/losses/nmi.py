@@ -3,8 +3,9 @@
 loss = 2 - (H(I) + H(J)) / H(I, J)          in [0, 1]
 
 H are the entropies of the grey values and of their joint histogram. The histogram is smooth, so that it has a gradient:
-each value counts in all bins by a Gaussian of its distance to the bin (a Parzen window), normalised to one. 0 if each
-grey value of one image belongs to exactly one bin of the other, 1 if they are independent.
+each value counts in all bins by a Gaussian of its distance to the bin (a Parzen window), normalised to one. Near
+0 if each grey value of one image belongs to one bin of the other (the windows overlap, which leaves a rest), 1 if they
+are independent.
 Source: Studholme et al. 1999, Pattern Recognition 32:71; the Gaussian window with a width of one bin (full width at
 half maximum), 64 bins and a tenth of the voxels are those of the DeepSim papers.
 """

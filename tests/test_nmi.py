@@ -1,0 +1,108 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from deepsimreg.losses import NMI
+
+SHAPES = [(9, 11), (5, 6, 7)]
+each_rank = pytest.mark.parametrize("shape", SHAPES, ids=["2d", "3d"])
+
+
+def nmi_by_definition(i, j, bins):
+    """2 - (H(I) + H(J)) / H(I, J) in float64, a voxel and a bin at a time."""
+    deviation = 1 / bins / (2 * math.sqrt(2 * math.log(2)))  # full width at half maximum: one bin
+    joint = np.zeros((bins, bins))
+    for a, b in zip(i.ravel(), j.ravel(), strict=True):
+        shares = []
+        for value in (a, b):
+            weights = [math.exp(-(((value - (k + 0.5) / bins) / deviation) ** 2) / 2) for k in range(bins)]
+            shares.append([weight / sum(weights) for weight in weights])
+        joint += np.outer(*shares) / i.size
+
+    def entropy(probabilities):
+        return -sum(p * math.log(p) for p in probabilities.ravel() if p > 0)
+
+    return 2 - (entropy(joint.sum(0)) + entropy(joint.sum(1))) / entropy(joint)
+
+
+def images(shape, count=2, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(1, 1, *shape, generator=generator, dtype=dtype) for _ in range(count)]
+
+
+@each_rank
+@pytest.mark.parametrize("bins", [8, 64])
+def test_nmi_by_definition(shape, bins):
+    i, j = images(shape)
+    expected = nmi_by_definition(i.numpy(), j.numpy(), bins)
+    assert NMI(bins, fraction=1)(i, j).item() == pytest.approx(expected, abs=1e-10)
+    assert NMI(bins, fraction=1)(i.float(), j.float()).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_nmi_is_the_mean_over_the_batch():
+    a, b, c, d = images((9, 11), count=4)
+    both = NMI(fraction=1)(torch.cat([a, b]), torch.cat([c, d]))
+    assert both.item() == pytest.approx((NMI(fraction=1)(a, c) + NMI(fraction=1)(b, d)).item() / 2)
+
+
+def test_nmi_does_not_care_for_the_sign_of_the_contrast():
+    i, j = images((40, 40))
+    assert NMI(fraction=1)(1 - i, j).item() == pytest.approx(NMI(fraction=1)(i, j).item(), abs=1e-9)
+
+
+def test_values_in_the_middle_of_their_bins_that_foretell_each_other_give_a_low_loss():
+    grey = (torch.randint(8, (1, 1, 60, 60), generator=torch.Generator().manual_seed(1)) + 0.5) / 8
+    shuffled = torch.randperm(8, generator=torch.Generator().manual_seed(2))
+    other = (shuffled[(grey * 8 - 0.5).round().long()] + 0.5) / 8
+    unrelated = grey.flatten()[torch.randperm(3600, generator=torch.Generator().manual_seed(3))].view_as(grey)
+    assert NMI(8, fraction=1)(grey, other).item() < 0.55  # the Gaussian windows overlap: not 0
+    assert NMI(8, fraction=1)(grey, unrelated).item() > 0.95
+
+
+@each_rank
+def test_nmi_is_lowest_without_a_shift(shape):
+    smooth = torch.nn.functional.interpolate(
+        images(shape)[0], scale_factor=6, mode=["bilinear", "trilinear"][len(shape) - 2]
+    )
+    curve = {shift: NMI(32, fraction=1)(smooth.roll(shift, -1), smooth).item() for shift in (-6, -2, 0, 2, 6)}
+    assert min(curve, key=curve.get) == 0
+    assert curve[2] < curve[6]
+    assert curve[-2] < curve[-6]
+
+
+def test_gradient_of_nmi():
+    i, j = images((5, 6))
+    assert torch.autograd.gradcheck(lambda moved: NMI(6, fraction=1)(moved, j), i.requires_grad_())
+
+
+def test_a_training_step_draws_voxels_with_torchs_generator():
+    i, j = images((40, 40))
+    loss = NMI(16, fraction=0.1)
+    values = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        values.append(loss(i, j).item())
+    assert values[0] == values[1] != values[2]
+    loss.eval()
+    assert loss(i, j).item() == loss(i, j).item()
+
+
+def test_values_outside_the_unit_interval_count_as_its_ends():
+    i, j = images((9, 11))
+    assert NMI(fraction=1)(i * 3 - 1, j).item() == pytest.approx(NMI(fraction=1)((i * 3 - 1).clamp(0, 1), j).item())
+
+
+def test_constant_images_give_a_number():
+    flat = torch.full((1, 1, 8, 8), 0.5, requires_grad=True)
+    loss = NMI(fraction=1)(flat, flat.detach())
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(flat.grad).all()
+
+
+@pytest.mark.parametrize("options", [{"bins": 1}, {"fraction": 0}, {"fraction": 1.5}])
+def test_options_that_make_no_sense(options):
+    with pytest.raises(ValueError, match="give at least 2 bins, and a fraction"):
+        NMI(**options)
