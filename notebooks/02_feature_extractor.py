@@ -80,7 +80,7 @@ for level, features in enumerate(network.features(data.samples("train")[0].image
 network, history, run = train_extractor(settings, data, folder)
 
 # %% tags=["nbval-ignore-output"]
-plots.learning_curve(history.dropna(axis=1, how="all"))
+plots.learning_curve(history.dropna(axis=1, how="all")) if settings.fit.steps else "initial weights, not trained"
 
 # %% [markdown]
 # A training curve that still falls while validation rises is a network that learns its images by heart. Where both have

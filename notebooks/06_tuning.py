@@ -83,4 +83,6 @@ for method in plan.methods(dataset):
 # Next: [07_ablations](07_ablations.ipynb) takes the method apart.
 
 # %% tags=["nbval-ignore-output"]
-write_json(plan.folder(dataset, "tuning") / "done.json", {"dice": dict(zip(table["folder"], table["dice"], strict=True))})
+write_json(
+    plan.folder(dataset, "tuning") / "done.json", {"dice": dict(zip(table["folder"], table["dice"], strict=True))}
+)

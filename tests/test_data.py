@@ -347,5 +347,5 @@ def test_augmentation_refuses_what_does_not_fit():
 
 
 def test_every_dataset_has_a_name_of_its_own():
-    assert list(DATASETS) == ["phantom-2d", "phantom-3d", "hippocampus-mr"]
+    assert all(DATASETS[name].name == name for name in list(DATASETS)[2:])
     assert [load_dataset(name).name for name in list(DATASETS)[:2]] == list(DATASETS)[:2]

@@ -4,6 +4,7 @@ Arrays keep the file's axis order: (X, Y, Z) for NIfTI, (page, row, column) for 
 """
 
 import os
+import struct
 import zlib
 from pathlib import Path
 
@@ -21,6 +22,7 @@ BROKEN_FILE = (  # what the readers raise for a file that is cut short or of ano
     tifffile.TiffFileError,
     zlib.error,
     EOFError,
+    struct.error,
     OSError,
     ValueError,
 )
@@ -46,6 +48,37 @@ def read_image(path: str | Path) -> tuple[np.ndarray, tuple[float, ...], np.ndar
     except BROKEN_FILE as error:
         kind = "TIFF" if suffix in TIFF else "NIfTI"
         raise DataError(f"{path} is truncated or not {kind} ({error}): fetch it again") from error
+
+
+def image_shape(path: str | Path) -> tuple[int, ...]:
+    """Shape of the array of a file, from its header alone: (pages, rows, columns) for a TIFF stack.
+
+    DataError as `read_image`.
+    """
+    path = Path(path)
+    suffix = _suffix(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: check the path, or fetch the data again")
+    try:
+        if suffix in TIFF:
+            with tifffile.TiffFile(path) as file:
+                first = file.pages.first.shape
+                return file.series[0].shape if len(file.pages) == 1 else (len(file.pages), *first)
+        return tuple(nibabel.load(path).shape)
+    except BROKEN_FILE as error:
+        kind = "TIFF" if suffix in TIFF else "NIfTI"
+        raise DataError(f"{path} is truncated or not {kind} ({error}): fetch it again") from error
+
+
+def read_page(path: str | Path, page: int) -> np.ndarray:
+    """One page of a TIFF stack, (rows, columns), without reading the others. DataError if it cannot be read."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            if len(file.pages) > 1:
+                return file.pages[page].asarray()
+        return np.array(tifffile.memmap(path, mode="r")[page])
+    except (*BROKEN_FILE, IndexError) as error:
+        raise DataError(f"{path}: page {page} cannot be read ({error}): fetch the file again") from error
 
 
 def write_image(path: str | Path, array: np.ndarray, spacing=None, affine: np.ndarray | None = None) -> None:

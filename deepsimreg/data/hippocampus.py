@@ -14,10 +14,10 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import torch
 
-from deepsimreg.data.base import SPLITS, DataError, Dataset, LazySequence, Pair, Sample, check_split
+from deepsimreg.data.base import SPLITS, DataError, Dataset, Pair, Sample, check_split, mirrored_pairs, ordered_pairs
 from deepsimreg.data.files import BROKEN_FILE, read_image
+from deepsimreg.data.labelled import padded_sample, scaled
 from deepsimreg.paths import data_root
 
 FOLDER = "Task04_Hippocampus"
@@ -33,6 +33,7 @@ class Hippocampus(Dataset):
     """
 
     name = "hippocampus-mr"
+    shape = (48, 64, 48)
     classes = ("background", "anterior", "posterior")
     colors = ("#000000", "#e69f00", "#56b4e9")
     description = "T1 MRI crops around the hippocampus, 260 labelled volumes (Decathlon Task04)"
@@ -63,15 +64,7 @@ class Hippocampus(Dataset):
     def pairs(self, split: str) -> Sequence[Pair]:
         """Train: every ordered pair of different subjects. Else: subject i (moving) to subject n - 1 - i."""
         samples = self.samples(split)
-        n = len(samples)
-        if split == "train":
-
-            def ordered(index: int) -> Pair:
-                moving, other = divmod(index, n - 1)
-                return Pair(samples[moving], samples[other + (other >= moving)])
-
-            return LazySequence(n * (n - 1), ordered)
-        return [Pair(samples[i], samples[n - 1 - i]) for i in range(n) if i != n - 1 - i]
+        return ordered_pairs(samples) if split == "train" else mirrored_pairs(samples)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -130,19 +123,5 @@ class Hippocampus(Dataset):
                 f"{label_path} has labels from {label.min()} to {label.max()}: only the integers 0 to "
                 f"{highest} ({', '.join(self.classes)}) are known; correct it, or fetch it again"
             )
-        low, high = np.quantile(image, (0.01, 0.99))
-        if low == high:
-            raise DataError(f"{image_path} is constant: fetch it again, or remove it")
-        image = (np.clip(image, low, high) - low) / (high - low)
-
-        before = [(side - n) // 2 for side, n in zip(self.shape, image.shape, strict=True)]
-        padding = [(b, side - n - b) for b, side, n in zip(before, self.shape, image.shape, strict=True)]
-        affine = affine.copy()
-        affine[:3, 3] -= affine[:3, :3] @ before
-        return Sample(
-            image=torch.from_numpy(np.pad(image.astype(np.float32), padding, mode="edge"))[None],
-            label=torch.from_numpy(np.pad(label.astype(np.uint8), padding, mode="edge"))[None],
-            name=name,
-            spacing=spacing,
-            affine=affine,
-        )
+        image = scaled(image, *np.quantile(image, (0.01, 0.99)), image_path)
+        return padded_sample(image, label, self.shape, name, spacing, affine)

@@ -9,6 +9,8 @@ from safetensors.torch import save
 from torch import nn
 
 from deepsimreg.models.autoencoder import Autoencoder
+from deepsimreg.models.pyramid import Pyramid
+from deepsimreg.models.transmorph import TransMorph
 from deepsimreg.models.unet import UNet
 from deepsimreg.models.vgg import VGG16Features, WeightsError, load_vgg, vgg_path
 from deepsimreg.models.voxelmorph import VoxelMorph
@@ -17,6 +19,8 @@ __all__ = [
     "ARCHITECTURES",
     "MODELS",
     "Autoencoder",
+    "Pyramid",
+    "TransMorph",
     "UNet",
     "VGG16Features",
     "VoxelMorph",
@@ -28,7 +32,7 @@ __all__ = [
     "vgg_path",
 ]
 
-ARCHITECTURES = {"voxelmorph": VoxelMorph}  # of registration networks
+ARCHITECTURES = {"voxelmorph": VoxelMorph, "pyramid": Pyramid, "transmorph": TransMorph}  # of registration networks
 MODELS = {"unet": UNet, "autoencoder": Autoencoder} | ARCHITECTURES
 
 

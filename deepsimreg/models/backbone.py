@@ -57,6 +57,26 @@ def crop(image: Tensor, shape: Sequence[int]) -> Tensor:
     return image[(..., *(slice(size) for size in shape))]
 
 
+def dropouts(ndim: int, probability: float) -> list[nn.Module]:
+    """What ends a stage: dropout of whole channels, or nothing."""
+    return [{2: nn.Dropout2d, 3: nn.Dropout3d}[ndim](probability)] if probability else []
+
+
+def encoder_stages(ndim: int, widths: Sequence[int], batch_norm: bool, dropout: float) -> nn.ModuleList:
+    """The encoder: a stage for every step of `widths`, the channels of the input first; each halves the resolution."""
+    conv, norm = convolution(ndim), {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[ndim]
+    return nn.ModuleList(
+        nn.Sequential(
+            *([norm(before)] if batch_norm else []),
+            conv(before, after, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            convolutions(ndim, [after, after]),
+            *dropouts(ndim, dropout),
+        )
+        for before, after in itertools.pairwise(widths)
+    )
+
+
 class Backbone(nn.Module):
     """Encoder and decoder with or without skip connections.
 
@@ -81,31 +101,15 @@ class Backbone(nn.Module):
         light: bool = False,
     ):
         super().__init__()
-        conv = convolution(ndim)
-        norm = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[ndim]
-        drop = {2: nn.Dropout2d, 3: nn.Dropout3d}[ndim]
         self.ndim, self.skips, self.multiple = ndim, skips, 2 ** len(channels)
         self.out_scale = 2 if light else 1
-
-        def dropouts() -> list[nn.Module]:
-            return [drop(dropout)] if dropout else []
-
         widths = [in_channels, *channels]
-        self.encoder = nn.ModuleList(
-            nn.Sequential(
-                *([norm(before)] if batch_norm else []),
-                conv(before, after, 4, stride=2, padding=1),
-                nn.LeakyReLU(0.2),
-                convolutions(ndim, [after, after]),
-                *dropouts(),
-            )
-            for before, after in itertools.pairwise(widths)
-        )
+        self.encoder = encoder_stages(ndim, widths, batch_norm, dropout)
         self.decoder = nn.ModuleList()
         width = channels[-1]
         for level in range(len(channels), int(light), -1):
             after = channels[level - 1]
-            self.decoder.append(nn.Sequential(convolutions(ndim, [width, after, after]), *dropouts()))
+            self.decoder.append(nn.Sequential(convolutions(ndim, [width, after, after]), *dropouts(ndim, dropout)))
             width = after + widths[level - 1] * skips
         self.out_channels = width
 

@@ -61,9 +61,7 @@ class VoxelMorph(nn.Module):
         self.backbone = Backbone(ndim, in_channels, channels, True, batch_norm, dropout, light)
         width = channels[0]
         self.head = convolutions(ndim, [self.backbone.out_channels, width, width])
-        self.flow = convolution(ndim)(width, ndim, 3, padding=1)
-        nn.init.normal_(self.flow.weight, std=1e-5)
-        nn.init.zeros_(self.flow.bias)
+        self.flow = flow_layer(ndim, width)
         one = self.config | {"stages": 1}
         self.refinements = nn.ModuleList(VoxelMorph(**one) for _ in range(stages - 1))
 
@@ -84,10 +82,26 @@ class VoxelMorph(nn.Module):
     def _look(self, moving: Tensor, fixed: Tensor) -> Tensor:
         """The displacement that this network finds on its own, without the stages after it."""
         images = pad_to_multiple(torch.cat([moving, fixed], dim=1), self.backbone.multiple)
-        scale = self.backbone.out_scale
-        flow = self.flow(self.head(self.backbone(images))).float()
-        if self.squarings:
-            flow = integrate(flow / scale, self.squarings) * scale
-        if scale > 1:
-            flow = upsample(flow, scale)
-        return crop(flow, moving.shape[2:])
+        flow = self.flow(self.head(self.backbone(images)))
+        return displacement_of(flow, self.squarings, self.backbone.out_scale, moving.shape[2:])
+
+
+def flow_layer(ndim: int, channels: int) -> nn.Module:
+    """The last convolution: D components, near zero at first (weights ~ N(0, 1e-5)): training starts from rest."""
+    flow = convolution(ndim)(channels, ndim, 3, padding=1)
+    nn.init.normal_(flow.weight, std=1e-5)
+    nn.init.zeros_(flow.bias)
+    return flow
+
+
+def displacement_of(flow: Tensor, squarings: int, scale: int, shape: Sequence[int]) -> Tensor:
+    """Displacement (N, D, *shape), voxels, of what a network's last layer says at 1/scale of the resolution.
+
+    flow: (N, D, *spatial / scale), voxels of the image: a displacement, or with `squarings` a stationary velocity.
+    """
+    flow = flow.float()
+    if squarings:
+        flow = integrate(flow / scale, squarings) * scale
+    if scale > 1:
+        flow = upsample(flow, scale)
+    return crop(flow, shape)

@@ -1,0 +1,133 @@
+"""TransMorph: a registration network whose encoder is a Swin transformer, beside VoxelMorph.
+
+    images → patches of 4 (light: 2) voxels → Swin stages, each half as fine as the one before
+    → decoder: ×2 linear → concatenate the encoder's output, or convolved images at the resolutions of 1/2 and 1
+      → conv k3 → LeakyReLU 0.2 → conv k3 → LeakyReLU 0.2
+    → flow
+
+Source: Chen et al., TransMorph: Transformer for unsupervised medical image registration (Medical Image Analysis 2022).
+The Swin transformer is MONAI's. Without positional embedding, as in the original's default; the light variant stops at
+half resolution, as that of VoxelMorph does.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deepsimreg.models.backbone import convolution, convolutions, pad_to_multiple, upsample
+from deepsimreg.models.voxelmorph import displacement_of, flow_layer
+
+POOL = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
+
+
+class TransMorph(nn.Module):
+    """Predicts the displacement that pulls the moving image onto the fixed one.
+
+    Args:
+        ndim: 2 or 3.
+        in_channels: channels of the two images together.
+        embed_dim: channels of the first Swin stage; each further one has twice as many. A multiple of the heads.
+        depths: blocks of each stage, up to four stages.
+        heads: attention heads of each stage.
+        window: side of the attention's window, in patches.
+        light: patches of 2 voxels, and a flow at half resolution; else patches of 4, and a flow at full resolution.
+        diffeomorphic: as `VoxelMorph`.
+
+    Raises:
+        ImportError: MONAI is not installed.
+    """
+
+    def __init__(
+        self,
+        ndim: int,
+        in_channels: int = 2,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 4, 2),
+        heads: Sequence[int] = (4, 4, 8, 8),
+        window: int = 5,
+        light: bool = False,
+        diffeomorphic: int = 0,
+    ):
+        super().__init__()
+        try:
+            from monai.networks.nets.swin_unetr import SwinTransformer
+        except ImportError as error:
+            raise ImportError("MONAI is not installed: pip install 'deepsimreg[transmorph]'") from error
+        self.config = {
+            "ndim": ndim,
+            "in_channels": in_channels,
+            "embed_dim": embed_dim,
+            "depths": list(depths),
+            "heads": list(heads),
+            "window": window,
+            "light": light,
+            "diffeomorphic": diffeomorphic,
+        }
+        convolution(ndim)  # refuses what is neither 2D nor 3D
+        if not 0 < len(depths) == len(heads) <= 4:
+            raise ValueError(f"depths {tuple(depths)} and heads {tuple(heads)}: give one of each for up to four stages")
+        self.ndim, self.squarings, self.out_scale = ndim, diffeomorphic, 2 if light else 1
+        self.patch = 2 if light else 4
+        self.multiple = self.patch * 2 ** len(depths)
+        self.stages = len(depths)
+        self.encoder = SwinTransformer(
+            in_channels,
+            embed_dim,
+            (window,) * ndim,
+            (self.patch,) * ndim,
+            depths,
+            heads,
+            spatial_dims=ndim,
+        )
+        widths = [embed_dim * 2**level for level in range(self.stages + 1)]
+        self.decoder = nn.ModuleList(
+            convolutions(ndim, [coarse + fine, fine, fine])
+            for coarse, fine in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+        width, scale = embed_dim, self.patch
+        self.skips = nn.ModuleList()
+        while scale > self.out_scale:
+            scale //= 2
+            after = max(embed_dim // 2, 8)
+            self.skips.append(convolutions(ndim, [in_channels, after]))
+            self.decoder.append(convolutions(ndim, [width + after, after, after]))
+            width = after
+        self.head = convolutions(ndim, [width + in_channels, max(embed_dim // 2, 8)])
+        self.flow = flow_layer(ndim, max(embed_dim // 2, 8))
+
+    def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """Displacement of a pair.
+
+        Args:
+            moving, fixed: (N, C, *spatial) in [0, 1], any spatial size.
+
+        Returns:
+            (N, D, *spatial), voxels, components in array axis order: moved(x) = moving(x + u(x)).
+        """
+        images = pad_to_multiple(torch.cat([moving, fixed], dim=1), self.multiple)
+        levels = self._encode(images)
+        features = levels.pop()
+        decoder = iter(self.decoder)
+        while levels:
+            features = next(decoder)(torch.cat([upsample(features), levels.pop()], dim=1))
+        scale = self.patch
+        for skip in self.skips:
+            scale //= 2
+            features = next(decoder)(torch.cat([upsample(features), skip(self._at(images, scale))], dim=1))
+        features = self.head(torch.cat([features, self._at(images, self.out_scale)], dim=1))
+        return displacement_of(self.flow(features), self.squarings, self.out_scale, moving.shape[2:])
+
+    def _encode(self, images: Tensor) -> list[Tensor]:
+        """Outputs of the patch embedding and of each Swin stage, fine to coarse."""
+        encoder = self.encoder
+        features = encoder.pos_drop(encoder.patch_embed(images))
+        levels = [encoder.proj_out(features, True)]
+        for stage in (encoder.layers1, encoder.layers2, encoder.layers3, encoder.layers4)[: self.stages]:
+            features = stage[0](features.contiguous())
+            levels.append(encoder.proj_out(features, True))
+        return levels
+
+    def _at(self, images: Tensor, scale: int) -> Tensor:
+        return images if scale == 1 else POOL[self.ndim](images, scale)
