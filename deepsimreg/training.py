@@ -52,6 +52,7 @@ class FitSettings:
     gradient_clip: float = 0.0  # largest norm of a step's gradient; 0: any
     augment: bool = True  # random affine and flips, the same for both images of a pair
     flips: bool = True  # part of the augmentation; False where left and right, front and back mean something
+    crop: Sequence[int] | None = None  # sides of the random window that training sees of an image; None: all of it
     precision: str = "32-true"  # Lightning's name: 32-true, bf16-mixed, 16-mixed
     workers: int = 0  # processes that load and augment samples; what they yield does not depend on their number
     devices: int = 1  # processes; one a GPU where there are GPUs
@@ -65,21 +66,40 @@ class FitSettings:
 class DrawnSamples(Dataset):
     """Item i is drawn, augmented and returned by a generator seeded with (seed, i): repeatable from any step."""
 
-    def __init__(self, items: Sequence[Sample] | Sequence[Pair], augmentation: Augmentation | None, seed: int):
-        self.items, self.augmentation, self.seed = items, augmentation, seed
+    def __init__(
+        self,
+        items: Sequence[Sample] | Sequence[Pair],
+        augmentation: Augmentation | None,
+        seed: int,
+        crop: Sequence[int] | None = None,
+    ):
+        self.items, self.augmentation, self.seed, self.crop = items, augmentation, seed, crop
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(random.Random(f"{self.seed} {index}").getrandbits(63))
         choice = int(torch.randint(len(self.items), (), generator=generator))
         batch = to_tensors(self.items[choice])
-        if self.augmentation is None:
-            return batch
+        if self.augmentation is not None:
+            batch = self._augmented(batch, generator)
+        return batch if self.crop is None else self._window(batch, generator)
+
+    def _augmented(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         images = [key for key in batch if "label" not in key]
         labels = [key for key in batch if "label" in key]
         shape = batch[images[0]].shape[1:]
         matrix = self.augmentation.sample(generator, len(shape), shape)
         warped = augment_pair([batch[key] for key in images], [batch[key] for key in labels], matrix)
         return dict(zip(images + labels, [*warped[0], *warped[1]], strict=True))
+
+    def _window(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """The same window of every image; a side of the window that is longer than the image is cut to it."""
+        shape = next(iter(batch.values())).shape[1:]
+        starts = [
+            int(torch.randint(max(size - side, 0) + 1, (), generator=generator))
+            for size, side in zip(shape, self.crop, strict=True)
+        ]
+        window = tuple(slice(start, start + side) for start, side in zip(starts, self.crop, strict=True))
+        return {name: image[(slice(None), *window)] for name, image in batch.items()}
 
 
 class InOrder(Dataset):
@@ -400,7 +420,7 @@ def fit(
     epochs = -(-settings.steps // every)
     if augmentation is not None:
         augmentation = replace(augmentation, flips=settings.flips) if settings.augment else None
-    samples = DrawnSamples(train, augmentation, settings.seed)
+    samples = DrawnSamples(train, augmentation, settings.seed, settings.crop)
     columns = [f"{kind}_{term}" for kind in ("train", "validation") for term in METRIC_TERMS]
     last = folder / "last.ckpt"
     callbacks = [

@@ -2,8 +2,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepsimreg.models import Autoencoder, UNet, VoxelMorph, WeightsError, count_parameters, load_model, save_model
-from deepsimreg.warps import jacobian_determinant
+from deepsimreg.models import (
+    Autoencoder,
+    Pyramid,
+    UNet,
+    VoxelMorph,
+    WeightsError,
+    count_parameters,
+    load_model,
+    save_model,
+)
+from deepsimreg.warps import compose, jacobian_determinant, warp_image
 
 ODD = {2: (17, 23), 3: (9, 14, 11)}
 
@@ -133,3 +142,61 @@ def test_only_2d_and_3d():
 
 def test_count_of_weights_by_hand():
     assert count_parameters(torch.nn.Conv2d(3, 5, 3)) == 5 * 3 * 9 + 5
+
+
+@pytest.mark.parametrize("light", [False, True])
+def test_pyramid_takes_any_size_and_starts_at_the_identity(ndim, light):
+    images = torch.rand(2, 2, 1, *ODD[ndim])
+    network = Pyramid(ndim, channels=[4, 6, 8], light=light, diffeomorphic=3)
+    displacement = network(*images)
+    assert displacement.shape == (2, ndim, *ODD[ndim])
+    assert 0 < displacement.abs().max() < 1e-2
+    torch.nn.init.normal_(network.flows[0].weight, std=0.1)
+    network(*images).square().mean().backward()
+    silent = [name for name, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert not silent
+
+
+@pytest.mark.parametrize("light", [False, True])
+def test_pyramid_level_counts_in_voxels_of_its_own_grid(light):
+    """A bias of one at the flow of a level that is 1/r as fine moves every voxel by r."""
+    images = torch.rand(2, 1, 1, 32, 32)
+    for index, ratio in enumerate([8, 4, 2] + [1] * (not light)):
+        network = Pyramid(2, channels=[4, 6, 8], light=light)
+        for flow in network.flows:
+            torch.nn.init.zeros_(flow.weight)
+        torch.nn.init.ones_(network.flows[index].bias)
+        with torch.no_grad():
+            torch.testing.assert_close(network(*images), torch.full((1, 2, 32, 32), float(ratio)))
+
+
+@pytest.mark.parametrize("network", [Pyramid, VoxelMorph], ids=["pyramid", "voxelmorph"])
+def test_it_learns_a_shift(network):
+    torch.manual_seed(0)
+    coarse = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    fixed = torch.nn.functional.interpolate(coarse, (32, 32), mode="bicubic")
+    moving = fixed.roll(2, -1)
+    network = network(2, channels=[8, 8, 8], light=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    for _ in range(60):
+        displacement = network(moving, fixed)
+        loss = (warp_image(moving, displacement) - fixed).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1 * (moving - fixed).square().mean()
+    assert displacement[0, 1, 8:-8, 8:-8].mean().item() == pytest.approx(2, abs=0.4)
+
+
+def test_each_stage_of_a_cascade_sees_what_the_ones_before_have_left():
+    torch.manual_seed(0)
+    moving, fixed = torch.rand(2, 1, 1, 32, 32)
+    network = VoxelMorph(2, channels=[4, 6, 8], stages=2).eval()
+    for flow in (network.flow, network.refinements[0].flow):
+        torch.nn.init.normal_(flow.weight, std=3.0)
+    one = VoxelMorph(2, channels=[4, 6, 8]).eval()
+    one.load_state_dict(network.refinements[0].state_dict())
+    with torch.no_grad():
+        first = network._look(moving, fixed)
+        second = one(warp_image(moving, first), fixed)
+        torch.testing.assert_close(network(moving, fixed), compose(first, second))
