@@ -36,7 +36,7 @@ def done(settings) -> str:
 def resolved(settings) -> str:
     """A change of any setting runs the job again; a λ that 06_tuning chooses counts by the file that it is in."""
     values = asdict(settings)
-    if getattr(settings, "stage", "") != "tuning" and profile.grid(settings.dataset, getattr(settings, "similarity", "")):
+    if getattr(settings, "stage", "") != "tuning" and profile.chosen_by_tuning(settings.dataset, getattr(settings, "similarity", "")):
         values.pop("lam")
     return json.dumps(values, sort_keys=True)
 
@@ -47,7 +47,7 @@ def extractor_of(settings) -> list[str]:
 
 
 def choice_of(settings) -> list[str]:
-    return [str(profile.choice(settings.dataset))] if profile.grid(settings.dataset, settings.similarity) else []
+    return [str(profile.choice(settings.dataset))] if profile.chosen_by_tuning(settings.dataset, settings.similarity) else []
 
 
 def stages(dataset: str) -> list[str]:

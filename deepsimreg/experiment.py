@@ -275,9 +275,12 @@ class Profile:
         return (self._section(dataset, "registration").get("similarities") or {}).get(method) or {}
 
     def grid(self, dataset: str, method: str) -> list[float]:
-        """The λ that are compared on validation; empty for a method whose λ is fixed."""
-        own = self._method(dataset, method)
-        return [] if "lam" in own else [float(lam) for lam in own.get("grid", [])]
+        """The λ that are compared on validation; empty for a method without a grid."""
+        return [float(lam) for lam in self._method(dataset, method).get("grid", [])]
+
+    def chosen_by_tuning(self, dataset: str, method: str) -> bool:
+        """Whether λ is the best of the grid; else the profile gives it, and a grid is for the figures."""
+        return "lam" not in self._method(dataset, method) and bool(self.grid(dataset, method))
 
     def lam(self, dataset: str, method: str) -> float | None:
         """λ of a method: the profile's, or the one that 06_tuning chose; None while nothing is chosen."""

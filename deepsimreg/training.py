@@ -52,7 +52,7 @@ class FitSettings:
     gradient_clip: float = 0.0  # largest norm of a step's gradient; 0: any
     augment: bool = True  # random affine and flips, the same for both images of a pair
     flips: bool = True  # part of the augmentation; False where left and right, front and back mean something
-    crop: Sequence[int] | None = None  # sides of the random window that training sees of an image; None: all of it
+    crop: tuple[int, ...] = ()  # sides of the random window that training sees of an image, voxels; empty: all of it
     precision: str = "32-true"  # Lightning's name: 32-true, bf16-mixed, 16-mixed
     workers: int = 0  # processes that load and augment samples; what they yield does not depend on their number
     devices: int = 1  # processes; one a GPU where there are GPUs
@@ -61,6 +61,7 @@ class FitSettings:
     def __post_init__(self):
         if self.schedule not in ("plateau", "cosine"):
             raise ValueError(f"schedule is {self.schedule!r}: choose plateau or cosine")
+        object.__setattr__(self, "crop", tuple(self.crop))
 
 
 class DrawnSamples(Dataset):
@@ -71,7 +72,7 @@ class DrawnSamples(Dataset):
         items: Sequence[Sample] | Sequence[Pair],
         augmentation: Augmentation | None,
         seed: int,
-        crop: Sequence[int] | None = None,
+        crop: Sequence[int] = (),
     ):
         self.items, self.augmentation, self.seed, self.crop = items, augmentation, seed, crop
 
@@ -81,7 +82,7 @@ class DrawnSamples(Dataset):
         batch = to_tensors(self.items[choice])
         if self.augmentation is not None:
             batch = self._augmented(batch, generator)
-        return batch if self.crop is None else self._window(batch, generator)
+        return self._window(batch, generator) if self.crop else batch
 
     def _augmented(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         images = [key for key in batch if "label" not in key]

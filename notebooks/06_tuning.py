@@ -35,8 +35,8 @@ from deepsimreg.stages import tune
 plan = Profile(profile)
 data = plan.load(dataset)
 for method in plan.methods(dataset):
-    grid = ", ".join(f"{lam:g}" for lam in plan.grid(dataset, method))
-    print(f"{method:12s} {'λ of ' + grid if grid else 'λ fixed by the profile'}")
+    grid = "λ of " + ", ".join(f"{lam:g}" for lam in plan.grid(dataset, method))
+    print(f"{method:12s} {grid}" if plan.chosen_by_tuning(dataset, method) else f"{method:12s} λ from the profile")
 
 # %% [markdown]
 # ## Every λ of every similarity
