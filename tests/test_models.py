@@ -12,6 +12,7 @@ from deepsimreg.models import (
     load_model,
     save_model,
 )
+from deepsimreg.models.pyramid import correlation
 from deepsimreg.warps import compose, jacobian_determinant, warp_image
 
 ODD = {2: (17, 23), 3: (9, 14, 11)}
@@ -200,3 +201,16 @@ def test_each_stage_of_a_cascade_sees_what_the_ones_before_have_left():
         first = network._look(moving, fixed)
         second = one(warp_image(moving, first), fixed)
         torch.testing.assert_close(network(moving, fixed), compose(first, second))
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (5, 6, 7)])
+def test_correlation_is_the_cosine_at_every_shift(shape):
+    moving, fixed = torch.randn(2, 2, 4, *shape, generator=torch.Generator().manual_seed(0)).double()
+    found = correlation(moving, fixed, 1)
+    assert found.shape == (2, 3 ** len(shape), *shape)
+    for index, position in [(0, (2, 3, 4)), (3 ** len(shape) // 2, (0, 5, 0)), (3 ** len(shape) - 1, (4, 2, 3))]:
+        at = position[: len(shape)]
+        shift = [index // 3**axis % 3 - 1 for axis in reversed(range(len(shape)))]
+        there = tuple(min(max(a + s, 0), size - 1) for a, s, size in zip(at, shift, shape, strict=True))
+        a, b = moving[(1, slice(None), *there)], fixed[(1, slice(None), *at)]
+        assert found[(1, index, *at)].item() == pytest.approx((a @ b / a.norm() / b.norm()).item())

@@ -1,19 +1,22 @@
-"""Registration network that estimates a displacement from coarse to fine on the features of both images.
+"""Registration network that matches the features of both images, from coarse to fine.
 
     one encoder for both images → features at 1/2, 1/4, 1/8 …
-    from the coarsest level: moving features pulled through the displacement so far, fixed features, what the level
-    before has found → conv k3 → LeakyReLU 0.2 → conv k3 → LeakyReLU 0.2 → flow, composed with the displacement so far
+    from the coarsest level: moving features pulled through the displacement so far
+      → cosine with the fixed features at every shift of one voxel; both features; what the level before has found
+      → conv k3 → LeakyReLU 0.2 → conv k3 → LeakyReLU 0.2 → flow, composed with the displacement so far
 
-Each level has to find only what the levels below it have left, a few voxels of its own grid, so a small network reaches
-in few steps what a U-Net on the two concatenated images needs a cascade for.
+Each level has to find only what the levels below it have left, a voxel or two of its own grid, and is shown how well
+every such shift matches.
 Sources: Sun et al., PWC-Net (CVPR 2018); Hu et al., Dual-stream pyramid registration network (MICCAI 2019). The encoder
 stages are those of `Backbone`.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from deepsimreg.models.backbone import (
     PAPER_CHANNELS,
@@ -37,6 +40,7 @@ class Pyramid(nn.Module):
         batch_norm, dropout: as `Backbone`, in the encoder.
         light: the finest level is that at half resolution; else the images themselves are one more.
         diffeomorphic: number of squarings of each level's stationary velocity; 0: its displacement itself.
+        radius: each level also sees how well features match at shifts up to that many of its voxels; 0: it does not.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Pyramid(nn.Module):
         dropout: float = 0.0,
         light: bool = False,
         diffeomorphic: int = 0,
+        radius: int = 1,
     ):
         super().__init__()
         channels = list(channels or PAPER_CHANNELS[ndim])
@@ -59,15 +64,18 @@ class Pyramid(nn.Module):
             "dropout": dropout,
             "light": light,
             "diffeomorphic": diffeomorphic,
+            "radius": radius,
         }
-        self.squarings, self.finest, self.multiple = diffeomorphic, int(light), 2 ** len(channels)
+        self.squarings, self.radius = diffeomorphic, radius
+        self.finest, self.multiple = int(light), 2 ** len(channels)
         widths = [in_channels // 2, *channels]
         self.encoder = encoder_stages(ndim, widths, batch_norm, dropout)
         self.decoder, self.flows = nn.ModuleList(), nn.ModuleList()
         before = 0
         for level in range(len(channels), self.finest - 1, -1):
             width = channels[max(level - 1, 0)]
-            self.decoder.append(convolutions(ndim, [2 * widths[level] + before, width, width]))
+            matches = (2 * radius + 1) ** ndim if radius else 0
+            self.decoder.append(convolutions(ndim, [2 * widths[level] + matches + before, width, width]))
             self.flows.append(flow_layer(ndim, width))
             before = width
 
@@ -90,6 +98,8 @@ class Pyramid(nn.Module):
             if displacement is not None:
                 displacement, found = 2 * upsample(displacement), [upsample(found[0])]
                 moving_features = warp_image(moving_features, displacement)
+            if self.radius:
+                found.append(correlation(moving_features, fixed_features, self.radius))
             found = [decode(torch.cat([moving_features, fixed_features, *found], dim=1))]
             step = flow(found[0]).float()
             if self.squarings:
@@ -98,3 +108,23 @@ class Pyramid(nn.Module):
         for _ in range(self.finest):
             displacement = 2 * upsample(displacement)
         return crop(displacement, moving.shape[2:])
+
+
+def correlation(moving: Tensor, fixed: Tensor, radius: int) -> Tensor:
+    """How well each position of the fixed features matches the moving ones around it.
+
+    Args:
+        moving, fixed: (N, C, *spatial).
+        radius: largest shift along each axis, voxels.
+
+    Returns:
+        (N, (2 · radius + 1)^D, *spatial): cosine over the channels at each shift, in array order of the shifts.
+    """
+    moving, fixed = functional.normalize(moving, dim=1), functional.normalize(fixed, dim=1)
+    padded = functional.pad(moving, [radius] * 2 * (moving.ndim - 2), mode="replicate")
+    shifts = itertools.product(range(2 * radius + 1), repeat=moving.ndim - 2)
+    windows = (
+        padded[(..., *(slice(shift, shift + size) for shift, size in zip(by, moving.shape[2:], strict=True)))]
+        for by in shifts
+    )
+    return torch.stack([(window * fixed).sum(1) for window in windows], dim=1)
