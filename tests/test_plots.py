@@ -50,6 +50,11 @@ def metrics():
     )
 
 
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
 def panels(figure):
     return [axes for axes in figure.axes if not any(isinstance(c, QuadMesh) for c in axes.collections)]
 
@@ -270,3 +275,74 @@ def test_save_figure_writes_pictures_and_their_origin_and_nothing_else(tmp_path)
     assert json.loads(first["lam-0.5.json"]) == {"caption": "Dice of σ", "source_runs": ["runs/quick/a"]}
     again = plots.save_figure(figure, stem, "Dice of σ", ["runs/quick/a"])
     assert {path.name: path.read_bytes() for path in again} == first
+
+
+def test_tuning_curve_has_a_panel_a_method_and_calls_the_optimisers_number_smoothing():
+    methods = ["mse", "ncc", "nmi", "mind", "deepsim-seg", "greedy"]
+    table = pd.DataFrame([(m, lam, 0.8 - abs(lam - 1)) for m in methods for lam in (0.5, 1, 2)])
+    figure = plots.tuning_curve(table.set_axis(["method", "lam", "dice"], axis=1))
+    assert [axes.get_title() for axes in figure.axes] == [plots.method_name(method) for method in methods]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["λ"] * 5 + ["Smoothing"]
+
+
+def test_matched_smoothness_follows_lambda_and_rings_the_best():
+    table = pd.DataFrame(
+        {"method": ["ncc"] * 3, "lam": [2, 0.5, 1], "dice": [0.7, 0.75, 0.8], "sd_log_jacobian": [0.1, 0.4, 0.2]}
+    )
+    (axes,) = plots.matched_smoothness(table).axes
+    curve, ring = axes.lines
+    np.testing.assert_allclose(curve.get_xdata(), [0.4, 0.2, 0.1])
+    np.testing.assert_allclose(curve.get_ydata(), [0.75, 0.8, 0.7])
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (0.2, 0.8)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("SD of log J", "Mean Dice")
+
+
+def test_ablation_bars_have_a_row_a_variant_beside_the_line_of_their_base(rng):
+    names = {"deepsim-seg": "", "level-1": "levels", "random": "features"}
+    rows = [(m, g, "deepsim-seg", f"a{i}--b{i}") for m, g in names.items() for i in range(12)]
+    pairs = pd.DataFrame(rows, columns=["method", "group", "base", "pair"])
+    pairs = pairs.assign(dice=rng.uniform(0.7, 0.9, 36), sd_log_jacobian=rng.uniform(0.1, 0.4, 36))
+    dice, smoothness = plots.ablation_bars(pairs).axes
+    names = [label.get_text() for label in dice.get_yticklabels()]
+    assert names == ["DeepSim (seg)", "features: random", "levels: level-1"]
+    means = pairs.groupby("method")[["dice", "sd_log_jacobian"]].mean()
+    for axes, metric in ((dice, "dice"), (smoothness, "sd_log_jacobian")):
+        dots = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if line.get_marker() in "oD"}
+        order = ["deepsim-seg", "random", "level-1"]
+        assert [dots[row] for row in range(3)] == pytest.approx(list(means.loc[order, metric]))
+        assert axes.lines[0].get_xdata()[0] == pytest.approx(means.loc["deepsim-seg", metric])
+
+
+def test_label_fraction_draws_extractor_and_registration_over_the_share():
+    variants = pd.DataFrame(
+        {
+            "method": ["deepsim-seg", "seg-50", "seg-5", "level-1"],
+            "group": ["", "labels", "labels", "levels"],
+            "labels": [1, 0.5, 0.05, 1],
+            "extractor_dice": [0.9, 0.85, 0.6, 0.9],
+            "dice": [0.82, 0.81, 0.7, 0.1],
+        }
+    )
+    (axes,) = plots.label_fraction(variants).axes
+    extractor, registration = axes.lines
+    np.testing.assert_array_equal(extractor.get_xdata(), [0.05, 0.5, 1])
+    np.testing.assert_array_equal(registration.get_ydata(), [0.7, 0.81, 0.82])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["5%", "50%", "100%"]
+
+
+def test_robustness_shows_the_mean_and_what_noise_takes_away():
+    table = pd.DataFrame([("ncc", sd, p, 0.8 - sd - p) for sd in (0.1, 0.0, 0.2) for p in (0, 0.1)])
+    values, change = plots.robustness(table.set_axis(["method", "noise", "pair", "dice"], axis=1)).axes
+    np.testing.assert_allclose(values.lines[0].get_xdata(), [0, 0.1, 0.2])
+    np.testing.assert_allclose(values.lines[0].get_ydata(), [0.75, 0.65, 0.55])
+    np.testing.assert_allclose(change.lines[0].get_ydata(), [0, -0.1, -0.2], atol=1e-12)
+
+
+def test_dice_per_class_prints_each_mean(pairs):
+    pairs = pairs.assign(dice_background=0.99, dice_cell=pairs["dice"])
+    axes = plots.dice_per_class(pairs, ("background", "cell")).axes[0]
+    values = np.asarray(axes.images[0].get_array())
+    means = pairs.groupby("method", sort=False)["dice"].mean()
+    np.testing.assert_allclose(values, [[0.99] * 4, list(means)])
+    assert axes.texts[-1].get_text() == f"{means.iloc[-1]:.2f}".lstrip("0")
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["background", "cell"]

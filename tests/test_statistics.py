@@ -9,6 +9,8 @@ from deepsimreg.statistics import (
     bootstrap_interval,
     cohens_d,
     compare_methods,
+    couple,
+    coupled_interval,
     effect_size_word,
     holm,
     paired_wilcoxon,
@@ -148,3 +150,45 @@ def test_compare_methods_names_what_is_missing():
         compare_methods(pairs)
     with pytest.raises(ValueError, match="hd95"):
         compare_methods(pairs, metric="hd95")
+
+
+def both_ways(rng, couples=60, noise=0.0):
+    """Values of pairs in both directions: what a couple shares, and noise of each direction's own."""
+    shared = np.repeat(rng.normal(0.8, 0.05, couples), 2)
+    names = [name for i in range(couples) for name in (f"a{i}--b{i}", f"b{i}--a{i}")]
+    return pd.DataFrame({"pair": names, "dice": shared + rng.normal(0, noise, 2 * couples)})
+
+
+def test_the_two_directions_of_a_pair_are_one_couple():
+    assert couple("s1--s2") == couple("s2--s1") != couple("s1--s3")
+
+
+def test_coupled_interval_is_that_of_the_couples_where_directions_agree(rng):
+    pairs = both_ways(rng)
+    low, high = coupled_interval(pairs, "dice")
+    assert (low, high) == pytest.approx(bootstrap_interval(pairs["dice"][::2]), abs=6e-4)
+    naive = np.diff(bootstrap_interval(pairs["dice"]))[0]
+    assert (high - low) / naive == pytest.approx(np.sqrt(2), rel=0.06)
+
+
+def test_coupled_interval_of_single_pairs_is_the_bootstrap_interval(rng):
+    values = rng.normal(0.8, 0.05, 100)
+    pairs = pd.DataFrame({"pair": [f"a{i}--b{i}" for i in range(100)], "dice": values})
+    assert coupled_interval(pairs, "dice") == pytest.approx(bootstrap_interval(values), abs=6e-4)
+    assert coupled_interval(pairs[:1], "dice") == (values[0], values[0])
+
+
+def test_coupled_interval_covers_the_true_mean_at_its_level(rng):
+    inside = 0
+    for trial in range(200):
+        low, high = coupled_interval(both_ways(rng, 25, 0.02), "dice", resamples=300, seed=trial, level=0.8)
+        inside += low <= 0.8 <= high
+    assert 0.70 < inside / 200 < 0.88
+
+
+def test_compare_methods_tests_couples(rng):
+    ours, theirs = both_ways(rng, 30, 0.02), both_ways(rng, 30, 0.02)
+    table = compare_methods(pd.concat([ours.assign(method="deepsim-seg"), theirs.assign(method="ncc")]))
+    halves = [values["dice"].to_numpy().reshape(-1, 2).mean(1) for values in (ours, theirs)]
+    assert table.loc[0, "n"] == 30
+    assert table.loc[0, "p"] == stats.wilcoxon(*halves, alternative="greater").pvalue
