@@ -119,6 +119,7 @@ class BaselineSettings:
     dataset: str
     method: str  # a name in BASELINES
     values: tuple[float, ...]  # the best on the validation pairs is taken to the test
+    pairs: int = 0  # validation pairs that the values are compared on, the first ones; 0: all
     data: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
 
@@ -138,7 +139,7 @@ SECTIONS = {
     "extractors": NETWORK | {"*": EXTRACTOR},
     "registration": NETWORK | {"seeds": ANY, "tuning": ANY, "architecture": ANY, "similarities": {"*": METHOD}},
     "ablations": {"fit": ANY, "seeds": ANY, "variants": {"*": METHOD | {"of": ANY, "group": ANY}}},
-    "baselines": {"*": {"values": ANY, "options": ANY}},
+    "baselines": {"*": {"values": ANY, "pairs": ANY, "options": ANY}},
     "robustness": {"noise": ANY, "baselines": ANY},
 }
 
@@ -393,7 +394,13 @@ class Profile:
         own = self._section(dataset, "baselines").get(known("baseline", method, BASELINES)) or {}
         values = own.get("values", [BASELINES[method].value])
         return BaselineSettings(
-            self.name, dataset, method, tuple(map(float, values)), self._data(dataset), own.get("options", {})
+            self.name,
+            dataset,
+            method,
+            tuple(map(float, values)),
+            int(own.get("pairs", 0)),
+            self._data(dataset),
+            own.get("options", {}),
         )
 
     def noise(self, dataset: str) -> list[float]:

@@ -336,8 +336,8 @@ def run_baseline(settings: BaselineSettings, dataset: Dataset) -> tuple[Tables, 
                     moving, fixed, dataset.spacing, extractor, value, **settings.options
                 )
 
-            images = run.folder / "test" if split == "test" else None
-            return evaluate_method(displacement, dataset, images, split, path).assign(lam=value)
+            images, limit = (run.folder / "test", 0) if split == "test" else (None, settings.pairs)
+            return evaluate_method(displacement, dataset, images, split, path, limit=limit).assign(lam=value)
 
         tables = [rows(v, "validation", run.folder / f"validation-{v:g}.csv") for v in settings.values]
         validation = pd.concat(tables, ignore_index=True)
@@ -365,6 +365,7 @@ def evaluate_method(
     split: str = "test",
     rows: Path | None = None,
     noise: float = 0.0,
+    limit: int = 0,
 ) -> pd.DataFrame:
     """Every metric of every pair of a split.
 
@@ -375,13 +376,17 @@ def evaluate_method(
         split: of the dataset.
         rows: a CSV file that keeps each row as it is made; pairs that are in it are not registered again.
         noise: standard deviation of Gaussian noise that is added to both images; the same for every method.
+        limit: the first pairs only; 0: all of them.
 
     Returns:
         A row a pair: `pair`, the metrics of `evaluate_pair`, and `seconds` of the registration alone.
     """
     table = pd.read_csv(rows).to_dict("records") if rows is not None and rows.is_file() else []
     known_pairs = {row["pair"] for row in table}
-    for number, pair in enumerate(tqdm(dataset.pairs(split), desc=f"{split} pairs", unit="pair", leave=False)):
+    pairs = dataset.pairs(split)
+    chosen = range(min(limit, len(pairs)) or len(pairs))
+    for number in tqdm(chosen, desc=f"{split} pairs", unit="pair", leave=False):
+        pair = pairs[number]
         if pair.name in known_pairs:
             continue
         moving, fixed = pair.moving.image[None], pair.fixed.image[None]
