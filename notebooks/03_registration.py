@@ -26,9 +26,7 @@
 # %% tags=["parameters"]
 profile: str = "quick"  # which experiments/<profile>.yaml
 dataset: str = "phantom-2d"  # a dataset of that profile
-method: str = (
-    "deepsim-seg"  # mse, ncc, ncc-sup, nmi, mind, vgg, deepsim-ae or deepsim-seg; in the stage ablation: a variant
-)
+method: str = "deepsim-seg"  # a similarity of the profile; in the stage ablation: a variant
 stage: str = "registration"  # tuning, registration or ablation
 lam: float = -1.0  # weight of the regulariser; negative: the profile's, or the one that 06_tuning chose
 seed: int = 0  # of initial weights, samples and augmentation
