@@ -63,6 +63,6 @@ def test_run_into_a_folder_that_cannot_be_written(notebook, tmp_path):
 
 
 def test_unknown_similarity_fails_at_the_start(runs, tmp_path, capsys):
-    arguments = ["run", str(NOTEBOOKS / "03_registration.ipynb"), str(tmp_path / "run"), "-p", "similarity=ssim"]
+    arguments = ["run", str(NOTEBOOKS / "03_registration.ipynb"), str(tmp_path / "run"), "-p", "method=ssim"]
     assert main(arguments) == 1
     assert "unknown similarity 'ssim'; there is: mse, ncc" in capsys.readouterr().err
