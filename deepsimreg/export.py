@@ -38,7 +38,7 @@ def write_field(
     ndim = vectors.ndim - 1
     shape = (*vectors.shape[:ndim], *[1] * (4 - ndim), ndim)
     matrix = np.eye(4)
-    matrix[np.ix_([*range(ndim), 3], [*range(ndim), 3])] = _affine(affine, ndim)
+    matrix[np.ix_([*range(ndim), 3], [*range(ndim), 3])] = grid_affine(affine, ndim)
     image = nibabel.Nifti1Image(vectors.reshape(shape).astype(np.float32), matrix)
     image.header.set_intent(INTENT_VECTOR)
     image.header.set_xyzt_units("mm")
@@ -98,10 +98,10 @@ def from_itk(vectors: np.ndarray, affine: np.ndarray, moving_affine: np.ndarray 
 def _relative(shape: tuple[int, ...], affine, moving_affine) -> tuple[np.ndarray, np.ndarray]:
     """The matrix of u(x) in B (x + u(x)) - A x, and what does not depend on u: (*shape, D), or zero on one grid."""
     ndim = len(shape)
-    fixed = _affine(affine, ndim)
+    fixed = grid_affine(affine, ndim)
     if moving_affine is None:
         return fixed[:ndim, :ndim], np.zeros(ndim)
-    moving = _affine(moving_affine, ndim)
+    moving = grid_affine(moving_affine, ndim)
     difference = moving - fixed
     x = np.moveaxis(np.indices(shape), 0, -1)
     return moving[:ndim, :ndim], x @ difference[:ndim, :ndim].T + difference[:ndim, ndim]
@@ -111,7 +111,7 @@ def _lps(ndim: int) -> np.ndarray:
     return np.array([-1.0, -1.0, 1.0])[:ndim]
 
 
-def _affine(affine: np.ndarray, ndim: int) -> np.ndarray:
+def grid_affine(affine: np.ndarray, ndim: int) -> np.ndarray:
     """(D + 1, D + 1), float64, of an affine of that size or, in 2D, of a (4, 4) that keeps the plane."""
     matrix = np.asarray(affine, dtype=np.float64)
     if ndim == 2 and matrix.shape == (4, 4):

@@ -1,107 +1,286 @@
-"""Register two images directly: no network is trained, the displacement of this one pair is optimised.
+"""Two images, one call: `register(moving, fixed)`, by a trained network, by optimisation of this pair, or by both.
 
-    u = argmin  D(moving ∘ Φ, fixed) + λ·R(u),    Φ(x) = x + u(x) = exp(v)(x)
-
-v is a stationary velocity on a grid at a fraction of the image's resolution, integrated by scaling and squaring
-(Arsigny et al., MICCAI 2006), coarse grid first; Adam does the steps, and the best of each grid is kept.
+1  both images onto the fixed grid, through their affines and, if asked for, an affine pre-alignment
+2  a network's displacement, or none, to start from
+3  coarse to fine, the displacement that makes this pair most similar (optimisation.py)
+4  the moving image, labels and points pulled once through all of it
 """
 
-import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from tqdm.auto import tqdm
 
-from deepsimreg.losses import diffusion
-from deepsimreg.models.backbone import INTERPOLATION
-from deepsimreg.warps import integrate, warp_image
+from deepsimreg.alignment import align_affinely
+from deepsimreg.data.files import write_image
+from deepsimreg.evaluation import segmentation_metrics, smoothness
+from deepsimreg.export import write_field
+from deepsimreg.images import Image, ImageLike, as_image, positions, unit_range, voxel_map
+from deepsimreg.losses import Similarity, parse_similarity, required_extractors, similarity_terms
+from deepsimreg.optimisation import Level, optimise
+from deepsimreg.pretrained import load
+from deepsimreg.warps import invert, jacobian_determinant, sample_image, sample_labels, warp_points
+
+LEVELS = (Level(4, 16, 30), Level(2, 8, 30), Level(1, 4, 20))  # of a pair that starts from rest
+REFINEMENT = (Level(2, 8, 10), Level(1, 4, 15))  # of one that starts from a network's displacement
+DEFAULT_LAM = {"mse": 0.04, "ncc": 1.0, "ncc-sup": 1.0, "nmi": 0.25, "mind": 0.125, "vgg": 0.5}
+DEEPSIM_LAM = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Registration:
     """What `register` found.
 
-    moved: (N, C, *spatial), the moving image on the fixed grid. displacement: (N, D, *spatial), voxels, array axis
-    order: moved(x) = moving(x + u(x)). losses: of every step. seconds: of the whole call.
+    moved: (N, C, *spatial), the moving image on the fixed grid, in the moving image's own grey values.
+    displacement: (N, D, *spatial), voxels of the fixed grid, array axis order: what lies at the fixed voxel x lies, in
+    the world of the moving image, at x + u(x). velocity: of `Optimised`, where the displacement was found from rest.
+    losses: of every step of the optimisation. seconds: of the steps of the call, by name, and `total`.
     """
 
     moved: Tensor
     displacement: Tensor
+    velocity: Tensor | None
     losses: tuple[float, ...]
-    seconds: float
+    seconds: Mapping[str, float]
+    moving: Image = field(repr=False)
+    fixed: Image = field(repr=False)
+    matrix: np.ndarray = field(repr=False)  # (D + 1, D + 1), fixed voxels to moving voxels before the displacement
+    transform: np.ndarray | None = field(repr=False, default=None)  # (4, 4), of the affine pre-alignment
+    moved_labels: Tensor | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def jacobian(self) -> Tensor:
+        """Determinant of x → x + u(x), (N, *spatial): 1 keeps volume, 0 or less folds."""
+        return jacobian_determinant(self.displacement)
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """The displacement v with v(x) = −u(x + v(x)), (N, D, *spatial), voxels of the fixed grid."""
+        return invert(self.displacement)
+
+    @cached_property
+    def _positions(self) -> Tensor:
+        return positions(self.matrix, self.displacement)
+
+    def warp(self, image: ImageLike) -> Tensor:
+        """Another image on the moving image's grid, pulled onto the fixed one, linear: (N, C, *spatial)."""
+        return sample_image(self._same_grid(image).data.to(self.displacement.device), self._positions)
+
+    def warp_labels(self, labels: ImageLike) -> Tensor:
+        """Integer labels on the moving image's grid, pulled onto the fixed one, nearest; keeps the dtype."""
+        return sample_labels(self._same_grid(labels).data.to(self.displacement.device), self._positions)
+
+    def warp_points(self, points: Tensor | np.ndarray) -> Tensor:
+        """Points (P, D) of the fixed image, voxels, to where they lie in the moving image, voxels: (P, D)."""
+        points = torch.as_tensor(points, dtype=torch.float32, device=self.displacement.device)
+        matrix = torch.as_tensor(self.matrix, dtype=torch.float32, device=self.displacement.device)
+        ndim = self.fixed.ndim
+        return warp_points(points[None], self.displacement[:1])[0] @ matrix[:ndim, :ndim].T + matrix[:ndim, ndim]
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write moved, labels and the field for ITK, ANTs and Slicer; in NIfTI, on the fixed image's grid.
+
+        Returns:
+            moved.nii.gz, field.nii.gz, and moved_labels.nii.gz if labels were given.
+        """
+        folder, affine = Path(folder), self.fixed.affine
+        written = [folder / "moved.nii.gz", folder / "field.nii.gz"]
+        write_image(written[0], _as_file(self.moved, self.moving.dtype), affine=affine)
+        world = np.eye(4) if self.transform is None else self.transform
+        write_field(written[1], self.displacement, affine, world @ affine)
+        if self.moved_labels is not None:
+            written.append(folder / "moved_labels.nii.gz")
+            write_image(written[-1], self.moved_labels[0, 0].cpu().numpy(), affine=affine)
+        return written
+
+    def _same_grid(self, image: ImageLike) -> Image:
+        other = as_image(image, "image")
+        if other.shape != self.moving.shape:
+            raise ValueError(
+                f"{other.name} has shape {tuple(other.shape)}, the moving image {tuple(self.moving.shape)}: "
+                "give one on the moving image's grid"
+            )
+        return other
 
 
 def register(
-    moving: Tensor,
-    fixed: Tensor,
-    similarity: nn.Module,
-    lam: float,
-    steps: int = 60,
-    scales: Sequence[int] = (16, 8, 4),
-    learning_rate: float = 0.2,
-    squarings: int = 5,
+    moving: ImageLike,
+    fixed: ImageLike,
+    similarity: str | Mapping[str, float] | nn.Module = "ncc",
+    lam: float | None = None,
+    *,
+    network: str | Path | nn.Module | None = None,
+    extractor: str | Path | nn.Module | None = None,
+    levels: Sequence[Level | tuple[int, int, int]] | None = None,
+    steps: int | None = None,
+    labels: tuple[ImageLike, ImageLike] | ImageLike | None = None,
+    affine: str | None = None,
+    model: str = "velocity",
+    extract: str = "once",
+    symmetric: bool = False,
+    learning_rate: float = 0.1,
+    spacing: Sequence[float] | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = True,
 ) -> Registration:
-    """Pull `moving` onto `fixed` by optimisation.
+    """Pull `moving` onto `fixed`.
+
+    With a network and steps = 0 the network alone; with a network and steps, both; else optimisation from rest.
 
     Args:
-        moving, fixed: (N, C, *spatial), the same shape, intensities in [0, 1].
-        similarity: (moved, fixed) → scalar loss.
-        lam: weight of the diffusion regulariser on the displacement.
-        steps: of Adam, on each scale.
-        scales: voxels between two points of the velocity's grid, coarse to fine.
-        learning_rate: of Adam, in voxels.
-        squarings: of the velocity's integration.
+        moving, fixed: paths (NIfTI, TIFF), nibabel images, arrays (H, W) or (X, Y, Z), tensors (N, C, *spatial).
+            Images on different grids are brought together by their affines. Grey values that leave [0, 1] are scaled
+            from their 1 % and 99 % quantiles for the comparison.
+        similarity: a name ("ncc"), a sum ("deepsim-seg + 0.5 mind"), a mapping of names to weights, or a module.
+        lam: weight of the diffusion regulariser, derivatives in mm; None: a value for that similarity.
+        network: a registration network, the path of its weights, or a pretrained one's name.
+        extractor: for DeepSim: a network with `features`, the path of its weights, or the name of a pretrained dataset.
+        levels: (resolution, grid, steps), coarse to fine; None: a schedule for either start.
+        steps: of each level, in place of the schedule's.
+        labels: of the moving image, or of both: (moving, fixed); then Dice is measured.
+        affine: "rigid" or "affine" aligns the images by that first.
+        model, extract, symmetric, learning_rate: as `optimise`.
+        spacing: mm, array axis order, for images that carry none.
+        device: where it runs; None: a GPU if there is one.
+        progress: show a bar.
 
     Raises:
-        FloatingPointError: the loss is not finite.
-        ValueError: images that are not (N, C, *spatial) of one shape, or hold NaN or infinite values.
+        DataError: a file that cannot be read.
+        FloatingPointError: the optimisation has diverged.
+        ValueError: images that do not go together, are empty, constant or not finite; an unknown name or option.
+        WeightsError: weights that cannot be used.
     """
-    for name, image in (("moving", moving), ("fixed", fixed)):
-        if image.ndim not in (4, 5):
-            raise ValueError(f"{name} has shape {tuple(image.shape)}: give (N, C, H, W) or (N, C, X, Y, Z)")
-        if not torch.isfinite(image).all():
-            raise ValueError(f"{name} holds NaN or infinite values: mend the image before it is registered")
-    if moving.shape != fixed.shape:
-        raise ValueError(f"moving {tuple(moving.shape)} and fixed {tuple(fixed.shape)}: bring both onto one grid first")
-    started, losses, ndim, shape = time.perf_counter(), [], fixed.ndim - 2, fixed.shape[2:]
-    velocity = torch.zeros(len(fixed), ndim, *[1] * ndim, device=fixed.device)
-    with tqdm(total=steps * len(scales), desc="register", unit="step", leave=False) as bar:
-        for scale in scales:
-            grid = [-(-size // scale) for size in shape]
-            velocity = _resize(velocity, grid).detach().requires_grad_()
-            optimizer = torch.optim.Adam([velocity], lr=learning_rate)
-            best, lowest = velocity.detach().clone(), math.inf
-            for _ in range(steps):
-                displacement = _displacement(velocity, shape, squarings)
-                loss = similarity(warp_image(moving, displacement), fixed) + lam * diffusion(displacement)
-                losses.append(loss.item())
-                if not math.isfinite(losses[-1]):
-                    raise FloatingPointError(f"the loss is {losses[-1]} at step {len(losses)}: lower learning_rate")
-                if losses[-1] < lowest:
-                    best, lowest = velocity.detach().clone(), losses[-1]
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                bar.update()
-            velocity = best
-    with torch.no_grad():
-        displacement = _displacement(velocity, shape, squarings)
-    return Registration(warp_image(moving, displacement), displacement, tuple(losses), time.perf_counter() - started)
+    clock = {"start": time.perf_counter()}
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    moving, fixed = as_image(moving, "moving", spacing), as_image(fixed, "fixed", spacing)
+    _check_together(moving, fixed)
+    compared = _similarity(similarity, extractor).to(device)
+    lam = _default_lam(similarity) if lam is None else float(lam)
+    network = load(network).to(device) if isinstance(network, str | Path) else network
+    levels = [level if isinstance(level, Level) else Level(*level) for level in levels or _schedule(network)]
+    if steps is not None:
+        levels = [Level(level.resolution, level.grid, steps) for level in levels]
+    moving_values, fixed_values = unit_range(moving).to(device), unit_range(fixed).to(device)
+    transform = align_affinely(moving, fixed, affine) if affine else None
+    matrix = voxel_map(fixed, moving, transform)
+    still = fixed_values.new_zeros(len(fixed_values), fixed.ndim, *fixed.shape)
+    on_grid = sample_image(moving_values, positions(matrix, still)) if _moves(matrix, moving, fixed) else moving_values
+    clock["prepare"] = time.perf_counter()
+
+    start = None
+    if network is not None:
+        with torch.no_grad():
+            start = network.eval()(on_grid, fixed_values)
+    clock["network"] = time.perf_counter()
+    displacement, velocity, losses = start, None, ()
+    if start is None or sum(level.steps for level in levels):
+        found = optimise(
+            on_grid,
+            fixed_values,
+            compared,
+            lam,
+            levels,
+            fixed.spacing,
+            start,
+            model,
+            extract,
+            symmetric,
+            learning_rate,
+            progress=progress,
+        )
+        displacement, losses = found.displacement, found.losses
+        velocity = found.velocity if start is None else None
+    clock["optimise"] = time.perf_counter()
+
+    place = positions(matrix, displacement)
+    moved = sample_image(moving.data.to(device).float(), place)
+    moved_labels, metrics = None, smoothness(displacement[:1])
+    if labels is not None:
+        moving_label, fixed_label = labels if isinstance(labels, tuple) else (labels, None)
+        moving_label = as_image(moving_label, "moving label")
+        if moving_label.shape != moving.shape:
+            raise ValueError(f"{moving_label.name} {tuple(moving_label.shape)} is not on the grid of {moving.name}")
+        moved_labels = sample_labels(moving_label.data.to(device), place)
+        if fixed_label is not None:
+            metrics |= _overlap(moved_labels, as_image(fixed_label, "fixed label"), fixed)
+    clock["warp"] = time.perf_counter()
+    times = list(clock.values())
+    seconds = {name: after - before for name, before, after in zip(list(clock)[1:], times, times[1:], strict=False)}
+    seconds["total"] = times[-1] - times[0]
+    return Registration(
+        moved, displacement, velocity, losses, seconds, moving, fixed, matrix, transform, moved_labels, metrics
+    )
 
 
-def _resize(field: Tensor, shape: Sequence[int]) -> Tensor:
-    """Linear resampling to another grid over the same image; values keep their unit."""
-    return functional.interpolate(field, tuple(shape), mode=INTERPOLATION[field.ndim - 2], align_corners=True)
+def _check_together(moving: Image, fixed: Image) -> None:
+    if moving.ndim != fixed.ndim:
+        raise ValueError(
+            f"{moving.name} has {moving.ndim} axes and {fixed.name} {fixed.ndim}: give two planes or two volumes"
+        )
+    for what, index in (("images", 0), ("channels", 1)):
+        ours, theirs = moving.data.shape[index], fixed.data.shape[index]
+        if ours != theirs:
+            raise ValueError(f"{moving.name} has {ours} {what} and {fixed.name} {theirs}: give the same number")
+    if min(fixed.shape) < 2 or min(moving.shape) < 2:
+        raise ValueError(
+            f"{moving.name} {tuple(moving.shape)} and {fixed.name} {tuple(fixed.shape)}: too thin to register"
+        )
 
 
-def _displacement(velocity: Tensor, shape: Sequence[int], squarings: int) -> Tensor:
-    """Displacement (N, D, *shape), voxels of the image, of a velocity (voxels of the image) on a coarser grid."""
-    scale = torch.tensor(
-        [max(fine - 1, 1) / max(coarse - 1, 1) for fine, coarse in zip(shape, velocity.shape[2:], strict=True)],
-        device=velocity.device,
-    ).view(1, -1, *[1] * len(shape))
-    return _resize(integrate(velocity / scale, squarings) * scale, shape)
+def _moves(matrix: np.ndarray, moving: Image, fixed: Image) -> bool:
+    """Whether the grids differ by more than rounding."""
+    return moving.shape != fixed.shape or not np.allclose(matrix, np.eye(len(matrix)), atol=1e-5)
+
+
+def _schedule(network: nn.Module | None) -> Sequence[Level]:
+    return LEVELS if network is None else REFINEMENT
+
+
+def _similarity(similarity, extractor) -> Similarity:
+    if isinstance(similarity, nn.Module):
+        return similarity
+    extractors = {}
+    for kind in required_extractors(similarity):
+        if extractor is None:
+            raise ValueError(
+                f"{similarity} compares features: give extractor, a pretrained dataset (deepsimreg models), "
+                "a weight file, or a network with a method features(image)"
+            )
+        named = isinstance(extractor, str | Path) and not Path(extractor).is_file()
+        extractors[kind] = (
+            extractor if isinstance(extractor, nn.Module) else load(f"{extractor}/{kind}" if named else extractor)
+        )
+    return parse_similarity(similarity, extractors)
+
+
+def _default_lam(similarity) -> float:
+    if isinstance(similarity, nn.Module):
+        raise ValueError("give lam, the weight of the regulariser, with a similarity of your own")
+    return sum(weight * DEFAULT_LAM.get(name, DEEPSIM_LAM) for name, weight in similarity_terms(similarity).items())
+
+
+def _overlap(moved: Tensor, label: Image, fixed: Image) -> dict[str, float]:
+    if label.shape != fixed.shape:
+        raise ValueError(f"{label.name} {tuple(label.shape)} is not on the grid of {fixed.name}")
+    values = torch.unique(torch.cat([moved.flatten(), label.data.to(moved).flatten()]))
+    classes = [str(int(value)) for value in values]
+    ours, theirs = (torch.searchsorted(values, image.to(values)) for image in (moved, label.data.to(moved)))
+    return segmentation_metrics(ours, theirs, classes)
+
+
+def _as_file(moved: Tensor, dtype: np.dtype) -> np.ndarray:
+    """The first image as an array of the moving image's dtype; whole numbers are rounded."""
+    array = moved[0, 0].cpu().numpy()
+    if dtype.kind in "iub":
+        return np.clip(np.rint(array), *_limits(dtype)).astype(np.uint8 if dtype.kind == "b" else dtype)
+    return array.astype(np.float32)
+
+
+def _limits(dtype: np.dtype) -> tuple[int, int]:
+    return (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)

@@ -1,81 +1,280 @@
+"""register(): physics, grids and spacings, what it takes and what it refuses; files that other tools read."""
+
+import nibabel
+import numpy as np
 import pytest
+import SimpleITK as sitk
+import tifffile
 import torch
 
 from deepsimreg import register
 from deepsimreg.data import load_dataset
 from deepsimreg.evaluation import evaluate_pair
-from deepsimreg.losses import MSE, NCC, DeepSim
-from deepsimreg.models import UNet
-from deepsimreg.warps import jacobian_determinant, warp_image
+from deepsimreg.losses import MSE, DeepSim, Similarity, similarity_terms
+from deepsimreg.models import UNet, VoxelMorph, save_model
+from deepsimreg.models.backbone import upsample
+from deepsimreg.optimisation import Level, optimise
+from deepsimreg.warps import compose, integrate, jacobian_determinant, warp_image
+
+SHAPES = pytest.mark.parametrize("shape", [(40, 48), (24, 28, 20)], ids=["2d", "3d"])
+ODD = pytest.mark.parametrize("shape", [(17, 23), (31, 40, 24)], ids=["2d", "3d"])
+QUIET = {"progress": False}
 
 
 def smooth(shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 1, *[-(-size // 6) for size in shape], generator=generator)
+    coarse = torch.rand(1, 1, *[-(-size // 5) for size in shape], generator=generator)
     mode = {2: "bicubic", 3: "trilinear"}[len(shape)]
     return torch.nn.functional.interpolate(coarse, shape, mode=mode).clamp(0, 1)
 
 
-@pytest.mark.parametrize("shape", [(17, 23), (18, 20, 14)], ids=["2d", "3d"])
-def test_an_image_with_itself_stays_where_it_is(shape):
-    image = smooth(shape)
-    result = register(image, image, MSE(), lam=0.1, steps=5)
-    assert result.displacement.abs().max() < 0.05
-    assert result.displacement.shape == (1, len(shape), *shape)
-
-
-@pytest.mark.parametrize("shape", [(40, 48), (24, 28, 20)], ids=["2d", "3d"])
-def test_a_known_smooth_warp_is_recovered(shape):
-    moving = smooth(shape)
+def bump(shape, peak=2.0):
+    """A smooth displacement that vanishes at the border."""
     axes = torch.meshgrid(*[torch.linspace(0, torch.pi, size) for size in shape], indexing="ij")
-    bump = torch.stack(axes).sin().prod(0)
-    truth = torch.stack([(1.5 + 0.5 * k) * (-1) ** k * bump for k in range(len(shape))])[None]
+    height = torch.stack(axes).sin().prod(0)
+    return torch.stack([(peak - 0.5 * k) * (-1) ** k * height for k in range(len(shape))])[None]
+
+
+def error(found, truth, margin=4):
+    inside = (..., *[slice(margin, -margin)] * (truth.ndim - 2))
+    return (found - truth)[inside].norm(dim=1).mean()
+
+
+@ODD
+@pytest.mark.parametrize("similarity", ["mse", "ncc", "mind", "ncc + 0.5 mind"])
+def test_an_image_with_itself_stays_where_it_is_at_odd_sizes(shape, similarity):
+    image = smooth(shape)
+    result = register(image, image, similarity, **QUIET)
+    assert result.displacement.shape == (1, len(shape), *shape)
+    assert result.displacement.abs().max() < 0.05
+    torch.testing.assert_close(result.moved, image, atol=0.02, rtol=0)
+
+
+@SHAPES
+@pytest.mark.parametrize(
+    "options", [{}, {"model": "displacement"}, {"symmetric": True}, {"extract": "always"}], ids=str
+)
+def test_a_known_smooth_warp_is_recovered(shape, options):
+    moving, truth = smooth(shape), bump(shape)
     fixed = warp_image(moving, truth)
-    result = register(moving, fixed, MSE(), lam=1e-4, steps=60)
-    inside = (..., *[slice(6, -6)] * len(shape))
-    error = (result.displacement - truth)[inside].norm(dim=1).mean()
-    assert error < 0.5
-    assert truth[inside].norm(dim=1).mean() > 1
-    assert (jacobian_determinant(result.displacement) > 0).all()
-    torch.testing.assert_close(result.moved, warp_image(moving, result.displacement))
+    result = register(moving, fixed, "mse", lam=1e-4, **QUIET, **options)
+    assert error(result.displacement, truth) < 0.5
+    assert error(0 * truth, truth) > 1
+    assert (result.jacobian > 0).all()
+    torch.testing.assert_close(result.moved, warp_image(moving, result.displacement), atol=1e-5, rtol=0)
 
 
-def test_losses_fall_and_are_counted():
+@SHAPES
+def test_the_inverse_undoes_the_warp_and_is_the_flow_of_minus_the_velocity(shape):
+    moving = smooth(shape)
+    result = register(moving, warp_image(moving, bump(shape)), "mse", lam=1e-3, **QUIET)
+    inside = (..., *[slice(4, -4)] * len(shape))
+    assert compose(result.displacement, result.inverse)[inside].abs().max() < 0.01
+    back = 4 * upsample(integrate(-result.velocity, 5), 4)[(..., *map(slice, shape))]
+    assert (result.inverse - back)[inside].norm(dim=1).mean() < 0.15 * result.displacement[inside].norm(dim=1).mean()
+
+
+def test_losses_fall_and_a_level_ends_when_nothing_improves():
     moving, fixed = smooth((32, 32), 1), smooth((32, 32), 2)
-    result = register(moving, fixed, NCC(), lam=0.01, steps=20, scales=(8, 4))
+    result = register(moving, fixed, "ncc", lam=0.01, levels=[(4, 8, 20), (1, 4, 20)], **QUIET)
     assert len(result.losses) == 40
     assert result.losses[-1] < result.losses[0]
-    assert result.seconds > 0
+    still = register(moving, moving, "mse", lam=0.1, levels=[(1, 4, 500)], **QUIET)
+    assert len(still.losses) < 30
+
+
+def test_features_once_or_always_agree_where_the_extractor_commutes_with_the_warp():
+    """Grey values as features: pulling them is pulling the image."""
+
+    class Grey:
+        def features(self, image):
+            return [torch.cat([image, 1 - image], dim=1)]
+
+    moving = smooth((40, 48))
+    fixed = warp_image(moving, bump((40, 48)))
+    once, always = (
+        register(moving, fixed, DeepSim(Grey()), 1e-3, levels=[(1, 4, 30)], extract=extract, **QUIET)
+        for extract in ("once", "always")
+    )
+    torch.testing.assert_close(once.displacement, always.displacement, atol=1e-3, rtol=0)
 
 
 def test_a_pair_of_the_phantom_gets_closer_to_its_truth():
     data = load_dataset("phantom-2d", noise=0.01, illumination=0.0, train=1, validation=1, test=1)
     pair = data.pairs("test")[0]
-    result = register(pair.moving.image[None], pair.fixed.image[None], MSE(), lam=0.02)
+    labels = pair.moving.label[None], pair.fixed.label[None]
+    result = register(pair.moving.image[None], pair.fixed.image[None], "mse", lam=0.02, labels=labels, **QUIET)
 
-    def error(displacement):
-        labels = pair.moving.label[None], pair.fixed.label[None]
+    def measured(displacement):
         return evaluate_pair(displacement, *labels, data.classes, data.spacing, pair.displacement[None])
 
-    assert error(result.displacement)["target_registration_error"] < 0.8 * error(None)["target_registration_error"]
-    assert error(result.displacement)["dice"] > error(None)["dice"] + 0.05
+    before, after = measured(None), measured(result.displacement)
+    assert after["target_registration_error"] < 0.8 * before["target_registration_error"]
+    assert after["dice"] > before["dice"] + 0.05
+    assert result.metrics["dice"] == pytest.approx(after["dice"])
+    assert result.metrics["folds"] == after["folds"]
 
 
-def test_weights_of_the_extractor_do_not_change():
-    extractor = UNet(2, 3, channels=[4, 6, 8])
-    before = {key: value.clone() for key, value in extractor.state_dict().items()}
-    register(smooth((32, 32), 1), smooth((32, 32), 2), DeepSim(extractor), lam=1.0, steps=3)
-    assert all(torch.equal(before[key], value) for key, value in extractor.state_dict().items())
+def test_weights_of_extractor_and_network_do_not_change(tmp_path):
+    torch.manual_seed(0)
+    extractor, network = UNet(2, 3, channels=[4, 6, 8]), VoxelMorph(2, channels=[4, 6, 8], batch_norm=True)
+    before = [value.clone() for module in (extractor, network) for value in module.state_dict().values()]
+    register(
+        smooth((32, 32), 1), smooth((32, 32), 2), "deepsim-seg", network=network, extractor=extractor, steps=3, **QUIET
+    )
+    after = [value for module in (extractor, network) for value in module.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("moving", "fixed", "message"),
-    [
-        (torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 9), r"moving \(1, 1, 8, 8\) and fixed \(1, 1, 8, 9\)"),
-        (torch.rand(8, 8), torch.rand(8, 8), r"moving has shape \(8, 8\): give \(N, C, H, W\)"),
-        (torch.rand(1, 1, 8, 8), torch.full((1, 1, 8, 8), torch.nan), "fixed holds NaN"),
-    ],
-)
-def test_bad_images_are_refused(moving, fixed, message):
+def test_three_ways_network_both_and_optimisation(tmp_path):
+    torch.manual_seed(0)
+    network = VoxelMorph(2, channels=[4, 6, 8], light=True).eval()
+    torch.nn.init.normal_(network.flow.weight, std=0.5)
+    path = save_model(network, tmp_path / "weights.safetensors")
+    moving, fixed = smooth((32, 32), 1), smooth((32, 32), 2)
+    alone = register(moving, fixed, "mse", network=path, steps=0, **QUIET)
+    with torch.no_grad():
+        torch.testing.assert_close(alone.displacement, network(moving, fixed))
+    both = register(moving, fixed, "mse", network=network, **QUIET)
+    first, last = (((r.moved - fixed) ** 2).mean() for r in (alone, both))
+    assert last < 0.7 * first
+    assert alone.losses == ()
+    assert both.velocity is None
+
+
+def test_files_on_different_grids_meet_in_the_world(tmp_path):
+    """The same content on an oblique, finer, flipped grid: nothing is left to register."""
+    fixed = smooth((24, 28, 20))
+    fixed_affine = np.diag([1.0, 1.2, 1.5, 1.0])
+    moving_affine = np.diag([-0.8, 1.0, 1.1, 1.0])
+    moving_affine[:3, 3] = [23, 2, 1]
+    shape = (26, 26, 22)
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    world = index @ moving_affine[:3, :3].T + moving_affine[:3, 3]
+    place = torch.from_numpy(np.moveaxis(world / np.diag(fixed_affine)[:3], -1, 0)[None]).float()
+    from deepsimreg.warps import sample_image
+
+    moving = sample_image(fixed, place)
+    for name, image, affine in (("fixed", fixed, fixed_affine), ("moving", moving, moving_affine)):
+        nibabel.save(
+            nibabel.Nifti1Image((image[0, 0].numpy() * 1000).astype(np.int16), affine), tmp_path / f"{name}.nii.gz"
+        )
+    result = register(tmp_path / "moving.nii.gz", tmp_path / "fixed.nii.gz", "mse", lam=0.1, **QUIET)
+    inside = (..., *[slice(5, -5)] * 3)
+    assert result.displacement[inside].abs().mean() < 0.15
+    assert (result.moved / 1000 - fixed)[inside].abs().mean() < 0.02
+
+    moved, field = result.save(tmp_path / "out")
+    saved = nibabel.load(moved)
+    assert saved.get_data_dtype() == np.int16
+    np.testing.assert_allclose(saved.affine, fixed_affine)
+    transform = sitk.DisplacementFieldTransform(sitk.ReadImage(str(field), sitk.sitkVectorFloat64))
+    grids = [sitk.ReadImage(str(tmp_path / f"{name}.nii.gz"), sitk.sitkFloat32) for name in ("moving", "fixed")]
+    witness = sitk.GetArrayFromImage(sitk.Resample(*grids, transform, sitk.sitkLinear)).T
+    np.testing.assert_allclose(result.moved[0, 0].numpy()[inside[1:]], witness[inside[1:]], atol=1)
+
+
+def test_points_go_where_their_content_lies():
+    moving, truth = smooth((40, 48)), bump((40, 48))
+    result = register(moving, warp_image(moving, truth), "mse", lam=1e-4, **QUIET)
+    points = torch.tensor([[12.0, 20.0], [25.5, 30.25]])
+    expected = points + torch.stack([result.displacement[0, :, 12, 20], result.warp_points(points)[1] - points[1]])
+    torch.testing.assert_close(result.warp_points(points), expected)
+
+
+@pytest.mark.parametrize("kind", ["rigid", "affine"])
+def test_an_affine_prealignment_finds_a_rotation_and_a_shift(kind):
+    fixed = smooth((48, 56, 40), 3)
+    from deepsimreg.warps import affine_displacement
+
+    c, s = np.cos(0.3), np.sin(0.3)
+    matrix = torch.tensor([[[c, -s, 0, 4.0], [s, c, 0, -3.0], [0, 0, 1, 2.0]]], dtype=torch.float32)
+    truth = affine_displacement(matrix, fixed.shape[2:])
+    moving = warp_image(fixed, truth)  # moving(x) = fixed(x + truth(x)): registration has to find the inverse
+    plain = register(moving, fixed, "ncc", steps=0, levels=[(4, 8, 0)], **QUIET)
+    aligned = register(moving, fixed, "ncc", steps=0, levels=[(4, 8, 0)], affine=kind, **QUIET)
+    inside = (..., *[slice(10, -10)] * 3)
+    before, after = ((r.moved - fixed)[inside].abs().mean() for r in (plain, aligned))
+    assert after < 0.2 * before
+
+
+def test_spacing_counts_in_the_regulariser():
+    """Thick slices: the same bend costs less along the axis on which voxels are long, more across it."""
+    moving = smooth((32, 32), 5)
+    fixed = warp_image(moving, bump((32, 32)))
+    isotropic = register(moving, fixed, "mse", lam=0.05, **QUIET)
+    scaled = register(moving, fixed, "mse", lam=0.05, spacing=(2.0, 2.0), **QUIET)
+    torch.testing.assert_close(isotropic.displacement, scaled.displacement, atol=1e-4, rtol=0)
+    thick = register(moving, fixed, "mse", lam=0.05, spacing=(4.0, 1.0), **QUIET)
+    energy = [r.displacement[0, 0].diff(dim=1).square().mean() for r in (isotropic, thick)]
+    assert energy[1] < energy[0]
+
+
+def test_tiff_and_integer_arrays(tmp_path):
+    image = (smooth((40, 48))[0, 0].numpy() * 200 + 20).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    result = register(tmp_path / "a.tif", image, "ncc", **QUIET)
+    assert result.displacement.abs().max() < 0.05
+    assert result.moved.max() > 100, "the moving image keeps its grey values"
+
+
+def refusals():
+    plane, volume = torch.rand(16, 16), torch.rand(16, 16, 16)
+    hole = plane.clone()
+    hole[3, 3] = torch.nan
+    return [
+        ((torch.rand(0, 4), plane, "ncc"), "moving is empty"),
+        ((plane, torch.full((16, 16), 0.5), "ncc"), "fixed is constant, every voxel is 0.5"),
+        ((plane, hole, "ncc"), "fixed holds NaN"),
+        ((plane, volume, "ncc"), "moving has 2 axes and fixed 3"),
+        ((torch.rand(1, 1, 16, 16), torch.rand(1, 2, 16, 16), "ncc"), "moving has 1 channels and fixed 2"),
+        ((torch.rand(2, 1, 16, 16), plane, "ncc"), "moving has 2 images and fixed 1"),
+        ((plane, plane, "nccc"), "unknown similarity 'nccc'; choose one of mse, ncc"),
+        ((plane, plane, "ncc + ncc"), "each name once"),
+        ((plane, plane, "-1 ncc"), "positive weight"),
+        ((plane, plane, "deepsim-seg"), "compares features: give extractor"),
+        ((plane, plane, MSE()), "give lam"),
+        ((torch.rand(5), plane, "ncc"), r"shape \(5,\): give a plane"),
+        ((plane[:1], plane[:1], "ncc"), "too thin"),
+    ]
+
+
+@pytest.mark.parametrize(("arguments", "message"), refusals(), ids=[message for _, message in refusals()])
+def test_bad_input_is_refused_at_the_start(arguments, message):
     with pytest.raises(ValueError, match=message):
-        register(moving, fixed, MSE(), lam=0.1)
+        register(*arguments, **QUIET)
+
+
+def test_bad_options_are_refused():
+    plane = torch.rand(16, 16)
+    for options, message in [
+        ({"affine": "similarity"}, "rigid or affine"),
+        ({"model": "spline"}, "velocity, displacement"),
+        ({"extract": "never"}, "once or always"),
+        ({"levels": [(4, 2, 10)]}, "multiple of resolution"),
+        ({"spacing": (1.0,)}, "2 positive values"),
+        ({"symmetric": True, "model": "displacement"}, "symmetric needs"),
+        ({"labels": torch.zeros(8, 8)}, "not on the grid"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            register(plane, plane.flip(0), "ncc", **QUIET, **options)
+
+
+def test_sums_are_read_as_written():
+    assert similarity_terms("deepsim-seg + 0.5 mind") == {"deepsim-seg": 1.0, "mind": 0.5}
+    assert similarity_terms({"ncc": 2}) == {"ncc": 2.0}
+
+
+def test_a_diverged_optimisation_says_what_to_do():
+    class Worse(Similarity):
+        def forward(self, moved, fixed):
+            return (moved - fixed).mean() * torch.inf
+
+    plane = torch.rand(1, 1, 16, 16)
+    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+        optimise(plane, plane.flip(2), Worse(), 0.1, [Level(1, 2, 5)], progress=False)
+
+
+def test_folds_are_rare_even_where_images_have_nothing_in_common():
+    result = register(smooth((48, 48), 1), smooth((48, 48), 2), "ncc", **QUIET)
+    assert (jacobian_determinant(result.displacement) <= 0).float().mean() < 0.001

@@ -29,7 +29,10 @@ __all__ = [
     "WeightedSum",
     "build_similarity",
     "diffusion",
+    "parse_similarity",
     "required_extractor",
+    "required_extractors",
+    "similarity_terms",
 ]
 
 
@@ -69,6 +72,47 @@ def build_similarity(name: str, extractors: Mapping[str, object] | None = None, 
     Raises ValueError for an unknown name and for a missing extractor, TypeError for an unknown option.
     """
     return _factory(name)(extractors, **options)
+
+
+def similarity_terms(similarity: str | Mapping[str, float]) -> dict[str, float]:
+    """Weight of each similarity of a sum: "deepsim-seg + 0.5 mind" or {"deepsim-seg": 1, "mind": 0.5}.
+
+    Raises:
+        ValueError: an unknown name, a name twice, or a weight that is no positive number.
+    """
+    if isinstance(similarity, str):
+        parts = [part.split() for part in similarity.split("+")]
+        if not all(0 < len(part) < 3 for part in parts):
+            raise ValueError(f"similarity is {similarity!r}: write names, or sums such as 'deepsim-seg + 0.5 mind'")
+        pairs = [(part[-1], part[0] if len(part) == 2 else 1.0) for part in parts]
+    else:
+        pairs = list(similarity.items())
+    terms = {}
+    for name, weight in pairs:
+        _factory(name)
+        try:
+            value = float(weight)
+        except ValueError:
+            value = float("nan")
+        if not value > 0 or name in terms:
+            raise ValueError(f"similarity is {similarity!r}: give each name once, with a positive weight")
+        terms[name] = value
+    return terms
+
+
+def parse_similarity(
+    similarity: str | Mapping[str, float], extractors: Mapping[str, object] | None = None
+) -> Similarity:
+    """The similarity, or weighted sum, that `similarity_terms` reads; errors as there and as `build_similarity`."""
+    terms = similarity_terms(similarity)
+    built = [build_similarity(name, extractors) for name in terms]
+    return built[0] if list(terms.values()) == [1.0] else WeightedSum(built, list(terms.values()))
+
+
+def required_extractors(similarity: str | Mapping[str, float]) -> list[str]:
+    """The kinds of extractors that the terms of a similarity need."""
+    kinds = [required_extractor(name) for name in similarity_terms(similarity)]
+    return list(dict.fromkeys(kind for kind in kinds if kind))
 
 
 def required_extractor(name: str) -> str | None:

@@ -1,7 +1,7 @@
 """What every similarity shares: what it may look at, and how it is asked."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,6 +46,18 @@ class Similarity(nn.Module, ABC):
         """Scalar loss of an alignment."""
         return self(alignment.moved, alignment.fixed)
 
+    def maps(self, image: Tensor) -> list:
+        """What is compared of one image: tensors (N, C, *spatial / r), r a power of two, or lists of them."""
+        return [image]
+
+    def distance(self, moved: list, fixed: list) -> Tensor:
+        """Scalar loss of the maps of two images, `self(moved, fixed)` without extracting them again."""
+        return self(moved[0], fixed[0])
+
+    def against(self, fixed: list) -> Callable[[list], Tensor]:
+        """`distance` to maps that do not change: what follows from them alone is computed once."""
+        return lambda moved: self.distance(moved, fixed)
+
 
 class WeightedSum(Similarity):
     """Σ weight · similarity, as DeepSim + 0.5 NCC."""
@@ -62,6 +74,21 @@ class WeightedSum(Similarity):
 
     def compare(self, alignment: Alignment) -> Tensor:
         return sum(w * one.compare(alignment) for w, one in zip(self.weights, self.similarities, strict=True))
+
+    def maps(self, image: Tensor) -> list:
+        return [one.maps(image) for one in self.similarities]
+
+    def distance(self, moved: list, fixed: list) -> Tensor:
+        parts = zip(self.weights, self.similarities, moved, fixed, strict=True)
+        return sum(weight * one.distance(a, b) for weight, one, a, b in parts)
+
+    def against(self, fixed: list) -> Callable[[list], Tensor]:
+        measures = [one.against(maps) for one, maps in zip(self.similarities, fixed, strict=True)]
+
+        def distance(moved: list) -> Tensor:
+            return sum(w * measure(maps) for w, measure, maps in zip(self.weights, measures, moved, strict=True))
+
+        return distance
 
 
 def check_pair(moved: Tensor, fixed: Tensor) -> None:

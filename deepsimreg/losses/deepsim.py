@@ -60,19 +60,20 @@ class DeepSim(Similarity):
     def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
         check_pair(moved, fixed)
         with torch.no_grad():
-            features_fixed = self._features(fixed)
-        return _distance(self._features(moved), features_fixed)
+            features_fixed = self.maps(fixed)
+        return self.distance(self.maps(moved), features_fixed)
 
     def compare(self, alignment: Alignment) -> Tensor:
         if not self.extract_before_warp:
             return self(alignment.moved, alignment.fixed)
         check_pair(alignment.moving, alignment.fixed)
         with torch.no_grad():
-            features_moving, features_fixed = self._features(alignment.moving), self._features(alignment.fixed)
+            features_moving, features_fixed = self.maps(alignment.moving), self.maps(alignment.fixed)
         moved = [warp_image(f, displacement_at(alignment.displacement, f.shape[2:])) for f in features_moving]
-        return _distance(moved, features_fixed)
+        return self.distance(moved, features_fixed)
 
-    def _features(self, image: Tensor) -> list[Tensor]:
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """The features of the chosen levels."""
         features = list(self.extractor.features(image))
         levels = self.levels or range(1, len(features) + 1)
         if max(levels) > len(features):
@@ -82,13 +83,11 @@ class DeepSim(Similarity):
             chosen = [f - f.mean(dim=tuple(range(2, f.ndim)), keepdim=True) for f in chosen]
         return chosen
 
+    def distance(self, moved: list[Tensor], fixed: list[Tensor]) -> Tensor:
+        return 1 - torch.stack([cosine(a, b).mean() for a, b in zip(moved, fixed, strict=True)]).mean()
+
     def extra_repr(self) -> str:
         return f"levels={self.levels}, zero_mean={self.zero_mean}, extract_before_warp={self.extract_before_warp}"
-
-
-def _distance(features_moved: list[Tensor], features_fixed: list[Tensor]) -> Tensor:
-    pairs = zip(features_moved, features_fixed, strict=True)
-    return 1 - torch.stack([cosine(a, b).mean() for a, b in pairs]).mean()
 
 
 def displacement_at(displacement: Tensor, shape: Sequence[int]) -> Tensor:

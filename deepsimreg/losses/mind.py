@@ -35,8 +35,14 @@ class MIND(Similarity):
     def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
         check_pair(moved, fixed)
         with torch.no_grad():
-            descriptor = self.describe(fixed)
-        return (self.describe(moved) - descriptor).square().mean()
+            descriptor = self.maps(fixed)
+        return self.distance(self.maps(moved), descriptor)
+
+    def maps(self, image: Tensor) -> list[Tensor]:
+        return [self.describe(image)]
+
+    def distance(self, moved: list[Tensor], fixed: list[Tensor]) -> Tensor:
+        return (moved[0] - fixed[0]).square().mean()
 
     def describe(self, image: Tensor) -> Tensor:
         """Descriptor of (N, 1, *spatial): (N, 12, *spatial) in 3D, (N, 4, *spatial) in 2D, in [0, 1]."""

@@ -8,6 +8,8 @@ plain     1 - mean(cross / sqrt(var_I var_J))        in [0, 2]
 Source: Avants et al. 2008, Medical Image Analysis 12:26; the squared form is the "NCC" of the DeepSim papers.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -32,17 +34,24 @@ class NCC(Similarity):
 
     def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
         check_pair(moved, fixed)
+        return self.against([fixed])([moved])
+
+    def against(self, fixed: list[Tensor]) -> Callable[[list[Tensor]], Tensor]:
         # A difference of means of squares cancels: float64 keeps flat regions of bright images exact.
-        precise = torch.float32 if moved.device.type == "mps" else torch.float64
-        i, j = moved.to(precise), fixed.to(precise)
-        mean_i, mean_j, mean_ii, mean_jj, mean_ij = (
-            box_mean(image, self.window // 2) for image in (i, j, i * i, j * j, i * j)
-        )
-        cross = mean_ij - mean_i * mean_j
-        var_i = (mean_ii - mean_i * mean_i).clamp(min=self.eps)
-        var_j = (mean_jj - mean_j * mean_j).clamp(min=self.eps)
-        ncc = cross.square() / (var_i * var_j) if self.squared else cross * (var_i * var_j).rsqrt()
-        return (1 - ncc.mean()).to(torch.promote_types(moved.dtype, torch.float32))
+        precise, radius = torch.float32 if fixed[0].device.type == "mps" else torch.float64, self.window // 2
+        j = fixed[0].to(precise)
+        mean_j = box_mean(j, radius)
+        var_j = (box_mean(j * j, radius) - mean_j * mean_j).clamp(min=self.eps)
+
+        def distance(moved: list[Tensor]) -> Tensor:
+            i = moved[0].to(precise)
+            mean_i, mean_ii, mean_ij = (box_mean(image, radius) for image in (i, i * i, i * j))
+            cross = mean_ij - mean_i * mean_j
+            var_i = (mean_ii - mean_i * mean_i).clamp(min=self.eps)
+            ncc = cross.square() / (var_i * var_j) if self.squared else cross * (var_i * var_j).rsqrt()
+            return (1 - ncc.mean()).to(torch.promote_types(moved[0].dtype, torch.float32))
+
+        return distance
 
     def extra_repr(self) -> str:
         return f"window={self.window}, squared={self.squared}, eps={self.eps}"

@@ -32,13 +32,29 @@ def warp_labels(labels: Tensor, displacement: Tensor) -> Tensor:
     Halves round up. Not differentiable; for a loss use `warp_one_hot`.
     """
     _check(labels, displacement, "labels")
+    # A diverged field (NaN) reads the first voxel, as linear sampling does, and never leaves the array.
+    axes = range(displacement.ndim - 2)
+    positions = torch.stack([displacement[:, axis] + _coordinates(displacement, axis) for axis in axes], dim=1)
+    return sample_labels(labels, positions)
+
+
+def sample_image(image: Tensor, positions: Tensor) -> Tensor:
+    """Values of `image` (N, C, *size) at `positions` (N, D, *spatial), voxels of the image, linear; (N, C, *spatial).
+
+    The image may have another size than the grid of positions. Outside, the nearest edge value counts.
+    """
+    normalised = [positions[:, axis] * (2 / max(size - 1, 1)) - 1 for axis, size in enumerate(image.shape[2:])]
+    values = _sample(image.to(positions.dtype), torch.stack(normalised[::-1], dim=-1))
+    return values.to(image.dtype) if image.is_floating_point() else values
+
+
+def sample_labels(labels: Tensor, positions: Tensor) -> Tensor:
+    """As `sample_image`, for integer labels: the value of the nearest voxel, halves round up; keeps the dtype."""
     index = 0
-    for axis, size in enumerate(displacement.shape[2:]):
-        # A diverged field (NaN) reads the first voxel, as linear sampling does, and never leaves the array.
-        position = (displacement[:, axis] + _coordinates(displacement, axis)).nan_to_num()
-        index = index * size + (position + 0.5).floor().clamp(0, size - 1).long()
-    index = index.flatten(1).unsqueeze(1).expand(-1, labels.shape[1], -1)
-    return labels.flatten(2).gather(2, index).view_as(labels)
+    for axis, size in enumerate(labels.shape[2:]):
+        index = index * size + (positions[:, axis].nan_to_num() + 0.5).floor().clamp(0, size - 1).long()
+    flat = index.flatten(1).unsqueeze(1).expand(-1, labels.shape[1], -1)
+    return labels.flatten(2).gather(2, flat).view(*labels.shape[:2], *positions.shape[2:])
 
 
 def warp_one_hot(labels: Tensor, displacement: Tensor, classes: int) -> Tensor:

@@ -1,0 +1,167 @@
+"""The command line: `deepsimreg register MOVING FIXED --out DIR`, apply, evaluate, fetch, models."""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+import click
+import torch
+
+from deepsimreg import __version__
+from deepsimreg.data.base import DataError
+from deepsimreg.data.download import BY_HAND, SOURCES, fetch_dataset
+from deepsimreg.data.files import write_image
+from deepsimreg.evaluation import hausdorff_distance_95, segmentation_metrics, smoothness
+from deepsimreg.export import read_field
+from deepsimreg.images import as_image, field_positions
+from deepsimreg.losses import SIMILARITIES
+from deepsimreg.models import WeightsError
+from deepsimreg.pretrained import pretrained
+from deepsimreg.registration import register as run_registration
+from deepsimreg.warps import sample_image, sample_labels
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+EXPECTED = (DataError, WeightsError, ValueError, FloatingPointError, ImportError)  # what a user can mend
+
+
+def reported(command: Callable) -> Callable:
+    """Errors that a user can mend end the command with their message and exit code 1, without a traceback."""
+
+    @wraps(command)
+    def run(*arguments, **options):
+        try:
+            return command(*arguments, **options)
+        except EXPECTED as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+
+    return run
+
+
+def show(result: dict, as_json: bool) -> None:
+    """A result for a person, or for a program."""
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    for name, value in result.items():
+        click.echo(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Image registration with semantic similarity (DeepSim)."""
+
+
+@main.command()
+@click.argument("moving", type=FILE)
+@click.argument("fixed", type=FILE)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the results.")
+@click.option("--similarity", default="ncc", show_default=True, help=f"{', '.join(SIMILARITIES)}; or a sum of them.")
+@click.option("--lam", type=float, help="Weight of the regulariser; by default a value for the similarity.")
+@click.option("--network", help="Registration network to start from: a pretrained name or a weight file.")
+@click.option("--extractor", help="For DeepSim: a pretrained dataset, or the weight file of an extractor.")
+@click.option("--steps", type=click.IntRange(0), help="Of each level; 0 with --network: the network alone.")
+@click.option("--affine", type=click.Choice(["rigid", "affine"]), help="Align the images by that first.")
+@click.option("--labels", type=FILE, help="Labels of the moving image, to be carried along.")
+@click.option("--fixed-labels", type=FILE, help="Labels of the fixed image: Dice is measured.")
+@click.option("--device", help="cpu or cuda; by default a GPU if there is one.")
+@JSON
+@reported
+def register(moving, fixed, out, labels, fixed_labels, as_json, **options) -> None:
+    """Pull MOVING onto FIXED; write moved.nii.gz, and field.nii.gz for ITK, ANTs and Slicer, to --out.
+
+    \b
+    deepsimreg register moving.nii.gz fixed.nii.gz --out result
+    deepsimreg register moving.nii.gz fixed.nii.gz --out result \\
+        --similarity "deepsim-seg + ncc" --extractor hippocampus-mr
+    deepsimreg register moving.nii.gz fixed.nii.gz --out result \\
+        --network hippocampus-mr/registration --steps 0
+    """
+    if fixed_labels is not None and labels is None:
+        raise click.UsageError("--fixed-labels needs --labels, those of the moving image")
+    given = None if labels is None else (labels, fixed_labels) if fixed_labels is not None else labels
+    result = run_registration(moving, fixed, labels=given, progress=not as_json, **options)
+    written = result.save(out)
+    show(dict(result.metrics) | {"seconds": result.seconds["total"], "files": [str(path) for path in written]}, as_json)
+
+
+@main.command()
+@click.argument("field", type=FILE)
+@click.argument("image", type=FILE)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The warped image.")
+@click.option("--labels", is_flag=True, help="IMAGE holds labels: take the nearest voxel.")
+@reported
+def apply(field, image, out, labels) -> None:
+    """Pull IMAGE through FIELD, an ITK displacement field, onto the grid of the field.
+
+    \b
+    deepsimreg apply result/field.nii.gz moving_labels.nii.gz --labels --out moved_labels.nii.gz
+    """
+    source = as_image(image, "image")
+    place, affine = field_positions(field, source)
+    sample = sample_labels if labels else sample_image
+    values = sample(source.data if labels else source.data.float(), place)
+    write_image(out, values[0, 0].numpy(), affine=affine)
+    click.echo(out)
+
+
+@main.command()
+@click.argument("moved_labels", type=FILE)
+@click.argument("fixed_labels", type=FILE)
+@click.option("--field", type=FILE, help="The displacement field: folds and SD log J are measured, too.")
+@JSON
+@reported
+def evaluate(moved_labels, fixed_labels, field, as_json) -> None:
+    """Overlap and surface distance of MOVED_LABELS and FIXED_LABELS, on one grid.
+
+    \b
+    deepsimreg evaluate result/moved_labels.nii.gz fixed_labels.nii.gz --field result/field.nii.gz --json
+    """
+    moved, fixed = as_image(moved_labels, "moved labels"), as_image(fixed_labels, "fixed labels")
+    values = torch.unique(torch.cat([moved.data.flatten().long(), fixed.data.flatten().long()]))
+    classes = [str(int(value)) for value in values]
+    a, b = (torch.searchsorted(values, image.data.long()) for image in (moved, fixed))
+    result = segmentation_metrics(a, b, classes)
+    result |= {
+        f"hd95_{name}": hausdorff_distance_95(a == index, b == index, fixed.spacing)
+        for index, name in enumerate(classes)
+        if name != "0"
+    }
+    if field is not None:
+        result |= smoothness(read_field(field))
+    show(result, as_json)
+
+
+@main.command()
+@click.argument("dataset", type=click.Choice([*SOURCES, *BY_HAND]))
+@click.option("--url", help="Fetch the same archive from a mirror; the checksum is still checked.")
+@reported
+def fetch(dataset, url) -> None:
+    """Fetch and prepare DATASET, under DEEPSIMREG_DATA or ./data.
+
+    \b
+    deepsimreg fetch hippocampus-mr
+    """
+    click.echo(f"{dataset} is ready in {fetch_dataset(dataset, url=url)}")
+
+
+@main.command()
+@JSON
+def models(as_json) -> None:
+    """The pretrained networks that come with the package."""
+    known = pretrained()
+    if as_json:
+        click.echo(json.dumps(known))
+        return
+    for name, card in known.items():
+        click.echo(f"{name:32s} {card['what']}")
+
+
+if __name__ == "__main__":
+    main()

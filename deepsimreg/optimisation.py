@@ -1,0 +1,218 @@
+"""Register one pair by optimisation: the displacement that makes this pair most similar, coarse to fine.
+
+    u = argmin  D(M ∘ Φ, F) + λ·R(u),    Φ(x) = x + u(x)
+
+M and F are what the similarity compares: grey values, descriptors or features, extracted once and pulled through Φ, or
+extracted anew from the pulled image after every step. u is start ∘ exp(v), v a stationary velocity that is integrated
+by scaling and squaring (Arsigny et al., MICCAI 2006), or start ∘ v. v lives on a grid of `grid` voxels, the comparison
+on one of `resolution` voxels: position i of a grid of r voxels is the centre of the voxels r·i … r·i + r − 1. Adam does
+the steps; the best of each level is kept, and a level ends early when it no longer improves.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from deepsimreg.losses import Similarity
+from deepsimreg.losses.deepsim import displacement_at
+from deepsimreg.losses.regularisers import diffusion
+from deepsimreg.models.backbone import crop, pad_to_multiple, upsample
+from deepsimreg.warps import compose, integrate, warp_image
+
+MODELS = ("velocity", "displacement")
+POOL = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
+PATIENCE = 10  # steps without an improvement of more than `tolerance` that end a level
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of the optimisation: voxels of a position that is compared, voxels of a control point, and steps."""
+
+    resolution: int
+    grid: int
+    steps: int
+
+    def __post_init__(self):
+        if self.resolution < 1 or self.grid < self.resolution or self.grid % self.resolution or self.steps < 0:
+            raise ValueError(f"{self}: grid must be a multiple of resolution, and steps not negative")
+
+
+@dataclass(frozen=True)
+class Optimised:
+    """What `optimise` found.
+
+    displacement: (N, D, *spatial), voxels. velocity: (N, D, *⌈spatial / grid⌉) of the last level, in steps of its grid:
+    the displacement, or what was added to the start, is its flow, interpolated; None for the model "displacement".
+    losses: of every step.
+    """
+
+    displacement: Tensor
+    velocity: Tensor | None
+    losses: tuple[float, ...]
+
+
+def optimise(
+    moving: Tensor,
+    fixed: Tensor,
+    similarity: Similarity,
+    lam: float,
+    levels: Sequence[Level],
+    spacing: Sequence[float] | None = None,
+    start: Tensor | None = None,
+    model: str = "velocity",
+    extract: str = "once",
+    symmetric: bool = False,
+    learning_rate: float = 0.1,
+    squarings: int = 5,
+    tolerance: float = 1e-4,
+    progress: bool = True,
+) -> Optimised:
+    """Optimise the displacement of a batch of pairs.
+
+    Args:
+        moving, fixed: (N, C, *spatial), the same shape.
+        similarity: what is compared.
+        lam: weight λ of the diffusion regulariser.
+        levels: coarse to fine.
+        spacing: mm, array axis order, for the regulariser; None: the same along all axes.
+        start: displacement (N, D, *spatial), voxels, to start from.
+        model: "velocity", which is invertible, or "displacement".
+        extract: "once", then warp what was extracted; or "always", from the warped image.
+        symmetric: also pull the fixed image onto the moving one, by exp(−v); without a start only.
+        learning_rate: of Adam, in control points.
+        squarings: of the velocity's integration.
+        tolerance: a level ends when `PATIENCE` steps have not lowered the loss by that share.
+        progress: show a bar.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+        ValueError: an option that is not offered, or two that exclude each other.
+    """
+    if model not in MODELS:
+        raise ValueError(f"model is {model!r}: choose one of {', '.join(MODELS)}")
+    if extract not in ("once", "always"):
+        raise ValueError(f"extract is {extract!r}: choose once or always")
+    if symmetric and (model != "velocity" or start is not None):
+        raise ValueError("symmetric needs the model velocity and no start: only then the inverse is known at each step")
+    shape, ndim = fixed.shape[2:], fixed.ndim - 2
+    with torch.no_grad():
+        maps = [similarity.maps(image) for image in (moving, fixed)] if extract == "once" else None
+    velocity, grid, losses = None, None, []
+    total = sum(level.steps for level in levels)
+    with tqdm(total=total, desc="register", unit="step", leave=False, disable=not progress) as bar:
+        for level in levels:
+            coarse = [-(-size // level.grid) for size in shape]
+            if velocity is None:
+                velocity = torch.zeros(len(fixed), ndim, *coarse, device=fixed.device)
+            else:
+                velocity = _finer(velocity, grid, level.grid, coarse)
+            grid = level.grid
+            pair = _Pair(moving, fixed, similarity, maps, level, start, model, squarings, symmetric)
+            velocity = _descend(velocity, pair, lam, spacing, learning_rate, tolerance, losses, bar)
+    with torch.no_grad():
+        displacement = _finer(_flow(velocity, model, squarings), grid, 1, shape)
+        if start is not None:
+            displacement = compose(start, displacement)
+    return Optimised(displacement, velocity if model == "velocity" else None, tuple(losses))
+
+
+class _Pair:
+    """What is compared on one level."""
+
+    def __init__(self, moving, fixed, similarity, maps, level, start, model, squarings, symmetric):
+        self.similarity, self.level, self.model, self.squarings = similarity, level, model, squarings
+        self.symmetric = symmetric
+        self.shape = [-(-size // level.resolution) for size in fixed.shape[2:]]
+        self.start = None if start is None else displacement_at(start, self.shape)
+        self.images = [pooled(image, level.resolution) for image in (moving, fixed)]
+        self.maps = None if maps is None else [_at(one, self.shape) for one in maps]
+        if maps is not None:
+            with torch.no_grad():
+                self.measures = [similarity.against(one) for one in self.maps]
+
+    def terms(self, velocity: Tensor, spacing: Sequence[float] | None) -> tuple[Tensor, Tensor]:
+        """Similarity and regulariser of a velocity on the level's grid."""
+        flow = _flow(velocity, self.model, self.squarings)
+        displacement = _finer(flow, self.level.grid, self.level.resolution, self.shape)
+        if self.start is not None:
+            displacement = compose(self.start, displacement)
+        regulariser = diffusion(flow if self.start is None else displacement, spacing)
+        loss = self._compare(displacement, 0, 1)
+        if self.symmetric:
+            back = _finer(
+                _flow(-velocity, self.model, self.squarings), self.level.grid, self.level.resolution, self.shape
+            )
+            loss = (loss + self._compare(back, 1, 0)) / 2
+        return loss, regulariser
+
+    def _compare(self, displacement: Tensor, moving: int, fixed: int) -> Tensor:
+        if self.maps is None:
+            return self.similarity(warp_image(self.images[moving], displacement), self.images[fixed])
+        return self.measures[fixed](_warped(self.maps[moving], displacement))
+
+
+def _descend(velocity, pair, lam, spacing, learning_rate, tolerance, losses, bar) -> Tensor:
+    """The best velocity of a level."""
+    velocity = velocity.detach().requires_grad_()
+    optimizer = torch.optim.Adam([velocity], lr=learning_rate)
+    best, lowest, mark, waited = velocity.detach().clone(), math.inf, math.inf, 0
+    for _ in range(pair.level.steps):
+        similarity, regulariser = pair.terms(velocity, spacing)
+        loss = similarity + lam * regulariser
+        value = loss.item()
+        losses.append(value)
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the loss is {value} at step {len(losses)}: lower learning_rate")
+        if value < lowest:
+            best, lowest = velocity.detach().clone(), value
+        waited += 1
+        if value < mark - tolerance * abs(mark) or not math.isfinite(mark):
+            mark, waited = value, 0
+        if waited >= PATIENCE:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        bar.update()
+    return best
+
+
+def pooled(image: Tensor, factor: int) -> Tensor:
+    """Mean of (N, C, *spatial) over blocks of factor voxels, edge values beyond the end: (N, C, *⌈spatial/factor⌉)."""
+    if factor == 1:
+        return image
+    return POOL[image.ndim - 2](pad_to_multiple(image, factor), factor)
+
+
+def _at(maps, target: Sequence[int]):
+    """Maps that are finer than the comparison, pooled to it; coarser ones as they are."""
+    if isinstance(maps, Tensor):
+        own, factor = maps.shape[2:], 1
+        while any(size > limit for size, limit in zip(own, target, strict=True)):
+            factor *= 2
+            own = [-(-size // factor) for size in maps.shape[2:]]
+        return pooled(maps, factor)
+    return [_at(one, target) for one in maps]
+
+
+def _warped(maps, displacement: Tensor):
+    """Maps at the resolution of the displacement or a coarser one, pulled through it."""
+    if isinstance(maps, Tensor):
+        same = maps.shape[2:] == displacement.shape[2:]
+        return warp_image(maps, displacement if same else displacement_at(displacement, maps.shape[2:]))
+    return [_warped(one, displacement) for one in maps]
+
+
+def _flow(velocity: Tensor, model: str, squarings: int) -> Tensor:
+    return integrate(velocity, squarings) if model == "velocity" else velocity
+
+
+def _finer(field: Tensor, grid: int, target: int, shape: Sequence[int]) -> Tensor:
+    """A field in steps of its grid, on a finer grid of that shape, in steps of it."""
+    factor = grid // target
+    return crop(upsample(field, factor) * factor, shape) if factor > 1 else field

@@ -1,0 +1,46 @@
+"""Pretrained networks that come with the package: `load("hippocampus-mr/seg")`, without a network connection.
+
+Each is a safetensors file in half precision in `deepsimreg/weights/`, beside its model card; `index.json` there holds
+their checksums.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from torch import nn
+
+from deepsimreg.models import WeightsError, load_model
+
+WEIGHTS = Path(__file__).parent / "weights"
+INDEX = WEIGHTS / "index.json"
+
+
+def pretrained() -> dict[str, dict]:
+    """Name → what the index says of it: file, sha256, data, licence, what it is for, and its test figures."""
+    return json.loads(INDEX.read_text()) if INDEX.is_file() else {}
+
+
+def load(name: str | Path, kind: type[nn.Module] | None = None) -> nn.Module:
+    """A network by the name of a pretrained one or by the path of its weights, in evaluation mode and float32.
+
+    Args:
+        name: "hippocampus-mr/seg", "hippocampus-mr/ae", "hippocampus-mr/registration", or a .safetensors file.
+        kind: the class that is expected.
+
+    Raises:
+        WeightsError: no such name or file, a file that is damaged, or another network than `kind`.
+    """
+    known = pretrained()
+    if str(name) not in known:
+        if not Path(name).suffix:
+            raise WeightsError(
+                f"unknown pretrained network {str(name)!r}; there is: {', '.join(known)}, or give a path"
+            )
+        return load_model(Path(name), kind).float()
+    path = WEIGHTS / known[str(name)]["file"]
+    if path.is_file():
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != known[str(name)]["sha256"]:
+            raise WeightsError(f"{path}: damaged, its sha256 is {found[:16]}…; install deepsimreg again")
+    return load_model(path, kind).float()

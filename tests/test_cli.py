@@ -1,0 +1,113 @@
+"""The command line, as a user calls it: files in, files out, messages and exit codes."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from deepsimreg.cli import main
+from deepsimreg.warps import warp_image, warp_labels
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A volume, the same pulled through a smooth displacement, and labels of both, on an anisotropic grid."""
+    shape = (24, 28, 20)
+    coarse = torch.rand(1, 1, 5, 6, 4, generator=torch.Generator().manual_seed(0))
+    moving = torch.nn.functional.interpolate(coarse, shape, mode="trilinear")
+    axes = torch.meshgrid(*[torch.linspace(0, torch.pi, size) for size in shape], indexing="ij")
+    truth = torch.stack(axes).sin().prod(0) * torch.tensor([2.0, -1.5, 1.0]).view(1, 3, 1, 1, 1)
+    labels = (moving > 0.5).to(torch.uint8)
+    images = {
+        "moving": moving * 1000,
+        "fixed": warp_image(moving, truth) * 1000,
+        "moving_labels": labels,
+        "fixed_labels": warp_labels(labels, truth),
+    }
+    for name, image in images.items():
+        dtype = np.uint8 if "labels" in name else np.int16
+        nibabel.save(
+            nibabel.Nifti1Image(image[0, 0].numpy().astype(dtype), np.diag([1, 1.5, 2, 1])), tmp_path / f"{name}.nii.gz"
+        )
+    return tmp_path
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_register_apply_and_evaluate_agree(files):
+    moving, fixed, labels, fixed_labels = (
+        files / f"{name}.nii.gz" for name in ("moving", "fixed", "moving_labels", "fixed_labels")
+    )
+    given = ["--similarity", "mse", "--lam", "0.001", "--labels", labels, "--fixed-labels", fixed_labels, "--json"]
+    done = call("register", moving, fixed, "--out", files / "out", *given)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["dice"] > 0.97
+    assert sorted(path.name for path in (files / "out").iterdir()) == [
+        "field.nii.gz",
+        "moved.nii.gz",
+        "moved_labels.nii.gz",
+    ]
+    assert nibabel.load(files / "out" / "moved.nii.gz").get_data_dtype() == np.int16
+
+    field = files / "out" / "field.nii.gz"
+    done = call("apply", field, labels, "--labels", "--out", files / "again.nii.gz")
+    assert done.exit_code == 0, done.output
+    ours, again = (nibabel.load(path) for path in (files / "out" / "moved_labels.nii.gz", files / "again.nii.gz"))
+    assert (np.asarray(ours.dataobj) == np.asarray(again.dataobj)).mean() > 0.9999
+    assert again.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(again.affine, ours.affine)
+
+    done = call("evaluate", files / "out" / "moved_labels.nii.gz", fixed_labels, "--field", field, "--json")
+    measured = json.loads(done.stdout)
+    assert measured["dice"] == pytest.approx(result["dice"])
+    assert measured["folds"] == result["folds"] == 0
+    assert 0 <= measured["hd95_1"] <= 4
+
+
+def test_errors_name_the_file_and_end_with_one(files):
+    (files / "cut.nii.gz").write_bytes((files / "moving.nii.gz").read_bytes()[:300])
+    done = call("register", files / "cut.nii.gz", files / "fixed.nii.gz", "--out", files / "out")
+    assert done.exit_code == 1
+    assert "cut.nii.gz is truncated" in done.stderr
+    assert not (files / "out").exists()
+    done = call(
+        "register", files / "moving.nii.gz", files / "fixed.nii.gz", "--out", files / "out", "--similarity", "nc"
+    )
+    assert done.exit_code == 1
+    assert "unknown similarity 'nc'" in done.stderr
+    assert call("register", files / "none.nii.gz", files / "fixed.nii.gz", "--out", files / "out").exit_code == 2
+    done = call(
+        "register",
+        files / "moving.nii.gz",
+        files / "fixed.nii.gz",
+        "--out",
+        files,
+        "--fixed-labels",
+        files / "fixed_labels.nii.gz",
+    )
+    assert done.exit_code == 2
+    assert "needs --labels" in done.stderr
+
+
+def test_help_has_examples():
+    for command in ("register", "apply", "evaluate", "fetch"):
+        assert f"deepsimreg {command}" in call(command, "--help").stdout
+
+
+def test_models_lists_what_load_takes():
+    known = json.loads(call("models", "--json").stdout)
+    lines = call("models").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(known)
+
+
+def test_fetch_says_what_must_be_got_by_hand(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPSIMREG_DATA", str(tmp_path))
+    done = call("fetch", "brain-mri")
+    assert done.exit_code == 1
+    assert "brain" in done.stderr
