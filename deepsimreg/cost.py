@@ -1,6 +1,7 @@
 """What a profile costs on this machine: every training timed over a few steps, times its length.
 
 python -m deepsimreg.cost paper [--steps 2] [--voxels 500000]
+python -m deepsimreg.cost --similarities 64 64 64       # of one image of that shape, forward and backward
 
 Networks are fresh and images random, so nothing has to be fetched or trained before. Images of more voxels than the
 limit are timed at a smaller size, and the seconds scaled by the number of voxels. Validation, evaluation and the
@@ -20,8 +21,8 @@ from tqdm.auto import tqdm
 
 from deepsimreg.data import DATASETS
 from deepsimreg.experiment import ExtractorSettings, Profile, RegistrationSettings, relative
-from deepsimreg.losses import build_similarity, required_extractor
-from deepsimreg.models import VGG16Features
+from deepsimreg.losses import SIMILARITIES, Alignment, build_similarity, required_extractor
+from deepsimreg.models import UNet, VGG16Features
 from deepsimreg.stages import extractor_training, registration_training
 
 
@@ -131,6 +132,33 @@ def seconds_per_step(
     return statistics.median(seconds[1:]) * full.voxels / size.voxels
 
 
+def similarity_seconds(shape: Sequence[int], repeats: int = 5) -> pd.DataFrame:
+    """Median seconds of every similarity, forward and backward, for one pair of images; interleaved, after one warm-up.
+
+    DeepSim looks through an untrained encoder of the light size (16, 32, 64 channels), VGG (2D only) through its own.
+
+    Returns:
+        A row a similarity: similarity, seconds, and `ratio` to NCC's.
+    """
+    ndim = len(shape)
+    network = UNet(ndim, 3, channels=[16, 32, 64], light=True)
+    extractors = {"seg": network, "ae": network, "vgg": VGG16Features()}
+    names = [name for name in SIMILARITIES if ndim == 2 or name != "vgg"]
+    measures = {name: build_similarity(name, extractors) for name in names}
+    moving, fixed = torch.rand(2, 1, 1, *shape)
+    label = torch.randint(0, 3, (1, 1, *shape))
+    seconds = {name: [] for name in names}
+    for number in range(repeats + 1):
+        for name, measure in measures.items():
+            displacement = torch.zeros(1, ndim, *shape, requires_grad=True)
+            started = time.perf_counter()
+            measure.compare(Alignment(moving, fixed, displacement, label, label)).backward()
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    table = pd.DataFrame({"similarity": names, "seconds": [statistics.median(seconds[name]) for name in names]})
+    return table.assign(ratio=table["seconds"] / table.set_index("similarity").loc["ncc", "seconds"])
+
+
 def _what(settings: ExtractorSettings | RegistrationSettings) -> tuple:
     if isinstance(settings, ExtractorSettings):
         return settings.kind, settings.source
@@ -139,11 +167,20 @@ def _what(settings: ExtractorSettings | RegistrationSettings) -> tuple:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m deepsimreg.cost", description=__doc__)
-    parser.add_argument("profile")
+    parser.add_argument("profile", nargs="?")
+    parser.add_argument(
+        "--similarities", type=int, nargs="+", metavar="SIDE", help="time these, on an image of that shape"
+    )
     parser.add_argument("--steps", type=int, default=2, help="timed steps of each kind of training")
     parser.add_argument("--voxels", type=int, default=500_000, help="larger images are timed at this size and scaled")
     options = parser.parse_args(arguments)
     torch.set_flush_denormal(True)
+    if options.similarities:
+        table = similarity_seconds(options.similarities)
+        print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
+        return
+    if options.profile is None:
+        parser.error("name a profile, or --similarities")
     table = estimate(Profile(options.profile), options.steps, options.voxels)
     print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
     print(f"{len(table)} trainings, {table['hours'].sum():.3g} hours, one after the other, on this machine")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -34,6 +35,7 @@ from deepsimreg.experiment import (
     Settings,
     SettingsError,
     alone,
+    configuration,
     known,
     relative,
     settings_of,
@@ -117,7 +119,8 @@ def train_registration(
 ) -> tuple[nn.Module, pd.DataFrame, Run]:
     """Train, resume or load a registration network; `folder` empty is the profile's place.
 
-    Every metric of the validation pairs goes to `validation.csv` of the run's folder.
+    Every metric of the validation pairs goes to `validation.csv` of the run's folder. A network that tuning has trained
+    with the same settings, at full length, is not trained again.
 
     Returns:
         The network of the best validation in evaluation mode, its metrics by step, and its run.
@@ -141,6 +144,7 @@ def train_registration(
 
     with alone(_place(settings, planned, folder)):
         run = Run(settings, dataset, folder, inputs)
+        _take_over(profile, run)
         history = _fit(
             run,
             lambda: registration_training(settings, dataset, similarity),
@@ -152,6 +156,26 @@ def train_registration(
         if not validation_table(run.folder).is_file():
             _write(evaluate_method(network, dataset, split="validation"), validation_table(run.folder))
     return network, history, run
+
+
+def _take_over(profile: Profile, run: Run) -> None:
+    """If tuning has trained this very network, with the same settings and inputs, its results become this run's."""
+    settings = run.settings
+    if settings.stage != "registration" or settings.lam not in profile.grid(settings.dataset, settings.method):
+        return
+    twin = profile.registration(settings.dataset, settings.method, settings.lam, "tuning")
+    if (
+        replace(twin, stage=settings.stage) != settings
+        or run.trained.is_file()
+        or not (twin.folder / "done.json").is_file()
+    ):
+        return
+    ours, theirs = (configuration(folder) for folder in (run.folder, twin.folder))
+    if any(ours[key] != theirs[key] for key in ("inputs", "data_fingerprint")):
+        return
+    for name in ("weights.safetensors", "metrics.csv", validation_table(run.folder).name, run.trained.name):
+        shutil.copyfile(twin.folder / name, run.folder / f"{name}.tmp")
+        os.replace(run.folder / f"{name}.tmp", run.folder / name)
 
 
 def validation_table(folder: Path) -> Path:

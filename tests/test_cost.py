@@ -2,8 +2,9 @@
 
 import pytest
 
-from deepsimreg.cost import Size, estimate, main, size_of
+from deepsimreg.cost import Size, estimate, main, similarity_seconds, size_of
 from deepsimreg.experiment import Profile, relative
+from deepsimreg.losses import SIMILARITIES
 
 
 def test_every_training_of_the_profile_has_a_row():
@@ -42,3 +43,11 @@ def test_sizes_are_known_without_the_files(monkeypatch, tmp_path):
 def test_the_command_prints_the_sum(capsys):
     main(["quick", "--steps", "1"])
     assert "hours, one after the other, on this machine" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("shape", [(32, 40), (16, 16, 24)])
+def test_every_similarity_is_timed_beside_ncc(shape):
+    table = similarity_seconds(shape, repeats=1).set_index("similarity")
+    assert set(table.index) == set(SIMILARITIES) - ({"vgg"} if len(shape) == 3 else set())
+    assert (table["seconds"] > 0).all()
+    assert table.loc["ncc", "ratio"] == 1

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import nibabel
@@ -12,6 +13,7 @@ from deepsimreg import experiment, stages
 from deepsimreg.data import load_dataset
 from deepsimreg.experiment import Profile, SettingsError
 from deepsimreg.models import Autoencoder, UNet, VoxelMorph, WeightsError
+from deepsimreg.training import fit
 
 SMALL = {"channels": [4, 6, 8], "light": True}
 FIT = {"steps": 4, "batch": 2, "validate_every": 2}
@@ -90,6 +92,23 @@ def test_lam_is_chosen_by_validation_dice(profile):
     _, folder = stages.trained_registration(plan.registration("phantom-2d", "mse", seed=1), data)
     assert experiment.settings_of(folder).lam == 1.0
     assert len(pd.read_csv(stages.validation_table(folder))) == 2
+
+
+def test_a_tuning_run_of_full_length_is_the_final_run_of_its_lam(profile, monkeypatch):
+    tree = json.loads(json.dumps(TREE))
+    tree["phantom-2d"]["registration"]["tuning"] = {}
+    plan = profile(tree=tree)
+    data = plan.load("phantom-2d")
+    stages.tune(plan, data)
+    trained = []
+    monkeypatch.setattr(stages, "fit", lambda *arguments: trained.append(arguments[-1]) or fit(*arguments))
+    for settings in [settings for settings in plan.registrations("phantom-2d") if settings.method == "mse"]:
+        _, history, run = stages.train_registration(settings, data)
+        twin = plan.registration("phantom-2d", "mse", settings.lam, "tuning").folder
+        same = (run.folder / "weights.safetensors").read_bytes() == (twin / "weights.safetensors").read_bytes()
+        assert same == (settings.fit.seed == 0)
+        assert len(history) > 0
+    assert len(trained) == 1, "the second seed alone"
 
 
 def test_ablations_and_noise(profile):
