@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import tracemalloc
 import zipfile
 from dataclasses import replace
 
@@ -216,3 +217,50 @@ def test_a_downsampled_image_is_the_mean_and_keeps_its_place(tmp_path):
 def test_missing_data_say_how_to_get_them(name, tmp_path):
     with pytest.raises(DataError, match=rf"deepsimreg\.data\.download {name}"):
         load_dataset(name, root=tmp_path)
+
+
+def peak_memory(read):
+    """Bytes that numpy had allocated at most, beyond what was there before."""
+    tracemalloc.start()
+    try:
+        read()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_number_of_volumes(tmp_path):
+    """Brains of the real size, 28 MB each as float32: 16 are read, four are kept."""
+    shape, folder = (160, 192, 224), tmp_path / "brain_mris"
+    label = np.zeros(shape, np.uint8)
+    label[40:120, 40:150, 50:170] = 2
+    archives.write_nifti(folder / "atlas" / "brain_aligned.nii.gz", label * 60)
+    archives.write_nifti(folder / "atlas" / "seg_coalesced_aligned.nii.gz", label)
+    for number in range(16):
+        (folder / "data").mkdir(exist_ok=True)
+        (folder / "data" / f"s{number}").symlink_to(folder / "atlas")
+    splits = ["train"] * 14 + ["validate", "test"]
+    (folder / "metadata.csv").write_text("subject_id,SPLIT\n" + "\n".join(f"s{i},{s}" for i, s in enumerate(splits)))
+
+    def read(count):
+        data = load_dataset("brain-mri", root=tmp_path)
+        return [pair.moving.image.shape for pair, _ in zip(data.pairs("train"), range(count), strict=False)]
+
+    few, many = peak_memory(lambda: read(5)), peak_memory(lambda: read(14))
+    assert many < 1.05 * few
+    assert many < 14 * np.prod(shape) * 4 * 0.75, "less than the volumes that were read"
+
+
+def test_a_stack_is_read_page_by_page(tmp_path):
+    """Fifty slices of 800 × 800: opening the dataset and reading one pair takes a fraction of the stack."""
+    folder = tmp_path / "platelet_em_reduced"
+    for stack, pages in (("50", 50), ("24", 24)):
+        for path in (folder / "images" / f"{stack}-images.tif", folder / "labels-class" / f"{stack}-class.tif"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(path, np.zeros((pages, 800, 800), np.uint8), compression="zlib")
+
+    def read():
+        data = load_dataset("platelet-em", root=tmp_path)
+        assert data.pairs("train")[0].moving.image.shape == (1, 800, 800)
+
+    assert peak_memory(read) < 50 * 800 * 800 * 0.9
