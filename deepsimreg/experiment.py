@@ -23,7 +23,7 @@ import yaml
 
 from deepsimreg.baselines import BASELINES
 from deepsimreg.data import DATASETS, Dataset, load_dataset
-from deepsimreg.losses import SIMILARITIES, required_extractor
+from deepsimreg.losses import SIMILARITIES, required_extractor, similarity_terms
 from deepsimreg.models import ARCHITECTURES
 from deepsimreg.paths import EXPERIMENTS, FIGURES, PROJECT, runs_root
 from deepsimreg.training import FitSettings
@@ -128,19 +128,35 @@ class BaselineSettings:
         return runs_root() / self.profile / self.dataset / "baseline" / self.method
 
 
+@dataclass(frozen=True)
+class WaySettings:
+    """One way to register a pair: a method without training, a network, optimisation, or a network and then that."""
+
+    name: str
+    baseline: str = ""  # a method that is not trained, at the value that its run chose
+    network: str = ""  # method of the profile whose network, of the first seed, is the start
+    similarity: dict = field(default_factory=dict)  # name → weight, of the optimisation; empty: none
+    options: dict = field(default_factory=dict)  # of each similarity, by its name
+    lams: tuple[float, ...] = ()  # the best on the validation pairs is taken to the test
+    levels: tuple[tuple[int, int, int], ...] = ()  # resolution, grid and steps, coarse to fine
+    learning_rate: float = 0.1
+
+
 Settings = ExtractorSettings | RegistrationSettings | BaselineSettings
 
 ANY = object()
 NETWORK = {"network": ANY, "fit": ANY}
 EXTRACTOR = NETWORK | {"kind": ANY, "source": ANY, "labels": ANY}
 METHOD = NETWORK | {"lam": ANY, "grid": ANY, "options": ANY, "extractor": ANY, "architecture": ANY}
+WAY = dict.fromkeys(("baseline", "network", "similarity", "options", "lam", "levels", "learning_rate"), ANY)
 SECTIONS = {
     "data": ANY,
     "extractors": NETWORK | {"*": EXTRACTOR},
     "registration": NETWORK | {"seeds": ANY, "tuning": ANY, "architecture": ANY, "similarities": {"*": METHOD}},
     "ablations": {"fit": ANY, "seeds": ANY, "variants": {"*": METHOD | {"of": ANY, "group": ANY}}},
     "baselines": {"*": {"values": ANY, "pairs": ANY, "options": ANY}},
-    "robustness": {"noise": ANY, "baselines": ANY},
+    "robustness": {"noise": ANY},
+    "optimisation": {"pairs": ANY, "ways": {"*": WAY}},
 }
 
 
@@ -185,6 +201,20 @@ class Profile:
                 known(f"method that {variant} of {where} is a variant `of`", base, self.methods(dataset))
             for method in self._section(dataset, "baselines"):
                 known(f"baseline of {where}", method, BASELINES)
+            for way in self.ways(dataset):
+                if way.baseline:
+                    known(
+                        f"baseline of the way {way.name} of {where}", way.baseline, self._section(dataset, "baselines")
+                    )
+                if way.network:
+                    known(f"network of the way {way.name} of {where}", way.network, self.methods(dataset))
+                if bool(way.similarity) != bool(way.lams and way.levels) or not (
+                    way.baseline or way.network or way.similarity
+                ):
+                    raise SettingsError(
+                        f"the way {way.name} of {where}: give a baseline, a network, or a similarity with lam (a list) "
+                        "and levels"
+                    )
             for settings in [*self.registrations(dataset), *self.ablations(dataset)]:
                 known(f"architecture of {settings.method} of {where}", settings.architecture, ARCHITECTURES)
                 if settings.extractor:
@@ -406,6 +436,29 @@ class Profile:
     def noise(self, dataset: str) -> list[float]:
         """Standard deviations of the noise that 08_robustness adds; empty: no such test."""
         return [float(sd) for sd in self._section(dataset, "robustness").get("noise", [])]
+
+    # ways to register one pair
+
+    def ways(self, dataset: str) -> list[WaySettings]:
+        """The ways that 09_optimisation compares."""
+        given = self._section(dataset, "optimisation").get("ways") or {}
+        return [
+            WaySettings(
+                name,
+                way.get("baseline", ""),
+                way.get("network", ""),
+                similarity_terms(way["similarity"]) if "similarity" in way else {},
+                way.get("options", {}),
+                tuple(map(float, way.get("lam", ()))),
+                tuple(tuple(map(int, level)) for level in way.get("levels", ())),
+                float(way.get("learning_rate", WaySettings.learning_rate)),
+            )
+            for name, way in given.items()
+        ]
+
+    def way_pairs(self, dataset: str) -> int:
+        """Validation pairs that the λ of the ways are compared on, the first ones; 0: all."""
+        return int(self._section(dataset, "optimisation").get("pairs", 0))
 
     def folder(self, dataset: str, stage: str) -> Path:
         """Folder of a stage that is no training (data, evaluation, figures), made if it is missing."""
