@@ -138,6 +138,11 @@ def method_name(method: str) -> str:
     return METHOD_NAMES.get(method, str(method))
 
 
+def narrow(name: str) -> str:
+    """A name in two lines, where it has two parts, for the title of a narrow panel."""
+    return name.replace(" + ", "\n+ ")
+
+
 def method_colors(methods: Sequence[str]) -> dict[str, str]:
     """Colour of each method: its own, or, for others in their order, the next of `OTHER_COLORS`."""
     others = [method for method in dict.fromkeys(methods) if method not in METHOD_COLORS]
@@ -480,7 +485,7 @@ def tuning_curve(table: pd.DataFrame, metric: str = "dice", width: float = PAGE)
         panel.xaxis.set_minor_locator(NullLocator())
         panel.set_xticks(ticks, [f"{value:.2g}" for value in ticks])
         panel.margins(0.15)
-        panel.set_title(method_name(method))
+        panel.set_title(narrow(method_name(method)))
         panel.set_xlabel("Smoothing" if str(method).split("-")[0] in ENGINES else "λ")
     for panel in axes.flat[len(methods) :]:
         panel.remove()
@@ -645,7 +650,7 @@ def sample_panel(
     columns = {
         "Moving": (moving, moving_label, None),
         "Fixed": (fixed, fixed_label, None),
-        **{method_name(method): result for method, result in results.items()},
+        **{narrow(method_name(method)): result for method, result in results.items()},
     }
     moving_plane, fixed_plane = middle_slice(moving, axis, index), middle_slice(fixed_label, axis, index)
     crop = crop or tuple(slice(size // 3, size - size // 3) for size in fixed_plane.shape)

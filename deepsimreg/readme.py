@@ -34,7 +34,7 @@ def table(dataset: str) -> str:
     values = overview.pivot_table(index="method", columns="metric", values=["mean", "low", "high"], sort=False)
     columns = {key: value for key, value in COLUMNS.items() if key in values["mean"]}
     lines = [
-        "| method | λ | " + " | ".join(title for title, _ in columns.values()) + " |",
+        "| method | λ, smoothing | " + " | ".join(title for title, _ in columns.values()) + " |",
         "|" + "---|" * (len(columns) + 2),
     ]
     for method, row in values.iterrows():

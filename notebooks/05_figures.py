@@ -106,10 +106,11 @@ save(plots.tuning_curve(curves), "tuning", "Validation Dice against the weight o
 # %% [markdown]
 # ## At matched smoothness
 #
-# Dice of the same runs against SD log J: at one smoothness, which similarity overlaps more?
+# Dice of the same runs against SD log J: at one smoothness, which similarity overlaps more? Networks stand as tuning
+# trained them, which may be shorter than for the test.
 
 # %% tags=["nbval-ignore-output"]
-what = "Dice against the standard deviation of log J on the validation pairs, over the grid of each method."
+what = "Dice against SD log J on the validation pairs, over the grid of each method; networks as trained for tuning."
 save(plots.matched_smoothness(curves), "matched-smoothness", what)
 
 # %% [markdown]
