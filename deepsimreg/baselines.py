@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepsimreg.models.backbone import INTERPOLATION
+from deepsimreg.warps import INTERPOLATION
 
 INSTALL = "is not installed: pip install 'deepsimreg[baselines]'"
 

@@ -9,23 +9,19 @@ on one of `resolution` voxels: position i of a grid of r voxels is the centre of
 the steps; the best of each level is kept, and a level ends early when it no longer improves.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from tqdm.auto import tqdm
 
-from deepsimreg.losses import Similarity
-from deepsimreg.losses.deepsim import displacement_at
-from deepsimreg.losses.regularisers import diffusion
-from deepsimreg.models.backbone import crop, pad_to_multiple, upsample
-from deepsimreg.warps import compose, integrate, warp_image
+from deepsimreg.losses import Similarity, diffusion
+from deepsimreg.warps import compose, crop, displacement_at, integrate, pooled, upsample, warp_image
 
 MODELS = ("velocity", "displacement")
-POOL = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
 PATIENCE = 10  # steps without an improvement of more than `tolerance` that end a level
 
 
@@ -38,8 +34,9 @@ class Level:
     steps: int
 
     def __post_init__(self):
-        if self.resolution < 1 or self.grid < self.resolution or self.grid % self.resolution or self.steps < 0:
-            raise ValueError(f"{self}: grid must be a multiple of resolution, and steps not negative")
+        powers = all(value > 0 and value & (value - 1) == 0 for value in (self.resolution, self.grid))
+        if not powers or self.grid < self.resolution or self.steps < 0:
+            raise ValueError(f"{self}: resolution and grid must be powers of two, grid the larger, steps not negative")
 
 
 @dataclass(frozen=True)
@@ -99,6 +96,8 @@ def optimise(
         raise ValueError(f"extract is {extract!r}: choose once or always")
     if symmetric and (model != "velocity" or start is not None):
         raise ValueError("symmetric needs the model velocity and no start: only then the inverse is known at each step")
+    if not levels or any(fine.grid > coarse.grid for coarse, fine in itertools.pairwise(levels)):
+        raise ValueError(f"levels {tuple(levels)}: give at least one, their grids from coarse to fine")
     shape, ndim = fixed.shape[2:], fixed.ndim - 2
     with torch.no_grad():
         maps = [similarity.maps(image) for image in (moving, fixed)] if extract == "once" else None
@@ -138,17 +137,18 @@ class _Pair:
     def terms(self, velocity: Tensor, spacing: Sequence[float] | None) -> tuple[Tensor, Tensor]:
         """Similarity and regulariser of a velocity on the level's grid."""
         flow = _flow(velocity, self.model, self.squarings)
-        displacement = _finer(flow, self.level.grid, self.level.resolution, self.shape)
+        displacement = self._finer(flow)
         if self.start is not None:
             displacement = compose(self.start, displacement)
         regulariser = diffusion(flow if self.start is None else displacement, spacing)
         loss = self._compare(displacement, 0, 1)
         if self.symmetric:
-            back = _finer(
-                _flow(-velocity, self.model, self.squarings), self.level.grid, self.level.resolution, self.shape
-            )
+            back = self._finer(_flow(-velocity, self.model, self.squarings))
             loss = (loss + self._compare(back, 1, 0)) / 2
         return loss, regulariser
+
+    def _finer(self, flow: Tensor) -> Tensor:
+        return _finer(flow, self.level.grid, self.level.resolution, self.shape)
 
     def _compare(self, displacement: Tensor, moving: int, fixed: int) -> Tensor:
         if self.maps is None:
@@ -180,13 +180,6 @@ def _descend(velocity, pair, lam, spacing, learning_rate, tolerance, losses, bar
         optimizer.step()
         bar.update()
     return best
-
-
-def pooled(image: Tensor, factor: int) -> Tensor:
-    """Mean of (N, C, *spatial) over blocks of factor voxels, edge values beyond the end: (N, C, *⌈spatial/factor⌉)."""
-    if factor == 1:
-        return image
-    return POOL[image.ndim - 2](pad_to_multiple(image, factor), factor)
 
 
 def _at(maps, target: Sequence[int]):

@@ -1,8 +1,8 @@
 """Are two methods different? Intervals, tests and effect sizes over the pairs of a test set.
 
 - the bootstrap percentile interval of a mean over pairs (Efron & Tibshirani, 1993); where pairs come in both
-directions,
-  A to B and B to A, the two are one couple and are drawn together (the cluster bootstrap, Davison & Hinkley 1997);
+  directions, A to B and B to A, the two are one couple and are drawn together (the cluster bootstrap,
+  Davison & Hinkley 1997);
 - the one-sided Wilcoxon signed-rank test on values paired by image pair (Wilcoxon, 1945), with Holm's
   correction for several comparisons (Holm, 1979);
 - Cohen's d = (mean a - mean b) / s, s² = ((n_a - 1) s_a² + (n_b - 1) s_b²) / (n_a + n_b - 2) (Cohen, 1988),

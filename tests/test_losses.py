@@ -23,9 +23,8 @@ from deepsimreg.losses import (
     diffusion,
     required_extractor,
 )
-from deepsimreg.losses.deepsim import displacement_at
 from deepsimreg.models import UNet
-from deepsimreg.warps import warp_image, warp_one_hot
+from deepsimreg.warps import displacement_at, warp_image, warp_one_hot
 
 SHAPES = [(11, 14), (7, 8, 9)]
 each_rank = pytest.mark.parametrize("shape", SHAPES, ids=["2d", "3d"])

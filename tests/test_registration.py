@@ -12,9 +12,8 @@ from deepsimreg.data import load_dataset
 from deepsimreg.evaluation import evaluate_pair
 from deepsimreg.losses import MSE, DeepSim, Similarity, similarity_terms
 from deepsimreg.models import UNet, VoxelMorph, save_model
-from deepsimreg.models.backbone import upsample
 from deepsimreg.optimisation import Level, optimise
-from deepsimreg.warps import compose, integrate, jacobian_determinant, warp_image
+from deepsimreg.warps import compose, integrate, jacobian_determinant, upsample, warp_image
 
 SHAPES = pytest.mark.parametrize("shape", [(40, 48), (24, 28, 20)], ids=["2d", "3d"])
 ODD = pytest.mark.parametrize("shape", [(17, 23), (31, 40, 24)], ids=["2d", "3d"])
@@ -251,7 +250,9 @@ def test_bad_options_are_refused():
         ({"affine": "similarity"}, "rigid or affine"),
         ({"model": "spline"}, "velocity, displacement"),
         ({"extract": "never"}, "once or always"),
-        ({"levels": [(4, 2, 10)]}, "multiple of resolution"),
+        ({"levels": [(4, 2, 10)]}, "powers of two, grid the larger"),
+        ({"levels": [(2, 6, 10)]}, "powers of two"),
+        ({"levels": [(1, 4, 10), (1, 8, 10)]}, "from coarse to fine"),
         ({"spacing": (1.0,)}, "2 positive values"),
         ({"symmetric": True, "model": "displacement"}, "symmetric needs"),
         ({"labels": torch.zeros(8, 8)}, "not on the grid"),

@@ -1,7 +1,7 @@
 """brain-mri and its public stand-in neurite-oasis: T1 volumes, skull-stripped and affinely aligned, with many classes.
 
-brain-mri      the paper's ABIDE I/II and OASIS-3 subjects, which may not be redistributed: each subject (moving) to one
-atlas neurite-oasis  414 subjects of OASIS-1, volumes (3D) or one coronal slice a subject (2D): subject to subject
+brain-mri      the paper's ABIDE I/II and OASIS-3 subjects, which may not be redistributed: each (moving) to one atlas
+neurite-oasis  414 subjects of OASIS-1, volumes (3D) or one coronal slice a subject (2D): subject to subject
 
 Sources: Czolbe et al. 2023 for the layout and the classes of brain-mri; Hoopes et al. 2022 (MELBA) and Marcus et al.
 2007 for neurite-oasis, whose structures are numbered here as in its files.

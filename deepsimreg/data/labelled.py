@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from deepsimreg.data.base import DataError, Dataset, LazySequence, Sample, check_split
 from deepsimreg.data.files import image_shape, read_image, read_page
+from deepsimreg.warps import pooled
 
 CHUNK = 1 << 20
 LARGE = 1 << 30  # bytes from which hashing shows its progress
@@ -202,7 +203,6 @@ def _plane(shape: Sequence[int]) -> tuple[int, ...]:
 def _downsampled(sample: Sample, factor: int) -> Sample:
     """The mean of factor^D voxels becomes one; labels: that of the middle voxel. Spacing and affine follow."""
     ndim = sample.image.ndim - 1
-    pool = {2: torch.nn.functional.avg_pool2d, 3: torch.nn.functional.avg_pool3d}[ndim]
     middle = (slice(None), *[slice(factor // 2, None, factor)] * ndim)
     affine = sample.affine
     if affine is not None:
@@ -210,7 +210,7 @@ def _downsampled(sample: Sample, factor: int) -> Sample:
         affine[:3, 3] += affine[:3, :ndim] @ np.full(ndim, (factor - 1) / 2)
         affine[:3, :ndim] *= factor
     return Sample(
-        pool(sample.image, factor),
+        pooled(sample.image[None], factor)[0],
         sample.label[middle].contiguous(),
         sample.name,
         tuple(step * factor for step in sample.spacing),

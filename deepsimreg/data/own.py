@@ -7,8 +7,9 @@
     classes: {0: background, 255: nucleus}  # value in the label files: name; or a list, for the values 0, 1, …
     intensity: {range: [0, 255]}            # or {quantiles: [0.01, 0.99]} of each image; brought to 0 … 1
     split: {train: 0.6, validation: 0.2, test: 0.2, seed: 42}  # or a list of subjects for each
-    pairs: all                              # all, neighbours, {atlas: subject}, or {file: pairs.csv} (moving, fixed,
-    split)
+    pairs: all                              # all, neighbours, {atlas: subject}, or {file: pairs.csv}
+
+pairs.csv has the columns moving, fixed and split.
 
 Further keys: neighbours (distances for stacks, [1]), spacing (mm, array axis order), colors, description, licence,
 citation. Paths start at the YAML file.

@@ -1,8 +1,7 @@
 """phc-u373 and platelet-em: planes of TIFF stacks, in which neighbours are registered.
 
 phc-u373     phase-contrast video of U373 cells, Cell Tracking Challenge: every frame cropped to 688 × 512 pixels,
-labels
-             {background, cell} from the silver truth
+             labels {background, cell} from the silver truth
 platelet-em  serial block-face electron microscopy of platelets: 800 × 800 pixels, seven classes reduced to three
 
 Train: partner one or two planes away, in either direction. Validation and test: plane i (moving) to plane i + 1. Grey

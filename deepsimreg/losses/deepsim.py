@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from deepsimreg.losses.base import Alignment, Similarity, at_least_float32, check_pair
-from deepsimreg.warps import warp_image
+from deepsimreg.warps import displacement_at, warp_image
 
 
 class DeepSim(Similarity):
@@ -88,29 +87,6 @@ class DeepSim(Similarity):
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}, zero_mean={self.zero_mean}, extract_before_warp={self.extract_before_warp}"
-
-
-def displacement_at(displacement: Tensor, shape: Sequence[int]) -> Tensor:
-    """A displacement (N, D, *spatial), voxels, on the grid of a feature level, in steps of that grid.
-
-    A level of shape ⌈spatial / r⌉, r a power of two, has its position i at the centre of the voxels r·i … r·i + r − 1,
-    as strided convolutions and pooling leave it. There u is their mean, and a step is r voxels.
-    """
-    spatial, pool = displacement.shape[2:], {4: functional.avg_pool2d, 5: functional.avg_pool3d}[displacement.ndim]
-    ratios = [_ratio(size, level) for size, level in zip(spatial, shape, strict=True)]
-    padding = [pad for size, r in zip(reversed(spatial), reversed(ratios), strict=True) for pad in (0, -size % r)]
-    pooled = pool(functional.pad(displacement, padding, mode="replicate"), ratios)
-    return pooled / torch.tensor(ratios, device=pooled.device).view(1, -1, *[1] * len(ratios))
-
-
-def _ratio(size: int, level: int) -> int:
-    """The smallest power of two r with ⌈size / r⌉ = level."""
-    ratio = 1
-    while -(-size // ratio) > level:
-        ratio *= 2
-    if -(-size // ratio) != level:
-        raise ValueError(f"a feature level of {level} positions does not divide {size} voxels by a power of two")
-    return ratio
 
 
 def cosine(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:

@@ -1,8 +1,9 @@
 """MIND-SSC: similar where each voxel resembles its own neighbourhood in the same way.
 
 d_ab(x) = mean over a patch around x of (I(y + a) - I(y + b))^2
-m_ab(x) = exp(-(d_ab(x) - min_ab d_ab(x)) / V(x)),   V = mean over ab of (d_ab - min), clamped to its image mean ·
-[1e-3, 1e3] loss    = mean over voxels and pairs of (m_ab(I) - m_ab(J))^2
+m_ab(x) = exp(-(d_ab(x) - min_ab d_ab(x)) / V(x))
+V       = mean over ab of (d_ab - min), clamped to its image mean · [1e-3, 1e3]
+loss    = mean over voxels and pairs of (m_ab(I) - m_ab(J))^2
 
 a, b are neighbours of the voxel, `dilation` away along the axes, that are not opposite each other: 12 pairs in 3D, 4 in
 2D. Beyond the border an image goes on with its edge values; patches are clipped to the image.

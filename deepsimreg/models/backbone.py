@@ -13,9 +13,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-INTERPOLATION = {2: "bilinear", 3: "trilinear"}
+from deepsimreg.warps import crop, pad_to_multiple, upsample
 
 
 def convolution(ndim: int) -> type[nn.Module]:
@@ -37,24 +36,6 @@ def convolutions(ndim: int, channels: Sequence[int]) -> nn.Sequential:
     for before, after in itertools.pairwise(channels):
         layers += [conv(before, after, 3, padding=1), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers)
-
-
-def upsample(features: Tensor, factor: int = 2) -> Tensor:
-    """(N, C, *spatial) to (N, C, *factor·spatial), linear, aligned by voxel areas."""
-    return functional.interpolate(features, scale_factor=factor, mode=INTERPOLATION[features.ndim - 2])
-
-
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Pad the end of every spatial axis of (N, C, *spatial) by edge values to a multiple."""
-    padding = []
-    for size in reversed(image.shape[2:]):
-        padding += [0, -size % multiple]
-    return functional.pad(image, padding, mode="replicate") if any(padding) else image
-
-
-def crop(image: Tensor, shape: Sequence[int]) -> Tensor:
-    """The first `shape` voxels of (N, C, *spatial): undoes `pad_to_multiple`."""
-    return image[(..., *(slice(size) for size in shape))]
 
 
 def dropouts(ndim: int, probability: float) -> list[nn.Module]:

@@ -21,13 +21,10 @@ from torch.nn import functional
 from deepsimreg.models.backbone import (
     PAPER_CHANNELS,
     convolutions,
-    crop,
     encoder_stages,
-    pad_to_multiple,
-    upsample,
 )
 from deepsimreg.models.voxelmorph import flow_layer
-from deepsimreg.warps import compose, integrate, warp_image
+from deepsimreg.warps import compose, crop, integrate, pad_to_multiple, upsample, warp_image
 
 
 class Pyramid(nn.Module):

@@ -14,12 +14,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from deepsimreg.models.backbone import convolution, convolutions, pad_to_multiple, upsample
+from deepsimreg.models.backbone import convolution, convolutions
 from deepsimreg.models.voxelmorph import displacement_of, flow_layer
-
-POOL = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
+from deepsimreg.warps import pad_to_multiple, pooled, upsample
 
 
 class TransMorph(nn.Module):
@@ -115,8 +113,8 @@ class TransMorph(nn.Module):
         scale = self.patch
         for skip in self.skips:
             scale //= 2
-            features = next(decoder)(torch.cat([upsample(features), skip(self._at(images, scale))], dim=1))
-        features = self.head(torch.cat([features, self._at(images, self.out_scale)], dim=1))
+            features = next(decoder)(torch.cat([upsample(features), skip(pooled(images, scale))], dim=1))
+        features = self.head(torch.cat([features, pooled(images, self.out_scale)], dim=1))
         return displacement_of(self.flow(features), self.squarings, self.out_scale, moving.shape[2:])
 
     def _encode(self, images: Tensor) -> list[Tensor]:
@@ -128,6 +126,3 @@ class TransMorph(nn.Module):
             features = stage[0](features.contiguous())
             levels.append(encoder.proj_out(features, True))
         return levels
-
-    def _at(self, images: Tensor, scale: int) -> Tensor:
-        return images if scale == 1 else POOL[self.ndim](images, scale)

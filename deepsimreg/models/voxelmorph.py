@@ -16,11 +16,8 @@ from deepsimreg.models.backbone import (
     Backbone,
     convolution,
     convolutions,
-    crop,
-    pad_to_multiple,
-    upsample,
 )
-from deepsimreg.warps import compose, integrate, warp_image
+from deepsimreg.warps import compose, crop, integrate, pad_to_multiple, upsample, warp_image
 
 
 class VoxelMorph(nn.Module):

@@ -12,16 +12,23 @@ from deepsimreg.warps.displacement import (
     warp_one_hot,
     warp_points,
 )
+from deepsimreg.warps.resolution import INTERPOLATION, crop, displacement_at, pad_to_multiple, pooled, upsample
 from deepsimreg.warps.velocity import integrate
 
 __all__ = [
+    "INTERPOLATION",
     "affine_displacement",
     "compose",
+    "crop",
+    "displacement_at",
     "integrate",
     "invert",
     "jacobian_determinant",
+    "pad_to_multiple",
+    "pooled",
     "sample_image",
     "sample_labels",
+    "upsample",
     "warp_image",
     "warp_labels",
     "warp_one_hot",

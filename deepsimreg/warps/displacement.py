@@ -8,6 +8,8 @@ inverse          v(x) = -u(x + v(x)), by fixed-point iteration (Chen et al. 2008
 Jacobian         det(identity + du/dx), with its sign: zero or negative where the map folds
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,8 +45,7 @@ def sample_image(image: Tensor, positions: Tensor) -> Tensor:
 
     The image may have another size than the grid of positions. Outside, the nearest edge value counts.
     """
-    normalised = [positions[:, axis] * (2 / max(size - 1, 1)) - 1 for axis, size in enumerate(image.shape[2:])]
-    values = _sample(image.to(positions.dtype), torch.stack(normalised[::-1], dim=-1))
+    values = _sample(image.to(positions.dtype), _normalised(positions.unbind(1), image.shape[2:]))
     return values.to(image.dtype) if image.is_floating_point() else values
 
 
@@ -79,8 +80,7 @@ def warp_points(points: Tensor, displacement: Tensor) -> Tensor:
             f"points {tuple(points.shape)} must be (N, P, {ndim}) to go with displacement {tuple(displacement.shape)}"
         )
     positions = points.to(_coordinate_dtype(displacement))
-    normalised = [positions[..., axis] * (2 / max(size - 1, 1)) - 1 for axis, size in enumerate(displacement.shape[2:])]
-    grid = torch.stack(normalised[::-1], dim=-1)  # (N, P, D), last axis first
+    grid = _normalised(positions.unbind(-1), displacement.shape[2:])  # (N, P, D)
     grid = grid.view(*grid.shape[:2], *[1] * (ndim - 1), ndim)
     sampled = _sample(displacement.to(grid.dtype), grid).flatten(2)  # (N, D, P)
     return positions + sampled.transpose(1, 2)
@@ -144,11 +144,14 @@ def _sampling_grid(displacement: Tensor) -> Tensor:
 
     The identity is added as one broadcast vector an axis: no grid is built, stored or moved between devices.
     """
-    normalised = [
-        (displacement[:, axis] + _coordinates(displacement, axis)) * (2 / max(size - 1, 1)) - 1
-        for axis, size in enumerate(displacement.shape[2:])
-    ]
-    return torch.stack(normalised[::-1], dim=-1)
+    moved = [displacement[:, axis] + _coordinates(displacement, axis) for axis in range(displacement.ndim - 2)]
+    return _normalised(moved, displacement.shape[2:])
+
+
+def _normalised(positions: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Positions in voxels, a tensor an axis, as `grid_sample` wants them: (…, D), in [-1, 1], last axis first."""
+    scaled = [where * (2 / max(side - 1, 1)) - 1 for where, side in zip(positions, size, strict=True)]
+    return torch.stack(scaled[::-1], dim=-1)
 
 
 def _coordinates(displacement: Tensor, axis: int) -> Tensor:
