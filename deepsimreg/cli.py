@@ -7,13 +7,12 @@ from functools import wraps
 from pathlib import Path
 
 import click
-import torch
 
 from deepsimreg import __version__
 from deepsimreg.data.base import DataError
 from deepsimreg.data.download import BY_HAND, SOURCES, fetch_dataset
 from deepsimreg.data.files import write_image
-from deepsimreg.evaluation import hausdorff_distance_95, segmentation_metrics, smoothness
+from deepsimreg.evaluation import indexed_labels, label_metrics, smoothness
 from deepsimreg.export import read_field
 from deepsimreg.images import as_image, field_positions
 from deepsimreg.losses import SIMILARITIES
@@ -124,15 +123,8 @@ def evaluate(moved_labels, fixed_labels, field, as_json) -> None:
     deepsimreg evaluate result/moved_labels.nii.gz fixed_labels.nii.gz --field result/field.nii.gz --json
     """
     moved, fixed = as_image(moved_labels, "moved labels"), as_image(fixed_labels, "fixed labels")
-    values = torch.unique(torch.cat([moved.data.flatten().long(), fixed.data.flatten().long()]))
-    classes = [str(int(value)) for value in values]
-    a, b = (torch.searchsorted(values, image.data.long()) for image in (moved, fixed))
-    result = segmentation_metrics(a, b, classes)
-    result |= {
-        f"hd95_{name}": hausdorff_distance_95(a == index, b == index, fixed.spacing)
-        for index, name in enumerate(classes)
-        if name != "0"
-    }
+    a, b, classes = indexed_labels(moved.data, fixed.data)
+    result = label_metrics(a, b, classes, fixed.spacing)
     if field is not None:
         result |= smoothness(read_field(field))
     show(result, as_json)
@@ -159,6 +151,8 @@ def models(as_json) -> None:
     if as_json:
         click.echo(json.dumps(known))
         return
+    if not known:
+        click.echo("none comes with this version; a weight file of your own does as well", err=True)
     for name, card in known.items():
         click.echo(f"{name:32s} {card['what']}")
 

@@ -50,18 +50,33 @@ def evaluate_pair(
         raise ValueError("displacement holds NaN or infinite values: the registration has diverged")
     displacement = displacement.detach()
     moved_label = warp_labels(moving_label, displacement)
+    return {
+        **label_metrics(moved_label, fixed_label, classes, spacing),
+        **smoothness(displacement),
+        "target_registration_error": target_registration_error(displacement, truth, fixed_label, spacing),
+    }
+
+
+def label_metrics(
+    moved_label: Tensor, fixed_label: Tensor, classes: Sequence[str], spacing: Sequence[float]
+) -> dict[str, float]:
+    """Overlap and surface distance of two integer label images (1, 1, *spatial): as `segmentation_metrics`, and
+    `hd95_<class>`, mm, of all classes but the first, and `hd95`, their mean. spacing: mm, array axis order.
+    """
     distances = {
         f"hd95_{name}": hausdorff_distance_95(moved_label == k, fixed_label == k, spacing)
         for k, name in enumerate(classes)
         if k > 0
     }
-    return {
-        **segmentation_metrics(moved_label, fixed_label, classes),
-        "hd95": _mean(list(distances.values())),
-        **distances,
-        **smoothness(displacement),
-        "target_registration_error": target_registration_error(displacement, truth, fixed_label, spacing),
-    }
+    overlap = segmentation_metrics(moved_label, fixed_label, classes)
+    return overlap | {"hd95": _mean(list(distances.values()))} | distances
+
+
+def indexed_labels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+    """Labels of any integers as class indices, of the same shape, and the names of the classes, background 0 first."""
+    values = torch.unique(torch.cat([a.flatten().long(), b.flatten().long(), a.new_zeros(1).long()]))
+    ours, theirs = (torch.searchsorted(values, labels.long()) for labels in (a, b))
+    return ours, theirs, [str(int(value)) for value in values]
 
 
 def segmentation_metrics(prediction: Tensor, label: Tensor, classes: Sequence[str]) -> dict[str, float]:

@@ -5,6 +5,7 @@ python -m deepsimreg.notebook refresh [notebooks/03_registration.py …]
 """
 
 import argparse
+import itertools
 import logging
 import subprocess
 import sys
@@ -31,6 +32,8 @@ SCRUB = (
     "--extra-keys",
     "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version",
 )
+STATE, VIEW = (f"application/vnd.jupyter.widget-{what}+json" for what in ("state", "view"))
+REFERENCE = "IPY_MODEL_"  # of one widget to another
 KERNEL = ["--log-level=50"]  # a kernel prints on the terminal that it was not encrypted, and that it was ended
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict}
 
@@ -123,7 +126,35 @@ def refresh(twin: Path) -> None:
     notebook = twin.with_suffix(".ipynb")
     jupytext.write(jupytext.read(twin), notebook)
     papermill.execute_notebook(str(notebook), str(notebook), cwd=str(NOTEBOOKS), kernel_name="python3")
+    content = jupytext.read(notebook)
+    without_closed_bars(content)
+    jupytext.write(content, notebook)
     subprocess.run([Path(sys.executable).with_name("nbstripout"), *SCRUB, notebook], check=True)
+
+
+def without_closed_bars(notebook) -> None:
+    """Take out of a notebook node, in place, progress bars that were closed: they show nothing, and weigh much."""
+    widgets = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
+    parts = {name: _parts(model["state"]) for name, model in widgets.items()}
+    closed = set()
+    for name, model in widgets.items():
+        layout = model["state"].get("layout", "").removeprefix(REFERENCE)
+        if widgets.get(layout, {}).get("state", {}).get("visibility") == "hidden":
+            waiting = [name]
+            while waiting:
+                closed.add(one := waiting.pop())
+                waiting += [part for part in parts.get(one, ()) if part not in closed]
+    for name in closed:
+        widgets.pop(name, None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("data", {}).get(VIEW, {}).get("model_id") not in closed]
+
+
+def _parts(state: Mapping[str, Any]) -> list[str]:
+    """The models that the state of a widget refers to."""
+    values = itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in state.values())
+    return [value.removeprefix(REFERENCE) for value in values if isinstance(value, str) and value.startswith(REFERENCE)]
 
 
 def _value(text: str) -> Any:

@@ -34,9 +34,8 @@ def load(name: str | Path, kind: type[nn.Module] | None = None) -> nn.Module:
     known = pretrained()
     if str(name) not in known:
         if not Path(name).suffix:
-            raise WeightsError(
-                f"unknown pretrained network {str(name)!r}; there is: {', '.join(known)}, or give a path"
-            )
+            there = ", ".join(known) or "none in this version"
+            raise WeightsError(f"unknown pretrained network {str(name)!r}; there is: {there}; or give a path")
         return load_model(Path(name), kind).float()
     path = WEIGHTS / known[str(name)]["file"]
     if path.is_file():

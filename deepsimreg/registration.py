@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from deepsimreg.alignment import align_affinely
 from deepsimreg.data.files import write_image
-from deepsimreg.evaluation import segmentation_metrics, smoothness
+from deepsimreg.evaluation import indexed_labels, segmentation_metrics, smoothness
 from deepsimreg.export import write_field
 from deepsimreg.images import Image, ImageLike, as_image, positions, unit_range, voxel_map
 from deepsimreg.losses import Similarity, parse_similarity, required_extractors, similarity_terms
@@ -28,8 +28,15 @@ from deepsimreg.warps import invert, jacobian_determinant, sample_image, sample_
 
 LEVELS = (Level(4, 16, 30), Level(2, 8, 30), Level(1, 4, 20))  # of a pair that starts from rest
 REFINEMENT = (Level(2, 8, 10), Level(1, 4, 15))  # of one that starts from a network's displacement
-DEFAULT_LAM = {"mse": 0.04, "ncc": 1.0, "ncc-sup": 1.0, "nmi": 0.25, "mind": 0.125, "vgg": 0.5}
-DEEPSIM_LAM = 0.5
+DEFAULT_LAM = {  # the paper's for hippocampus-mr; VGG's is that for platelet-em
+    "mse": 0.08,
+    "ncc": 1.0,
+    "nmi": 1.0,
+    "mind": 0.25,
+    "vgg": 1.0,
+    "deepsim-ae": 0.25,
+    "deepsim-seg": 0.5,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +119,7 @@ class Registration:
 def register(
     moving: ImageLike,
     fixed: ImageLike,
-    similarity: str | Mapping[str, float] | nn.Module = "ncc",
+    similarity: str | Mapping[str, float] | Similarity = "ncc",
     lam: float | None = None,
     *,
     network: str | Path | nn.Module | None = None,
@@ -137,8 +144,8 @@ def register(
         moving, fixed: paths (NIfTI, TIFF), nibabel images, arrays (H, W) or (X, Y, Z), tensors (N, C, *spatial).
             Images on different grids are brought together by their affines. Grey values that leave [0, 1] are scaled
             from their 1 % and 99 % quantiles for the comparison.
-        similarity: a name ("ncc"), a sum ("deepsim-seg + 0.5 mind"), a mapping of names to weights, or a module.
-        lam: weight of the diffusion regulariser, derivatives in mm; None: a value for that similarity.
+        similarity: a name ("ncc"), a sum ("deepsim-seg + 0.5 mind"), names with weights, or a `Similarity`.
+        lam: weight of the diffusion regulariser, derivatives in mm; None: the paper's for hippocampus-mr.
         network: a registration network, the path of its weights, or a pretrained one's name.
         extractor: for DeepSim: a network with `features`, the path of its weights, or the name of a pretrained dataset.
         levels: (resolution, grid, steps), coarse to fine; None: a schedule for either start.
@@ -244,6 +251,9 @@ def _schedule(network: nn.Module | None) -> Sequence[Level]:
 
 def _similarity(similarity, extractor) -> Similarity:
     if isinstance(similarity, nn.Module):
+        if not isinstance(similarity, Similarity):
+            kind = type(similarity).__name__
+            raise ValueError(f"{kind} is no similarity: derive it from deepsimreg.losses.Similarity")
         return similarity
     extractors = {}
     for kind in required_extractors(similarity):
@@ -256,22 +266,22 @@ def _similarity(similarity, extractor) -> Similarity:
         extractors[kind] = (
             extractor if isinstance(extractor, nn.Module) else load(f"{extractor}/{kind}" if named else extractor)
         )
-    return parse_similarity(similarity, extractors)
+    built = parse_similarity(similarity, extractors)
+    if built.needs_labels:
+        raise ValueError(f"{similarity} compares labels, too: it trains networks, and cannot register a pair")
+    return built
 
 
 def _default_lam(similarity) -> float:
     if isinstance(similarity, nn.Module):
         raise ValueError("give lam, the weight of the regulariser, with a similarity of your own")
-    return sum(weight * DEFAULT_LAM.get(name, DEEPSIM_LAM) for name, weight in similarity_terms(similarity).items())
+    return sum(weight * DEFAULT_LAM[name] for name, weight in similarity_terms(similarity).items())
 
 
 def _overlap(moved: Tensor, label: Image, fixed: Image) -> dict[str, float]:
     if label.shape != fixed.shape:
         raise ValueError(f"{label.name} {tuple(label.shape)} is not on the grid of {fixed.name}")
-    values = torch.unique(torch.cat([moved.flatten(), label.data.to(moved).flatten()]))
-    classes = [str(int(value)) for value in values]
-    ours, theirs = (torch.searchsorted(values, image.to(values)) for image in (moved, label.data.to(moved)))
-    return segmentation_metrics(ours, theirs, classes)
+    return segmentation_metrics(*indexed_labels(moved, label.data.to(moved.device)))
 
 
 def _as_file(moved: Tensor, dtype: np.dtype) -> np.ndarray:

@@ -20,7 +20,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from deepsimreg.baselines import BASELINES
-from deepsimreg.data import Dataset, LazySequence, Pair, Sample
+from deepsimreg.data import Dataset, LazySequence, Sample
 from deepsimreg.data.augment import AUGMENT_2D, AUGMENT_3D
 from deepsimreg.data.files import write_image
 from deepsimreg.evaluation import add_noise, evaluate_pair, segmentation_metrics, summary
@@ -154,7 +154,7 @@ def train_registration(
         )
         network = load_model(run.weights, ARCHITECTURES[settings.architecture])
         if not validation_table(run.folder).is_file():
-            _write(evaluate_method(network, dataset, split="validation"), validation_table(run.folder))
+            write_table(evaluate_method(network, dataset, split="validation"), validation_table(run.folder))
     return network, history, run
 
 
@@ -290,7 +290,7 @@ def try_extractor(network: nn.Module, dataset: Dataset, folder: Path | None = No
             write_sample(folder / sample.name, output[0, 0], sample)
     table = pd.DataFrame(rows)
     if folder is not None:
-        _write(table, folder / "images.csv")
+        write_table(table, folder / "images.csv")
     return table
 
 
@@ -321,9 +321,10 @@ def tune(profile: Profile, dataset: Dataset) -> pd.DataFrame:
     folder = profile.folder(dataset.name, "tuning")
     table = pd.DataFrame(rows, columns=None if rows else ["method", "lam", "dice"])
     best = table.loc[table.groupby("method", sort=False)["dice"].idxmax()]
-    table["chosen"] = table.index.isin(best.index)
-    _write(table, folder / "tuning.csv")
+    best = best[[profile.chosen_by_tuning(dataset.name, method) for method in best["method"]]]
     write_json(profile.choice(dataset.name), dict(zip(best["method"], best["lam"], strict=True)))
+    table["chosen"] = [row.lam == profile.lam(dataset.name, row.method) for row in table.itertuples()]
+    write_table(table, folder / "tuning.csv")
     return table
 
 
@@ -367,8 +368,8 @@ def run_baseline(settings: BaselineSettings, dataset: Dataset) -> tuple[Tables, 
         validation = pd.concat(tables, ignore_index=True)
         chosen = float(validation.groupby("lam")["dice"].mean().idxmax())
         test = rows(chosen, "test", run.folder / f"test-{chosen:g}.csv")
-        _write(validation, validation_table(run.folder))
-        _write(test, run.folder / "test.csv")
+        write_table(validation, validation_table(run.folder))
+        write_table(test, run.folder / "test.csv")
         run.finish(value=chosen, dice=test["dice"].mean())
     return {"validation": validation, "test": test}, run
 
@@ -437,7 +438,7 @@ def evaluate_method(
             write_sample(folder / f"{pair.name}-label", label[0, 0], pair.fixed)
         table.append({"pair": pair.name, **metrics, "seconds": seconds})
         if rows is not None:
-            _write(pd.DataFrame(table), rows)
+            write_table(pd.DataFrame(table), rows)
     return pd.DataFrame(table)
 
 
@@ -490,7 +491,7 @@ def evaluate_all(profile: Profile, dataset: Dataset, reference: str = "deepsim-s
         "smoothness": curves.reindex(columns=["method", "lam", "dice", "folds", "sd_log_jacobian"]),
     }
     for name, table in results.items():
-        _write(table, folder / f"{name}.csv")
+        write_table(table, folder / f"{name}.csv")
     write_json(folder / "done.json", {"dice": means.groupby("method", sort=False)["dice"].mean().to_dict()})
     return results
 
@@ -534,7 +535,7 @@ def evaluate_ablations(profile: Profile, dataset: Dataset) -> Tables:
     keys = ["method", "group", "base"]
     results = {"pairs": pairs, "variants": variants.groupby(keys, sort=False).mean(numeric_only=True).reset_index()}
     for name, table in results.items():
-        _write(table, folder / f"{name}.csv")
+        write_table(table, folder / f"{name}.csv")
     return results
 
 
@@ -566,7 +567,7 @@ def evaluate_robustness(profile: Profile, dataset: Dataset) -> pd.DataFrame:
             table = evaluate_method(register, dataset, noise=noise)
             tables.append(table.assign(method=name, noise=noise))
     table = pd.concat(tables, ignore_index=True)
-    _write(table, folder / "pairs.csv")
+    write_table(table, folder / "pairs.csv")
     return table
 
 
@@ -582,18 +583,21 @@ def robustness_table(profile: Profile, dataset: Dataset) -> pd.DataFrame:
     return _read(path, profile)
 
 
-def warp_of(profile: Profile, dataset: Dataset, method: str, pair: Pair) -> Tensor:
-    """Displacement (1, D, *spatial) of one pair by a method of the profile, with its first seed and its chosen λ."""
-    moving, fixed = pair.moving.image[None], pair.fixed.image[None]
+def method_of(profile: Profile, dataset: Dataset, method: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """A method of the profile as (moving, fixed) (1, 1, *spatial) → displacement, voxels.
+
+    A network has its first seed and its chosen λ; a method that is not trained, the value that its run chose.
+    """
     if method in profile.methods(dataset.name):
-        network, _ = trained_registration(profile.registration(dataset.name, method), dataset)
-        with torch.no_grad():
-            return network(moving, fixed)
-    settings = profile.baseline(dataset.name, method)
-    baseline = BASELINES[method]
+        return torch.no_grad()(trained_registration(profile.registration(dataset.name, method), dataset)[0].forward)
+    settings, baseline = profile.baseline(dataset.name, method), BASELINES[method]
     extractor = None if baseline.extractor is None else extractor_of(settings, dataset, baseline.extractor)[0]
     value = float(baseline_tables(settings, dataset)["test"]["lam"].iloc[0])
-    return baseline.register(moving, fixed, dataset.spacing, extractor, value, **settings.options)
+
+    def register(moving: Tensor, fixed: Tensor) -> Tensor:
+        return baseline.register(moving, fixed, dataset.spacing, extractor, value, **settings.options)
+
+    return register
 
 
 def _read(path: Path, profile: Profile) -> pd.DataFrame:
@@ -607,7 +611,7 @@ def _read(path: Path, profile: Profile) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def _write(table: pd.DataFrame, path: Path) -> None:
+def write_table(table: pd.DataFrame, path: Path) -> None:
     """CSV under a temporary name, then renamed."""
     temporary = path.with_suffix(".tmp")
     table.to_csv(temporary, index=False)
@@ -634,7 +638,7 @@ def _fit(run: Run, module: Callable[[], Trained], dataset: Dataset, items: Calla
             by_dice = validation["validation_dice"].notna().any()
             best = validation["validation_dice"].idxmax() if by_dice else validation["validation_loss"].idxmin()
             result = {"best": validation.loc[best].dropna().to_dict(), "seconds": history["seconds"].max()}
-        _write(history, run.folder / "metrics.csv")
+        write_table(history, run.folder / "metrics.csv")
         write_json(run.trained, result)
     run.finish(**json.loads(run.trained.read_text()))
     return pd.read_csv(run.folder / "metrics.csv")

@@ -8,44 +8,32 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from deepsimreg.baselines import BASELINES
 from deepsimreg.data import Dataset
 from deepsimreg.evaluation import evaluate_pair
 from deepsimreg.experiment import Profile, WaySettings, write_json
 from deepsimreg.losses import WeightedSum, build_similarity, required_extractors
 from deepsimreg.optimisation import Level, optimise
-from deepsimreg.stages import baseline_tables, extractor_of, trained_registration
+from deepsimreg.stages import extractor_of, method_of, write_table
 
 MOST_FOLDS = 1e-4  # share of voxels; a λ with more is not chosen, if there is one with fewer
 
 Way = Callable[[Tensor, Tensor], Tensor]
 
 
-def make_way(profile: Profile, dataset: Dataset, settings: WaySettings, lam: float | None = None) -> Way:
+def make_way(profile: Profile, dataset: Dataset, settings: WaySettings, lam: float) -> Way:
     """(moving, fixed) (1, 1, *spatial) → displacement; what it needs is loaded here and not in the call.
 
     Args:
         profile, dataset: whose networks, extractors and tuned values.
         settings: of the way.
-        lam: weight of the regulariser; None for a way without optimisation.
+        lam: weight of the regulariser; a way without optimisation does not look at it.
     """
-    if settings.baseline:
-        planned = profile.baseline(dataset.name, settings.baseline)
-        baseline = BASELINES[settings.baseline]
-        extractor = extractor_of(planned, dataset, baseline.extractor)[0] if baseline.extractor else None
-        value = float(baseline_tables(planned, dataset)["test"]["lam"].iloc[0])
-        return lambda moving, fixed: baseline.register(
-            moving, fixed, dataset.spacing, extractor, value, **planned.options
-        )
-    network = None
-    if settings.network:
-        network, _ = trained_registration(profile.registration(dataset.name, settings.network), dataset)
     if not settings.similarity:
-        return torch.no_grad()(network)
+        return method_of(profile, dataset, settings.baseline or settings.network)
+    network = method_of(profile, dataset, settings.network) if settings.network else None
     kinds = required_extractors(settings.similarity)
     extractors = {kind: extractor_of(profile.extractor(dataset.name, kind), dataset, kind)[0] for kind in kinds}
     parts = [build_similarity(name, extractors, **settings.options.get(name, {})) for name in settings.similarity]
@@ -53,8 +41,7 @@ def make_way(profile: Profile, dataset: Dataset, settings: WaySettings, lam: flo
     levels = [Level(*level) for level in settings.levels]
 
     def register(moving: Tensor, fixed: Tensor) -> Tensor:
-        with torch.no_grad():
-            start = None if network is None else network(moving, fixed)
+        start = None if network is None else network(moving, fixed)
         return optimise(
             moving,
             fixed,
@@ -104,7 +91,7 @@ def compare_ways(profile: Profile, dataset: Dataset) -> pd.DataFrame:
     means = tune_ways(profile, dataset)
     lams = dict(means.loc[means["chosen"], ["way", "lam"]].itertuples(index=False)) if len(means) else {}
     chosen = {
-        (way.name, lams.get(way.name)): make_way(profile, dataset, way, lams.get(way.name))
+        (way.name, lams.get(way.name, 0.0)): make_way(profile, dataset, way, lams.get(way.name, 0.0))
         for way in profile.ways(dataset.name)
     }
     table = _interleaved(chosen, dataset, "test", 0, folder / "test.csv")
@@ -113,12 +100,12 @@ def compare_ways(profile: Profile, dataset: Dataset) -> pd.DataFrame:
 
 
 def _interleaved(
-    ways: dict[tuple[str, float | None], Way], dataset: Dataset, split: str, limit: int, path: Path
+    ways: dict[tuple[str, float], Way], dataset: Dataset, split: str, limit: int, path: Path
 ) -> pd.DataFrame:
     """Register the first pairs of a split in every way; the table at `path` grows by a pair at a time."""
     rows = pd.read_csv(path).to_dict("records") if path.is_file() else []
-    rows = [row for row in rows if (row["way"], _none(row["lam"])) in ways]
-    known = {(row["way"], _none(row["lam"]), row["pair"]) for row in rows}
+    rows = [row for row in rows if (row["way"], row["lam"]) in ways]
+    known = {(row["way"], row["lam"], row["pair"]) for row in rows}
     pairs: Sequence = dataset.pairs(split)
     for number in tqdm(range(min(limit, len(pairs)) or len(pairs)), desc=f"{split} pairs", unit="pair", leave=False):
         pair = pairs[number]
@@ -133,11 +120,5 @@ def _interleaved(
             labels = pair.moving.label[None], pair.fixed.label[None]
             metrics = evaluate_pair(displacement, *labels, dataset.classes, dataset.spacing, truth)
             rows.append({"way": name, "lam": lam, "pair": pair.name, **metrics, "seconds": seconds})
-        temporary = path.with_suffix(".tmp")
-        pd.DataFrame(rows).to_csv(temporary, index=False)
-        temporary.replace(path)
+        write_table(pd.DataFrame(rows), path)
     return pd.DataFrame(rows)
-
-
-def _none(lam: float | None) -> float | None:
-    return None if lam is None or pd.isna(lam) else float(lam)

@@ -34,11 +34,11 @@ from deepsimreg.experiment import Profile, configuration, figures_folder, relati
 from deepsimreg.stages import (
     ablation_tables,
     evaluation_tables,
+    method_of,
     robustness_table,
     similarity_of,
     trained_extractor,
     tuning_table,
-    warp_of,
 )
 from deepsimreg.warps import warp_image, warp_labels
 
@@ -126,7 +126,7 @@ pair = next(p for p in data.pairs("test") if p.name == gain.index[len(gain) // 2
 moving, fixed = pair.moving.image[None], pair.fixed.image[None]
 results = {}
 for method in means["method"].unique()[1:]:
-    displacement = warp_of(plan, data, method, pair)
+    displacement = method_of(plan, data, method)(moving, fixed)
     moved_label = warp_labels(pair.moving.label[None], displacement)
     results[method] = (warp_image(moving, displacement), moved_label, displacement)
 panel = plots.sample_panel(moving, fixed, results, pair.moving.label, pair.fixed.label, data.classes, data.colors)

@@ -100,12 +100,6 @@ def test_help_has_examples():
         assert f"deepsimreg {command}" in call(command, "--help").stdout
 
 
-def test_models_lists_what_load_takes():
-    known = json.loads(call("models", "--json").stdout)
-    lines = call("models").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == list(known)
-
-
 def test_fetch_says_what_must_be_got_by_hand(tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPSIMREG_DATA", str(tmp_path))
     done = call("fetch", "brain-mri")

@@ -13,7 +13,9 @@ from deepsimreg.evaluation import (
     dice_per_class,
     evaluate_pair,
     hausdorff_distance_95,
+    indexed_labels,
     jacobian_variance_published,
+    label_metrics,
     loss_landscape_curves,
     segmentation_metrics,
     smoothness,
@@ -242,3 +244,13 @@ def test_loss_landscape_is_the_loss_between_shifted_noisy_patches():
     assert noisy == pytest.approx(np.full(5, 2 * 0.1**2), rel=0.05)
     with pytest.raises(ValueError, match="max_shift"):
         loss_landscape_curves(rows, {"mse": mean_square}, 6, axis=-2)
+
+
+def test_labels_of_any_integers_become_classes_with_the_background_first():
+    a, b = torch.tensor([[[[7, 7, 300, 5]]]]), torch.tensor([[[[7, 5, 300, 5]]]])
+    ours, theirs, classes = indexed_labels(a, b)
+    assert classes == ["0", "5", "7", "300"]
+    assert (ours.flatten().tolist(), theirs.flatten().tolist()) == ([2, 2, 3, 1], [2, 1, 3, 1])
+    metrics = label_metrics(ours, theirs, classes, (1.0, 1.0))
+    assert metrics["dice_foreground"] == metrics["dice"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+    assert metrics["hd95_300"] == 0

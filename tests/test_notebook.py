@@ -5,7 +5,7 @@ import nbformat
 import pytest
 
 from deepsimreg.experiment import SettingsError
-from deepsimreg.notebook import check_parameters, main, run
+from deepsimreg.notebook import STATE, VIEW, check_parameters, main, run, without_closed_bars
 from deepsimreg.paths import NOTEBOOKS
 
 
@@ -66,3 +66,25 @@ def test_unknown_similarity_fails_at_the_start(runs, tmp_path, capsys):
     arguments = ["run", str(NOTEBOOKS / "03_registration.ipynb"), str(tmp_path / "run"), "-p", "method=ssim"]
     assert main(arguments) == 1
     assert "unknown similarity 'ssim'; there is: mse, ncc" in capsys.readouterr().err
+
+
+def test_closed_progress_bars_leave_nothing_and_open_ones_stay():
+    def bar(name, visibility):
+        layout = {"state": {"visibility": visibility}}
+        box = {"state": {"layout": f"IPY_MODEL_{name}-layout", "children": [f"IPY_MODEL_{name}-text"]}}
+        return {name: box, f"{name}-layout": layout, f"{name}-text": {"state": {"value": "3/3"}}}
+
+    def view(name):
+        return nbformat.v4.new_output("display_data", {VIEW: {"model_id": name}, "text/plain": name})
+
+    outputs = [view("done"), view("open"), nbformat.v4.new_output("stream", text="a line")]
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell("text"), nbformat.v4.new_code_cell("work()", outputs=outputs)],
+        metadata={"widgets": {STATE: {"state": bar("done", "hidden") | bar("open", None)}}},
+    )
+    without_closed_bars(notebook)
+    assert set(notebook.metadata.widgets[STATE].state) == {"open", "open-layout", "open-text"}
+    assert notebook.cells[1].outputs == outputs[1:]
+    plain = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=outputs[2:])])
+    without_closed_bars(plain)
+    assert plain.cells[0].outputs == outputs[2:]

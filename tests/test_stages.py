@@ -111,6 +111,26 @@ def test_a_tuning_run_of_full_length_is_the_final_run_of_its_lam(profile, monkey
     assert len(trained) == 1, "the second seed alone"
 
 
+def test_the_optimisers_are_tuned_on_the_pairs_asked_for_and_tested_on_all(profile):
+    tree = json.loads(json.dumps(TREE))
+    tree["phantom-2d"]["baselines"]["greedy"]["pairs"] = 1
+    plan = profile(tree=tree)
+    tables, _ = stages.run_baseline(plan.baseline("phantom-2d", "greedy"), plan.load("phantom-2d"))
+    assert tables["validation"].groupby("lam").size().to_dict() == {0.7: 1, 1.0: 1}
+    assert len(tables["test"]) == 2
+
+
+def test_a_grid_does_not_overrule_the_lam_that_the_profile_gives(profile):
+    tree = json.loads(json.dumps(TREE))
+    tree["phantom-2d"]["registration"]["similarities"] = {"mse": {"lam": 1, "grid": [0.1, 1]}, "ncc": {"grid": [0.3]}}
+    del tree["phantom-2d"]["ablations"]
+    plan = profile(tree=tree)
+    table = stages.tune(plan, plan.load("phantom-2d")).set_index(["method", "lam"])["chosen"]
+    assert table.to_dict() == {("mse", 0.1): False, ("mse", 1.0): True, ("ncc", 0.3): True}
+    assert json.loads(plan.choice("phantom-2d").read_text()) == {"ncc": 0.3}
+    assert plan.lam("phantom-2d", "mse") == 1
+
+
 def test_ablations_and_noise(profile):
     plan = profile()
     data = plan.load("phantom-2d")
@@ -159,7 +179,7 @@ def test_the_warp_of_a_pair_is_that_of_the_evaluation(profile):
     tables, _ = stages.evaluation_tables(plan, data)
     pair = data.pairs("test")[0]
     for method in ("mse", "greedy"):
-        displacement = stages.warp_of(plan, data, method, pair)
+        displacement = stages.method_of(plan, data, method)(pair.moving.image[None], pair.fixed.image[None])
         label = stages.warp_labels(pair.moving.label[None], displacement)
         row = tables["pairs"].query("method == @method and pair == @pair.name").iloc[0]
         assert (label == pair.fixed.label[None]).double().mean() == pytest.approx(row["pixel_accuracy"])

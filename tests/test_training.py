@@ -131,6 +131,16 @@ def test_drawn_samples_depend_on_index_and_seed_alone(data):
     assert not torch.equal(first["moving"], other["moving"])
 
 
+def test_a_window_is_the_same_of_every_image_of_a_pair_and_lies_in_it(data):
+    whole, cut = (DrawnSamples(data.pairs("train"), None, seed=3, crop=crop)[7] for crop in ((), (12, 999)))
+    rows, columns = whole["moving"].shape[1:]
+    starts = {key: [i for i in range(rows - 11) if torch.equal(whole[key][:, i : i + 12], cut[key])] for key in whole}
+    assert cut["fixed"].shape == (1, 12, columns)
+    assert set.intersection(*map(set, starts.values())), starts
+    windows = {DrawnSamples(data.pairs("train"), None, 3, (12, 12))[i]["moving"].sum().item() for i in range(6)}
+    assert len(windows) > 1
+
+
 def test_sampler_goes_on_where_the_last_epoch_ended():
     sampler = EpochSampler(5)
     assert list(sampler) == [0, 1, 2, 3, 4]

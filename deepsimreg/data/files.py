@@ -6,6 +6,8 @@ Arrays keep the file's axis order: (X, Y, Z) for NIfTI, (page, row, column) for 
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel
@@ -36,18 +38,13 @@ def read_image(path: str | Path) -> tuple[np.ndarray, tuple[float, ...], np.ndar
     """
     path = Path(path)
     suffix = _suffix(path)
-    if not path.is_file():
-        raise DataError(f"{path} does not exist: check the path, or fetch the data again")
-    try:
+    with _readable(path, suffix):
         if suffix in TIFF:
             array = tifffile.imread(path)
             return array, (1.0,) * array.ndim, None
         file = nibabel.load(path)
         spacing = tuple(float(zoom) for zoom in file.header.get_zooms())
         return np.asarray(file.dataobj), spacing, file.affine
-    except BROKEN_FILE as error:
-        kind = "TIFF" if suffix in TIFF else "NIfTI"
-        raise DataError(f"{path} is truncated or not {kind} ({error}): fetch it again") from error
 
 
 def image_shape(path: str | Path) -> tuple[int, ...]:
@@ -57,17 +54,12 @@ def image_shape(path: str | Path) -> tuple[int, ...]:
     """
     path = Path(path)
     suffix = _suffix(path)
-    if not path.is_file():
-        raise DataError(f"{path} does not exist: check the path, or fetch the data again")
-    try:
+    with _readable(path, suffix):
         if suffix in TIFF:
             with tifffile.TiffFile(path) as file:
                 first = file.pages.first.shape
                 return file.series[0].shape if len(file.pages) == 1 else (len(file.pages), *first)
         return tuple(nibabel.load(path).shape)
-    except BROKEN_FILE as error:
-        kind = "TIFF" if suffix in TIFF else "NIfTI"
-        raise DataError(f"{path} is truncated or not {kind} ({error}): fetch it again") from error
 
 
 def read_page(path: str | Path, page: int) -> np.ndarray:
@@ -114,3 +106,15 @@ def _suffix(path: Path) -> str:
         if path.name.lower().endswith(suffix):
             return suffix
     raise DataError(f"{path} has no suffix that is known: use one of {', '.join((*NIFTI, *TIFF))}")
+
+
+@contextmanager
+def _readable(path: Path, suffix: str) -> Iterator[None]:
+    """What goes wrong in reading a file, as a DataError that names it."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: check the path, or fetch the data again")
+    try:
+        yield
+    except BROKEN_FILE as error:
+        kind = "TIFF" if suffix in TIFF else "NIfTI"
+        raise DataError(f"{path} is truncated or not {kind} ({error}): fetch it again") from error
