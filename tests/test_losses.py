@@ -292,6 +292,16 @@ def test_diffusion_of_a_translation_and_of_a_stretch(shape):
     assert diffusion(stretch).item() == pytest.approx(0.01 / ndim**2, rel=1e-5)
 
 
+@each_rank
+@pytest.mark.parametrize("spaced", [False, True])
+def test_gradient_of_diffusion_by_finite_differences(shape, spaced):
+    ndim = len(shape)
+    shape = (1, *shape[1:])  # along an axis of one voxel there is no difference
+    field = torch.randn(2, ndim, *shape, dtype=torch.float64, requires_grad=True)
+    spacing = (0.5, 2.0, 1.5)[:ndim] if spaced else None
+    assert torch.autograd.gradcheck(lambda u: diffusion(u, spacing), field)
+
+
 def test_registry_builds_what_it_names():
     encoders = {"seg": TinyEncoder(2), "ae": TinyEncoder(2), "vgg": TinyEncoder(2)}
     moved, fixed = pair((16, 16))
