@@ -31,6 +31,7 @@ REFINEMENT = (Level(2, 8, 10), Level(1, 4, 15))  # of one that starts from a net
 DEFAULT_LAM = {  # the paper's for hippocampus-mr; VGG's is that for platelet-em
     "mse": 0.08,
     "ncc": 1.0,
+    "ncc-3": 1.0,
     "nmi": 1.0,
     "mind": 0.25,
     "vgg": 1.0,

@@ -6,6 +6,7 @@ similar. A new one is one line in `SIMILARITIES`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from deepsimreg.losses.base import Alignment, Similarity, WeightedSum
 from deepsimreg.losses.deepsim import DeepSim
@@ -57,6 +58,7 @@ class Factory:
 SIMILARITIES: dict[str, Factory] = {
     "mse": Factory(MSE),
     "ncc": Factory(NCC),
+    "ncc-3": Factory(partial(NCC, window=3)),  # the smallest window: finer than the paper's
     "ncc-sup": Factory(SupervisedNCC),
     "nmi": Factory(NMI),
     "mind": Factory(MIND),
