@@ -138,8 +138,7 @@ class WaySettings:
     similarity: dict = field(default_factory=dict)  # name → weight, of the optimisation; empty: none
     options: dict = field(default_factory=dict)  # of each similarity, by its name
     lams: tuple[float, ...] = ()  # the best on the validation pairs is taken to the test
-    levels: tuple[tuple[int, int, int], ...] = ()  # resolution, grid and steps, coarse to fine
-    learning_rate: float = 0.1
+    levels: tuple[tuple[int, int, int], ...] = ()  # resolution, grid and steps, coarse to fine; empty: the defaults
 
 
 Settings = ExtractorSettings | RegistrationSettings | BaselineSettings
@@ -148,7 +147,7 @@ ANY = object()
 NETWORK = {"network": ANY, "fit": ANY}
 EXTRACTOR = NETWORK | {"kind": ANY, "source": ANY, "labels": ANY}
 METHOD = NETWORK | {"lam": ANY, "grid": ANY, "options": ANY, "extractor": ANY, "architecture": ANY}
-WAY = dict.fromkeys(("baseline", "network", "similarity", "options", "lam", "levels", "learning_rate"), ANY)
+WAY = dict.fromkeys(("baseline", "network", "similarity", "options", "lam", "levels"), ANY)
 SECTIONS = {
     "data": ANY,
     "extractors": NETWORK | {"*": EXTRACTOR},
@@ -208,12 +207,9 @@ class Profile:
                     )
                 if way.network:
                     known(f"network of the way {way.name} of {where}", way.network, self.methods(dataset))
-                if bool(way.similarity) != bool(way.lams and way.levels) or not (
-                    way.baseline or way.network or way.similarity
-                ):
+                if bool(way.similarity) != bool(way.lams) or not (way.baseline or way.network or way.similarity):
                     raise SettingsError(
-                        f"the way {way.name} of {where}: give a baseline, a network, or a similarity with lam (a list) "
-                        "and levels"
+                        f"the way {way.name} of {where}: give a baseline, a network, or a similarity with lam (a list)"
                     )
             for settings in [*self.registrations(dataset), *self.ablations(dataset)]:
                 known(f"architecture of {settings.method} of {where}", settings.architecture, ARCHITECTURES)
@@ -451,7 +447,6 @@ class Profile:
                 way.get("options", {}),
                 tuple(map(float, way.get("lam", ()))),
                 tuple(tuple(map(int, level)) for level in way.get("levels", ())),
-                float(way.get("learning_rate", WaySettings.learning_rate)),
             )
             for name, way in given.items()
         ]

@@ -22,6 +22,8 @@ from deepsimreg.losses import Similarity, diffusion
 from deepsimreg.warps import compose, crop, displacement_at, integrate, pooled, upsample, warp_image
 
 MODELS = ("velocity", "displacement")
+LEARNING_RATE = 0.15  # of Adam, in control points
+CONTROL_POINTS = 5  # at least, along the shortest side of the coarsest level: fewer mislead the levels that follow
 PATIENCE = 10  # steps without an improvement of more than `tolerance` that end a level
 
 
@@ -37,6 +39,18 @@ class Level:
         powers = all(value > 0 and value & (value - 1) == 0 for value in (self.resolution, self.grid))
         if not powers or self.grid < self.resolution or self.steps < 0:
             raise ValueError(f"{self}: resolution and grid must be powers of two, grid the larger, steps not negative")
+
+
+def default_levels(shape: Sequence[int], started: bool = False) -> list[Level]:
+    """Coarse to fine, for a pair of that many voxels a side: at most 8, 4, 2 and 1 voxels a position, a control point
+    every four positions, and on the coarsest at least `CONTROL_POINTS` of them along each side.
+
+    started: the pair starts from a network's displacement and needs only the last two levels, for fewer steps.
+    """
+    if started:
+        return [Level(2, 8, 10), Level(1, 4, 15)]
+    coarse = [r for r in (8, 4, 2) if -(-min(shape) // (4 * r)) >= CONTROL_POINTS]
+    return [*(Level(r, 4 * r, 30) for r in coarse), Level(1, 4, 20)]
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,7 @@ def optimise(
     model: str = "velocity",
     extract: str = "once",
     symmetric: bool = False,
-    learning_rate: float = 0.1,
+    learning_rate: float = LEARNING_RATE,
     squarings: int = 5,
     tolerance: float = 1e-4,
     progress: bool = True,
@@ -100,7 +114,7 @@ def optimise(
         raise ValueError(f"levels {tuple(levels)}: give at least one, their grids from coarse to fine")
     shape, ndim = fixed.shape[2:], fixed.ndim - 2
     with torch.no_grad():
-        maps = [similarity.maps(image) for image in (moving, fixed)] if extract == "once" else None
+        maps = _halves(similarity.maps(torch.cat([moving, fixed]))) if extract == "once" else None
     velocity, grid, losses = None, None, []
     total = sum(level.steps for level in levels)
     with tqdm(total=total, desc="register", unit="step", leave=False, disable=not progress) as bar:
@@ -180,6 +194,13 @@ def _descend(velocity, pair, lam, spacing, learning_rate, tolerance, losses, bar
         optimizer.step()
         bar.update()
     return best
+
+
+def _halves(maps):
+    """Maps of a batch that holds all moving and then all fixed images, as those of either."""
+    if isinstance(maps, Tensor):
+        return maps.chunk(2)
+    return list(zip(*(_halves(one) for one in maps), strict=True))
 
 
 def _at(maps, target: Sequence[int]):

@@ -22,12 +22,10 @@ from deepsimreg.evaluation import indexed_labels, segmentation_metrics, smoothne
 from deepsimreg.export import write_field
 from deepsimreg.images import Image, ImageLike, as_image, positions, unit_range, voxel_map
 from deepsimreg.losses import Similarity, parse_similarity, required_extractors, similarity_terms
-from deepsimreg.optimisation import Level, optimise
+from deepsimreg.optimisation import LEARNING_RATE, Level, default_levels, optimise
 from deepsimreg.pretrained import load
 from deepsimreg.warps import invert, jacobian_determinant, sample_image, sample_labels, warp_points
 
-LEVELS = (Level(4, 16, 30), Level(2, 8, 30), Level(1, 4, 20))  # of a pair that starts from rest
-REFINEMENT = (Level(2, 8, 10), Level(1, 4, 15))  # of one that starts from a network's displacement
 DEFAULT_LAM = {  # the paper's for hippocampus-mr; VGG's is that for platelet-em
     "mse": 0.08,
     "ncc": 1.0,
@@ -132,7 +130,7 @@ def register(
     model: str = "velocity",
     extract: str = "once",
     symmetric: bool = False,
-    learning_rate: float = 0.1,
+    learning_rate: float = LEARNING_RATE,
     spacing: Sequence[float] | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
@@ -149,7 +147,7 @@ def register(
         lam: weight of the diffusion regulariser, derivatives in mm; None: the paper's for hippocampus-mr.
         network: a registration network, the path of its weights, or a pretrained one's name.
         extractor: for DeepSim: a network with `features`, the path of its weights, or the name of a pretrained dataset.
-        levels: (resolution, grid, steps), coarse to fine; None: a schedule for either start.
+        levels: (resolution, grid, steps), coarse to fine; None: `default_levels`.
         steps: of each level, in place of the schedule's.
         labels: of the moving image, or of both: (moving, fixed); then Dice is measured.
         affine: "rigid" or "affine" aligns the images by that first.
@@ -171,7 +169,10 @@ def register(
     compared = _similarity(similarity, extractor).to(device)
     lam = _default_lam(similarity) if lam is None else float(lam)
     network = load(network).to(device) if isinstance(network, str | Path) else network
-    levels = [level if isinstance(level, Level) else Level(*level) for level in levels or _schedule(network)]
+    levels = [
+        level if isinstance(level, Level) else Level(*level)
+        for level in levels or default_levels(fixed.shape, network is not None)
+    ]
     if steps is not None:
         levels = [Level(level.resolution, level.grid, steps) for level in levels]
     moving_values, fixed_values = unit_range(moving).to(device), unit_range(fixed).to(device)
@@ -244,10 +245,6 @@ def _check_together(moving: Image, fixed: Image) -> None:
 def _moves(matrix: np.ndarray, moving: Image, fixed: Image) -> bool:
     """Whether the grids differ by more than rounding."""
     return moving.shape != fixed.shape or not np.allclose(matrix, np.eye(len(matrix)), atol=1e-5)
-
-
-def _schedule(network: nn.Module | None) -> Sequence[Level]:
-    return LEVELS if network is None else REFINEMENT
 
 
 def _similarity(similarity, extractor) -> Similarity:

@@ -15,7 +15,7 @@ from deepsimreg.data import Dataset
 from deepsimreg.evaluation import evaluate_pair
 from deepsimreg.experiment import Profile, WaySettings, write_json
 from deepsimreg.losses import WeightedSum, build_similarity, required_extractors
-from deepsimreg.optimisation import Level, optimise
+from deepsimreg.optimisation import Level, default_levels, optimise
 from deepsimreg.stages import extractor_of, method_of, write_table
 
 MOST_FOLDS = 1e-4  # share of voxels; a λ with more is not chosen, if there is one with fewer
@@ -47,10 +47,9 @@ def make_way(profile: Profile, dataset: Dataset, settings: WaySettings, lam: flo
             fixed,
             similarity,
             lam,
-            levels,
+            levels or default_levels(fixed.shape[2:], network is not None),
             dataset.spacing,
             start,
-            learning_rate=settings.learning_rate,
             progress=False,
         ).displacement
 
