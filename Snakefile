@@ -57,6 +57,7 @@ def stages(dataset: str) -> list[str]:
         "tuning": profile.tunings(dataset),
         "ablations": profile.ablations(dataset),
         "robustness": profile.noise(dataset),
+        "optimisation": profile.ways(dataset),
         "figures": True,
     }
     return [stage for stage, there in wanted.items() if there]
@@ -218,6 +219,22 @@ rule robustness:
         parameters="",
     shell:
         command("08_robustness")
+
+
+rule optimisation:
+    input:
+        f"{PROJECT}/notebooks/09_optimisation.ipynb",
+        MODULES,
+        tested,
+        lambda w: [done(settings) for settings in profile.extractors(w.dataset)],
+    output:
+        f"{ROOT}/{{dataset}}/optimisation/done.json",
+    params:
+        folder=lambda w: f"{ROOT}/{w.dataset}/optimisation",
+        parameters="",
+    threads: workflow.cores  # seconds are compared: nothing else runs beside it
+    shell:
+        command("09_optimisation")
 
 
 rule figures:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from deepsimreg.warps import INTERPOLATION
 
+SYN_ITERATIONS, GREEDY_ITERATIONS = (40, 20, 0), (100, 50, 30)  # on each resolution, coarse to fine
 INSTALL = "is not installed: pip install 'deepsimreg[baselines]'"
 
 
@@ -28,7 +29,7 @@ def syn(
     spacing: Sequence[float],
     extractor=None,
     value: float = 3.0,
-    iterations: Sequence[int] = (40, 20, 0),
+    iterations: Sequence[int] = SYN_ITERATIONS,
     components: int = 4,
     weight: float = 1.0,
 ) -> Tensor:
@@ -85,7 +86,7 @@ def greedy(
     spacing: Sequence[float],
     extractor=None,
     value: float = 1.0,
-    iterations: str = "100x50x30",
+    iterations: Sequence[int] = GREEDY_ITERATIONS,
     radius: int = 2,
     components: int = 4,
     weight: float = 1.0,
@@ -94,7 +95,6 @@ def greedy(
 
     Args: as `syn`, and
         value: the smoothing is 2 · value voxels for the steps and value voxels for the warp, tuned.
-        iterations: on each resolution, coarse to fine.
         radius: of the correlation's window, voxels.
 
     Returns:
@@ -122,9 +122,9 @@ def greedy(
             images |= {f"fixed{number}": image(f), f"moving{number}": image(m)}
             inputs += f" -w {weight / components} -i fixed{number} moving{number}"
     tool = {2: picsl_greedy.Greedy2D, 3: picsl_greedy.Greedy3D}[ndim]()
-    window = "x".join([str(radius)] * ndim)
+    window, schedule = "x".join([str(radius)] * ndim), "x".join(map(str, iterations))
     tool.execute(
-        f"-d {ndim} -m NCC {window} {inputs} -o warp -n {iterations} -s {2 * value}vox {value}vox "
+        f"-d {ndim} -m NCC {window} {inputs} -o warp -n {schedule} -s {2 * value}vox {value}vox "
         f"-seed 1 -threads {torch.get_num_threads()} -V 0",
         **images,
         warp=None,
@@ -166,21 +166,22 @@ def _displacement(vectors: np.ndarray, spacing: Sequence[float]) -> Tensor:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method without training: how it is called, the extractor it needs, and its one tuned number."""
+    """A method without training: how it is called, the extractor it needs, its one tuned number, and its iterations."""
 
     register: Callable[..., Tensor]
     extractor: str | None
     value: float  # default of the tuned number
     tuned: str  # what that number is
+    iterations: tuple[int, ...]  # its default
 
 
 SYN, GREEDY = "SyN, smoothing of a step (flow_sigma)", "greedy, smoothing of the warp in voxels (of a step: twice that)"
 
 BASELINES: dict[str, Baseline] = {
-    "syn": Baseline(syn, None, 3.0, SYN),
-    "syn-deepsim-ae": Baseline(syn, "ae", 3.0, SYN),
-    "syn-deepsim-seg": Baseline(syn, "seg", 3.0, SYN),
-    "greedy": Baseline(greedy, None, 1.0, GREEDY),
-    "greedy-deepsim-ae": Baseline(greedy, "ae", 1.0, GREEDY),
-    "greedy-deepsim-seg": Baseline(greedy, "seg", 1.0, GREEDY),
+    "syn": Baseline(syn, None, 3.0, SYN, SYN_ITERATIONS),
+    "syn-deepsim-ae": Baseline(syn, "ae", 3.0, SYN, SYN_ITERATIONS),
+    "syn-deepsim-seg": Baseline(syn, "seg", 3.0, SYN, SYN_ITERATIONS),
+    "greedy": Baseline(greedy, None, 1.0, GREEDY, GREEDY_ITERATIONS),
+    "greedy-deepsim-ae": Baseline(greedy, "ae", 1.0, GREEDY, GREEDY_ITERATIONS),
+    "greedy-deepsim-seg": Baseline(greedy, "seg", 1.0, GREEDY, GREEDY_ITERATIONS),
 }

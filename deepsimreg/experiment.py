@@ -136,6 +136,7 @@ class WaySettings:
     baseline: str = ""  # a method that is not trained, at the value that its run chose
     network: str = ""  # method of the profile whose network, of the first seed, is the start
     similarity: dict = field(default_factory=dict)  # name → weight, of the optimisation; empty: none
+    judge: str = ""  # similarity that decides between the starts from rest and from the network; empty: the network's
     options: dict = field(default_factory=dict)  # of each similarity, by its name
     lams: tuple[float, ...] = ()  # the best on the validation pairs is taken to the test
     levels: tuple[tuple[int, int, int], ...] = ()  # resolution, grid and steps, coarse to fine; empty: the defaults
@@ -147,7 +148,7 @@ ANY = object()
 NETWORK = {"network": ANY, "fit": ANY}
 EXTRACTOR = NETWORK | {"kind": ANY, "source": ANY, "labels": ANY}
 METHOD = NETWORK | {"lam": ANY, "grid": ANY, "options": ANY, "extractor": ANY, "architecture": ANY}
-WAY = dict.fromkeys(("baseline", "network", "similarity", "options", "lam", "levels"), ANY)
+WAY = dict.fromkeys(("baseline", "network", "similarity", "judge", "options", "lam", "levels"), ANY)
 SECTIONS = {
     "data": ANY,
     "extractors": NETWORK | {"*": EXTRACTOR},
@@ -207,6 +208,12 @@ class Profile:
                     )
                 if way.network:
                     known(f"network of the way {way.name} of {where}", way.network, self.methods(dataset))
+                if way.judge:
+                    known(f"judge of the way {way.name} of {where}", way.judge, SIMILARITIES)
+                    if not (way.network and way.similarity):
+                        raise SettingsError(
+                            f"the way {way.name} of {where} has a judge: give network and similarity, too"
+                        )
                 if bool(way.similarity) != bool(way.lams) or not (way.baseline or way.network or way.similarity):
                     raise SettingsError(
                         f"the way {way.name} of {where}: give a baseline, a network, or a similarity with lam (a list)"
@@ -444,6 +451,7 @@ class Profile:
                 way.get("baseline", ""),
                 way.get("network", ""),
                 similarity_terms(way["similarity"]) if "similarity" in way else {},
+                way.get("judge", ""),
                 way.get("options", {}),
                 tuple(map(float, way.get("lam", ()))),
                 tuple(tuple(map(int, level)) for level in way.get("levels", ())),

@@ -3,27 +3,30 @@
     u = argmin  D(M ∘ Φ, F) + λ·R(u),    Φ(x) = x + u(x)
 
 M and F are what the similarity compares: grey values, descriptors or features, extracted once and pulled through Φ, or
-extracted anew from the pulled image after every step. u is start ∘ exp(v), v a stationary velocity that is integrated
-by scaling and squaring (Arsigny et al., MICCAI 2006), or start ∘ v. v lives on a grid of `grid` voxels, the comparison
-on one of `resolution` voxels: position i of a grid of r voxels is the centre of the voxels r·i … r·i + r − 1. Adam does
-the steps; the best of each level is kept, and a level ends early when it no longer improves.
+extracted anew from the pulled image after every step. u is exp(v), v a stationary velocity that is integrated by
+scaling and squaring (Arsigny et al., MICCAI 2006), or v itself. v starts at rest, or at a network's displacement,
+brought to the grid of the first level. It lives on a grid of `grid` voxels, the comparison on one of `resolution`
+voxels: position i of a grid of r voxels is the centre of the voxels r·i … r·i + r − 1. Adam does the steps; the best of
+each level is kept, and a level ends early when it no longer improves.
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from deepsimreg.losses import Similarity, diffusion
-from deepsimreg.warps import compose, crop, displacement_at, integrate, pooled, upsample, warp_image
+from deepsimreg.warps import crop, displacement_at, integrate, pooled, upsample, warp_image
 
 MODELS = ("velocity", "displacement")
 LEARNING_RATE = 0.15  # of Adam, in control points
 CONTROL_POINTS = 5  # at least, along the shortest side of the coarsest level: fewer mislead the levels that follow
+CORRECTIONS = 5  # of the velocity of a displacement that is started from
 PATIENCE = 10  # steps without an improvement of more than `tolerance` that end a level
 
 
@@ -41,14 +44,10 @@ class Level:
             raise ValueError(f"{self}: resolution and grid must be powers of two, grid the larger, steps not negative")
 
 
-def default_levels(shape: Sequence[int], started: bool = False) -> list[Level]:
+def default_levels(shape: Sequence[int]) -> list[Level]:
     """Coarse to fine, for a pair of that many voxels a side: at most 8, 4, 2 and 1 voxels a position, a control point
     every four positions, and on the coarsest at least `CONTROL_POINTS` of them along each side.
-
-    started: the pair starts from a network's displacement and needs only the last two levels, for fewer steps.
     """
-    if started:
-        return [Level(2, 8, 10), Level(1, 4, 15)]
     coarse = [r for r in (8, 4, 2) if -(-min(shape) // (4 * r)) >= CONTROL_POINTS]
     return [*(Level(r, 4 * r, 30) for r in coarse), Level(1, 4, 20)]
 
@@ -58,7 +57,7 @@ class Optimised:
     """What `optimise` found.
 
     displacement: (N, D, *spatial), voxels. velocity: (N, D, *⌈spatial / grid⌉) of the last level, in steps of its grid:
-    the displacement, or what was added to the start, is its flow, interpolated; None for the model "displacement".
+    the displacement is its flow, interpolated; None for the model "displacement".
     losses: of every step.
     """
 
@@ -82,6 +81,7 @@ def optimise(
     squarings: int = 5,
     tolerance: float = 1e-4,
     progress: bool = True,
+    observe: Callable[[int, Callable[[], Tensor]], None] | None = None,
 ) -> Optimised:
     """Optimise the displacement of a batch of pairs.
 
@@ -91,14 +91,15 @@ def optimise(
         lam: weight λ of the diffusion regulariser.
         levels: coarse to fine.
         spacing: mm, array axis order, for the regulariser; None: the same along all axes.
-        start: displacement (N, D, *spatial), voxels, to start from.
+        start: displacement (N, D, *spatial), voxels, to start from; None: from rest.
         model: "velocity", which is invertible, or "displacement".
         extract: "once", then warp what was extracted; or "always", from the warped image.
-        symmetric: also pull the fixed image onto the moving one, by exp(−v); without a start only.
+        symmetric: also pull the fixed image onto the moving one, by exp(−v).
         learning_rate: of Adam, in control points.
         squarings: of the velocity's integration.
         tolerance: a level ends when `PATIENCE` steps have not lowered the loss by that share.
         progress: show a bar.
+        observe: called after each step with its number and a function that gives the displacement so far.
 
     Raises:
         FloatingPointError: the loss is not finite.
@@ -108,40 +109,97 @@ def optimise(
         raise ValueError(f"model is {model!r}: choose one of {', '.join(MODELS)}")
     if extract not in ("once", "always"):
         raise ValueError(f"extract is {extract!r}: choose once or always")
-    if symmetric and (model != "velocity" or start is not None):
-        raise ValueError("symmetric needs the model velocity and no start: only then the inverse is known at each step")
+    if symmetric and model != "velocity":
+        raise ValueError("symmetric needs the model velocity: only then the inverse is known at each step")
     if not levels or any(fine.grid > coarse.grid for coarse, fine in itertools.pairwise(levels)):
         raise ValueError(f"levels {tuple(levels)}: give at least one, their grids from coarse to fine")
     shape, ndim = fixed.shape[2:], fixed.ndim - 2
     with torch.no_grad():
         maps = _halves(similarity.maps(torch.cat([moving, fixed]))) if extract == "once" else None
+
+    @torch.no_grad()
+    def displacement_of(velocity: Tensor, grid: int) -> Tensor:
+        return _finer(_flow(velocity, model, squarings), grid, 1, shape)
+
     velocity, grid, losses = None, None, []
     total = sum(level.steps for level in levels)
     with tqdm(total=total, desc="register", unit="step", leave=False, disable=not progress) as bar:
         for level in levels:
             coarse = [-(-size // level.grid) for size in shape]
-            if velocity is None:
+            if velocity is None and start is None:
                 velocity = torch.zeros(len(fixed), ndim, *coarse, device=fixed.device)
+            elif velocity is None:
+                velocity = _velocity(pooled(start, level.grid) / level.grid, model, squarings)
             else:
                 velocity = _finer(velocity, grid, level.grid, coarse)
             grid = level.grid
-            pair = _Pair(moving, fixed, similarity, maps, level, start, model, squarings, symmetric)
-            velocity = _descend(velocity, pair, lam, spacing, learning_rate, tolerance, losses, bar)
-    with torch.no_grad():
-        displacement = _finer(_flow(velocity, model, squarings), grid, 1, shape)
-        if start is not None:
-            displacement = compose(start, displacement)
+            pair = _Pair(moving, fixed, similarity, maps, level, model, squarings, symmetric)
+            watch = None if observe is None else lambda v, g=grid: observe(len(losses), partial(displacement_of, v, g))
+            velocity = _descend(velocity, pair, lam, spacing, learning_rate, tolerance, losses, bar, watch)
+    displacement = displacement_of(velocity, grid)
     return Optimised(displacement, velocity if model == "velocity" else None, tuple(losses))
+
+
+def optimise_from_both(
+    judge: Similarity,
+    moving: Tensor,
+    fixed: Tensor,
+    similarity: Similarity,
+    lam: float,
+    levels: Sequence[Level],
+    spacing: Sequence[float] | None,
+    start: Tensor,
+    *settings,
+    observe: Callable[[int, Callable[[], Tensor]], None] | None = None,
+    **more,
+) -> Optimised:
+    """Optimise a batch of pairs from rest and from `start`, and keep of each pair what the judge finds closer.
+
+    A start can lead to a lower loss at a wrong place, which another measure sees. Arguments as `optimise`, and
+        judge: of the moved and the fixed image; it looks once, at the end.
+    """
+
+    @torch.no_grad()
+    def better(displacements: Tensor) -> list[int]:
+        """Rows of the better displacements, of those from rest and then those from the start."""
+        rows = []
+        for index, (image, target) in enumerate(zip(moving.split(1), fixed.split(1), strict=True)):
+            both = displacements[index :: len(fixed)]
+            rest, started = (judge(warp_image(image, one), target) for one in both.split(1))
+            rows.append(index + len(fixed) * int(started < rest))
+        return rows
+
+    def look(step: int, displacements: Callable[[], Tensor]) -> None:
+        def displacement() -> Tensor:
+            found = displacements()
+            return found[better(found)]
+
+        observe(step, displacement)
+
+    found = optimise(
+        torch.cat([moving, moving]),
+        torch.cat([fixed, fixed]),
+        similarity,
+        lam,
+        levels,
+        spacing,
+        torch.cat([torch.zeros_like(start), start]),
+        *settings,
+        observe=None if observe is None else look,
+        **more,
+    )
+    rows = better(found.displacement)
+    velocity = None if found.velocity is None else found.velocity[rows]
+    return Optimised(found.displacement[rows], velocity, found.losses)
 
 
 class _Pair:
     """What is compared on one level."""
 
-    def __init__(self, moving, fixed, similarity, maps, level, start, model, squarings, symmetric):
+    def __init__(self, moving, fixed, similarity, maps, level, model, squarings, symmetric):
         self.similarity, self.level, self.model, self.squarings = similarity, level, model, squarings
         self.symmetric = symmetric
         self.shape = [-(-size // level.resolution) for size in fixed.shape[2:]]
-        self.start = None if start is None else displacement_at(start, self.shape)
         self.images = [pooled(image, level.resolution) for image in (moving, fixed)]
         self.maps = None if maps is None else [_at(one, self.shape) for one in maps]
         if maps is not None:
@@ -152,9 +210,7 @@ class _Pair:
         """Similarity and regulariser of a velocity on the level's grid."""
         flow = _flow(velocity, self.model, self.squarings)
         displacement = self._finer(flow)
-        if self.start is not None:
-            displacement = compose(self.start, displacement)
-        regulariser = diffusion(flow if self.start is None else displacement, spacing)
+        regulariser = diffusion(flow, spacing)
         loss = self._compare(displacement, 0, 1)
         if self.symmetric:
             back = self._finer(_flow(-velocity, self.model, self.squarings))
@@ -170,7 +226,7 @@ class _Pair:
         return self.measures[fixed](_warped(self.maps[moving], displacement))
 
 
-def _descend(velocity, pair, lam, spacing, learning_rate, tolerance, losses, bar) -> Tensor:
+def _descend(velocity, pair, lam, spacing, learning_rate, tolerance, losses, bar, watch) -> Tensor:
     """The best velocity of a level."""
     velocity = velocity.detach().requires_grad_()
     optimizer = torch.optim.Adam([velocity], lr=learning_rate)
@@ -193,6 +249,8 @@ def _descend(velocity, pair, lam, spacing, learning_rate, tolerance, losses, bar
         loss.backward()
         optimizer.step()
         bar.update()
+        if watch is not None:
+            watch(velocity)
     return best
 
 
@@ -220,6 +278,15 @@ def _warped(maps, displacement: Tensor):
         same = maps.shape[2:] == displacement.shape[2:]
         return warp_image(maps, displacement if same else displacement_at(displacement, maps.shape[2:]))
     return [_warped(one, displacement) for one in maps]
+
+
+@torch.no_grad()
+def _velocity(displacement: Tensor, model: str, squarings: int) -> Tensor:
+    """The velocity whose flow is a displacement, in steps of its grid, by correcting it with what its flow lacks."""
+    velocity = displacement
+    for _ in range(CORRECTIONS if model == "velocity" else 0):
+        velocity = velocity + displacement - integrate(velocity, squarings)
+    return velocity
 
 
 def _flow(velocity: Tensor, model: str, squarings: int) -> Tensor:

@@ -49,6 +49,7 @@ METHOD_COLORS = {
     "vgg": OKABE_ITO["black"],
     "deepsim-ae": OKABE_ITO["bluish green"],
     "deepsim-seg": OKABE_ITO["vermillion"],
+    "classes-seg": "#8B5A2B",
     "syn": "#4D4D4D",
     "syn-deepsim-ae": OKABE_ITO["bluish green"],
     "syn-deepsim-seg": OKABE_ITO["vermillion"],
@@ -67,6 +68,7 @@ METHOD_NAMES = {
     "vgg": "VGG",
     "deepsim-ae": "DeepSim (AE)",
     "deepsim-seg": "DeepSim (seg)",
+    "classes-seg": "Classes (seg)",
     "syn": "SyN",
     "syn-deepsim-ae": "SyN + AE features",
     "syn-deepsim-seg": "SyN + seg features",
@@ -518,6 +520,76 @@ def matched_smoothness(table: pd.DataFrame, x: str = "sd_log_jacobian", y: str =
     _axis_labels(panel, x, y)
     panel.margins(0.05)
     _legend_below(figure, panel.get_legend_handles_labels()[0], columns=5)
+    return figure
+
+
+@styled
+def blended(moving, moved, fixed, displacement, share: float, width: float = PAGE) -> Figure:
+    """A share of the way from the moving to the moved image, the fixed one, the deformed grid, and the Jacobian."""
+    before, after = middle_slice(moving), middle_slice(moved)
+    figure, axes = _image_axes(1, 4, before.shape, width, 0.6)
+    _show(axes[0, 0], (1 - share) * before + share * after, f"Moving → moved, {share:.0%}")
+    _show(axes[0, 1], middle_slice(fixed), "Fixed")
+    _show(axes[0, 2], before, "Grid x + u(x)")
+    _grid(axes[0, 2], middle_displacement(displacement), None)
+    _jacobian(figure, axes[0, 3], middle_jacobian(displacement))
+    return figure
+
+
+@styled
+def ways_overview(summary: pd.DataFrame, width: float = PAGE) -> Figure:
+    """Mean Dice of each way to register a pair, against the seconds it takes and against the roughness of its warp.
+
+    summary: a row a way, columns `way`, `dice`, `dice_low`, `dice_high`, `seconds`, `sd_log_jacobian`.
+    """
+    colors = method_colors(list(summary["way"]))
+    figure = Picture(figsize=(width, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for panel, x in zip(axes, ("seconds", "sd_log_jacobian"), strict=True):
+        for i, row in enumerate(summary.itertuples()):
+            look = _look(row.way, i) | {"linestyle": "none", "color": colors[row.way], "markersize": 6}
+            panel.errorbar(
+                getattr(row, x),
+                row.dice,
+                yerr=[[row.dice - row.dice_low], [row.dice_high - row.dice]],
+                label=method_name(row.way),
+                elinewidth=0.8,
+                **look,
+            )
+        panel.set_xlabel(AXIS_NAMES[x])
+    axes[0].set_xscale("log")
+    low, high = axes[0].get_xlim()
+    ticks = [tick for tick in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30) if low <= tick <= high]
+    axes[0].xaxis.set_minor_locator(NullLocator())
+    axes[0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes[0].set_ylabel(AXIS_NAMES["dice"])
+    _legend_below(figure, axes[0].get_legend_handles_labels()[0], columns=3)
+    return figure
+
+
+@styled
+def ways_traces(traces: pd.DataFrame, width: float = PAGE) -> Figure:
+    """Dice, folds and SD log J of each way while it is at work, against its steps and against seconds.
+
+    traces: a row a way, pair and look, columns `way`, `step`, `seconds` and the metrics; pairs are averaged.
+    """
+    metrics = {"dice": "Mean Dice", "folds": "Folds (% of voxels)", "sd_log_jacobian": "SD of log J"}
+    means = traces.groupby(["way", "step"], sort=False)[["seconds", *metrics]].mean().reset_index()
+    means["folds"] *= 100
+    ways = list(means["way"].unique())
+    colors = method_colors(ways)
+    figure = Picture(figsize=(width, 5.4), layout="constrained")
+    axes = figure.subplots(2, 3, sharex="row", sharey="col")
+    for row, x in zip(axes, ("step", "seconds"), strict=True):
+        for panel, (metric, title) in zip(row, metrics.items(), strict=True):
+            for i, way in enumerate(ways):
+                points = means[means["way"] == way]
+                look = _look(way, i) | {"color": colors[way], "markersize": 4}
+                panel.plot(points[x], points[metric], **look, label=method_name(way))
+            panel.set_xlabel("Step" if x == "step" else "Seconds")
+            panel.set_ylabel(title)
+    axes[0, 1].set_ylim(0, max(0.01, 1.05 * means["folds"].max()))
+    _legend_below(figure, axes[0, 0].get_legend_handles_labels()[0], columns=4)
     return figure
 
 

@@ -16,9 +16,13 @@ WEIGHTS = Path(__file__).parent / "weights"
 INDEX = WEIGHTS / "index.json"
 
 
-def pretrained() -> dict[str, dict]:
-    """Name → what the index says of it: file, sha256, data, licence, what it is for, and its test figures."""
-    return json.loads(INDEX.read_text()) if INDEX.is_file() else {}
+def pretrained(index: Path | None = None) -> dict[str, dict]:
+    """Name → what the index says of it: file, sha256, data, licence, what it is for, validation and test figures.
+
+    index: of another folder than the package's.
+    """
+    path = index or INDEX
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def load(name: str | Path, kind: type[nn.Module] | None = None) -> nn.Module:

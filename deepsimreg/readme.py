@@ -13,7 +13,7 @@ from deepsimreg.paths import FIGURES, PROJECT
 from deepsimreg.plots import method_name
 
 README = PROJECT / "README.md"
-BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- results: ([\w/-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 COLUMNS = {
     "dice": ("Dice", "{:.3f}"),
     "dice_foreground": ("without background", "{:.3f}"),
@@ -54,9 +54,38 @@ def table(dataset: str) -> str:
     )
 
 
+def ways_table(dataset: str) -> str:
+    """Markdown table of `figures/<dataset>/optimisation.csv`: one pair at a time, means and median seconds."""
+    overview = pd.read_csv(FIGURES / dataset / "optimisation.csv")
+    source = json.loads((FIGURES / dataset / "optimisation.json").read_text())
+    columns = {key: value for key, value in COLUMNS.items() if key in overview}
+    lines = [
+        "| way | λ | " + " | ".join(title for title, _ in columns.values()) + " |",
+        "|" + "---|" * (len(columns) + 2),
+    ]
+    for row in overview.to_dict("records"):
+        cells = [style.format(row[key]) for key, (_, style) in columns.items()]
+        cells[0] += f" [{row['dice_low']:.3f}, {row['dice_high']:.3f}]"
+        lines.append(f"| {method_name(row['way'])} | {row['lam'] or '–'} | " + " | ".join(cells) + " |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Means over {overview.n.max():.0f} test pairs, Dice with its 95 % bootstrap interval; medians of the "
+            f"seconds. Source: `{source['source_runs'][0]}`, files in [`figures/{dataset}`](figures/{dataset}).",
+            "",
+        ]
+    )
+
+
 def filled(text: str) -> str:
     """The README with every block made anew."""
-    return BLOCK.sub(lambda match: match[1] + table(match[2]) + match[4], text)
+
+    def block(match: re.Match) -> str:
+        dataset, _, stage = match[2].partition("/")
+        return match[1] + (ways_table if stage == "optimisation" else table)(dataset) + match[4]
+
+    return BLOCK.sub(block, text)
 
 
 def main() -> int:

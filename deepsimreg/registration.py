@@ -22,7 +22,7 @@ from deepsimreg.evaluation import indexed_labels, segmentation_metrics, smoothne
 from deepsimreg.export import write_field
 from deepsimreg.images import Image, ImageLike, as_image, positions, unit_range, voxel_map
 from deepsimreg.losses import Similarity, parse_similarity, required_extractors, similarity_terms
-from deepsimreg.optimisation import LEARNING_RATE, Level, default_levels, optimise
+from deepsimreg.optimisation import LEARNING_RATE, Level, default_levels, optimise, optimise_from_both
 from deepsimreg.pretrained import load
 from deepsimreg.warps import invert, jacobian_determinant, sample_image, sample_labels, warp_points
 
@@ -35,6 +35,7 @@ DEFAULT_LAM = {  # the paper's for hippocampus-mr; VGG's is that for platelet-em
     "vgg": 1.0,
     "deepsim-ae": 0.25,
     "deepsim-seg": 0.5,
+    "classes-seg": 0.3,
 }
 
 
@@ -44,7 +45,7 @@ class Registration:
 
     moved: (N, C, *spatial), the moving image on the fixed grid, in the moving image's own grey values.
     displacement: (N, D, *spatial), voxels of the fixed grid, array axis order: what lies at the fixed voxel x lies, in
-    the world of the moving image, at x + u(x). velocity: of `Optimised`, where the displacement was found from rest.
+    the world of the moving image, at x + u(x). velocity: of `Optimised`.
     losses: of every step of the optimisation. seconds: of the steps of the call, by name, and `total`.
     """
 
@@ -122,6 +123,7 @@ def register(
     lam: float | None = None,
     *,
     network: str | Path | nn.Module | None = None,
+    judge: str | Similarity | None = None,
     extractor: str | Path | nn.Module | None = None,
     levels: Sequence[Level | tuple[int, int, int]] | None = None,
     steps: int | None = None,
@@ -137,7 +139,8 @@ def register(
 ) -> Registration:
     """Pull `moving` onto `fixed`.
 
-    With a network and steps = 0 the network alone; with a network and steps, both; else optimisation from rest.
+    With a network and steps = 0 the network alone; with a network and steps, both; else optimisation from rest. With a
+    network and a judge the pair is optimised from rest and from the network, and the judge keeps the better one.
 
     Args:
         moving, fixed: paths (NIfTI, TIFF), nibabel images, arrays (H, W) or (X, Y, Z), tensors (N, C, *spatial).
@@ -146,6 +149,7 @@ def register(
         similarity: a name ("ncc"), a sum ("deepsim-seg + 0.5 mind"), names with weights, or a `Similarity`.
         lam: weight of the diffusion regulariser, derivatives in mm; None: the paper's for hippocampus-mr.
         network: a registration network, the path of its weights, or a pretrained one's name.
+        judge: a similarity of the moved image to the fixed one, as "classes-seg", which decides between the two starts.
         extractor: for DeepSim: a network with `features`, the path of its weights, or the name of a pretrained dataset.
         levels: (resolution, grid, steps), coarse to fine; None: `default_levels`.
         steps: of each level, in place of the schedule's.
@@ -167,12 +171,12 @@ def register(
     moving, fixed = as_image(moving, "moving", spacing), as_image(fixed, "fixed", spacing)
     _check_together(moving, fixed)
     compared = _similarity(similarity, extractor).to(device)
+    judge = None if judge is None else _similarity(judge, extractor).to(device)
+    if judge is not None and network is None:
+        raise ValueError("a judge decides between two starts: give a network, too")
     lam = _default_lam(similarity) if lam is None else float(lam)
     network = load(network).to(device) if isinstance(network, str | Path) else network
-    levels = [
-        level if isinstance(level, Level) else Level(*level)
-        for level in levels or default_levels(fixed.shape, network is not None)
-    ]
+    levels = [level if isinstance(level, Level) else Level(*level) for level in levels or default_levels(fixed.shape)]
     if steps is not None:
         levels = [Level(level.resolution, level.grid, steps) for level in levels]
     moving_values, fixed_values = unit_range(moving).to(device), unit_range(fixed).to(device)
@@ -189,22 +193,13 @@ def register(
     clock["network"] = time.perf_counter()
     displacement, velocity, losses = start, None, ()
     if start is None or sum(level.steps for level in levels):
-        found = optimise(
-            on_grid,
-            fixed_values,
-            compared,
-            lam,
-            levels,
-            fixed.spacing,
-            start,
-            model,
-            extract,
-            symmetric,
-            learning_rate,
-            progress=progress,
-        )
-        displacement, losses = found.displacement, found.losses
-        velocity = found.velocity if start is None else None
+        settings = (model, extract, symmetric, learning_rate)
+        pair = (on_grid, fixed_values, compared, lam, levels, fixed.spacing, start)
+        if judge is None:
+            found = optimise(*pair, *settings, progress=progress)
+        else:
+            found = optimise_from_both(judge, *pair, *settings, progress=progress)
+        displacement, velocity, losses = found.displacement, found.velocity, found.losses
     clock["optimise"] = time.perf_counter()
 
     place = positions(matrix, displacement)
@@ -254,7 +249,7 @@ def _similarity(similarity, extractor) -> Similarity:
             raise ValueError(f"{kind} is no similarity: derive it from deepsimreg.losses.Similarity")
         return similarity
     extractors = {}
-    for kind in required_extractors(similarity):
+    for kind in required_extractors(similarity_terms(similarity)):
         if extractor is None:
             raise ValueError(
                 f"{similarity} compares features: give extractor, a pretrained dataset (deepsimreg models), "

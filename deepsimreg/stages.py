@@ -583,10 +583,11 @@ def robustness_table(profile: Profile, dataset: Dataset) -> pd.DataFrame:
     return _read(path, profile)
 
 
-def method_of(profile: Profile, dataset: Dataset, method: str) -> Callable[[Tensor, Tensor], Tensor]:
+def method_of(profile: Profile, dataset: Dataset, method: str, **options) -> Callable[[Tensor, Tensor], Tensor]:
     """A method of the profile as (moving, fixed) (1, 1, *spatial) → displacement, voxels.
 
-    A network has its first seed and its chosen λ; a method that is not trained, the value that its run chose.
+    A network has its first seed and its chosen λ; a method that is not trained, the value that its run chose, and
+    `options` in place of the profile's.
     """
     if method in profile.methods(dataset.name):
         return torch.no_grad()(trained_registration(profile.registration(dataset.name, method), dataset)[0].forward)
@@ -595,7 +596,7 @@ def method_of(profile: Profile, dataset: Dataset, method: str) -> Callable[[Tens
     value = float(baseline_tables(settings, dataset)["test"]["lam"].iloc[0])
 
     def register(moving: Tensor, fixed: Tensor) -> Tensor:
-        return baseline.register(moving, fixed, dataset.spacing, extractor, value, **settings.options)
+        return baseline.register(moving, fixed, dataset.spacing, extractor, value, **settings.options | options)
 
     return register
 

@@ -3,28 +3,36 @@
 All ways register a pair before the next pair is looked at, so that a slow moment of the machine strikes them alike.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from deepsimreg.data import Dataset
-from deepsimreg.evaluation import evaluate_pair
-from deepsimreg.experiment import Profile, WaySettings, write_json
+from deepsimreg.baselines import BASELINES
+from deepsimreg.data import Dataset, Pair
+from deepsimreg.evaluation import evaluate_pair, summary
+from deepsimreg.experiment import QUICK, Profile, Run, WaySettings, write_json
 from deepsimreg.losses import WeightedSum, build_similarity, required_extractors
-from deepsimreg.optimisation import Level, default_levels, optimise
+from deepsimreg.optimisation import Level, default_levels, optimise, optimise_from_both
 from deepsimreg.stages import extractor_of, method_of, write_table
 
 MOST_FOLDS = 1e-4  # share of voxels; a λ with more is not chosen, if there is one with fewer
 
-Way = Callable[[Tensor, Tensor], Tensor]
+SHARES = (0.25, 0.5, 1.0)  # of their iterations, at which SyN and greedy are looked at on their way
+METRICS = ("dice", "dice_foreground", "hd95", "folds", "sd_log_jacobian")
+
+Way = Callable[..., Tensor]
 
 
 def make_way(profile: Profile, dataset: Dataset, settings: WaySettings, lam: float) -> Way:
     """(moving, fixed) (1, 1, *spatial) → displacement; what it needs is loaded here and not in the call.
+
+    A way that optimises can be watched: its call takes `observe`, as `optimise` does.
 
     Args:
         profile, dataset: whose networks, extractors and tuned values.
@@ -34,24 +42,20 @@ def make_way(profile: Profile, dataset: Dataset, settings: WaySettings, lam: flo
     if not settings.similarity:
         return method_of(profile, dataset, settings.baseline or settings.network)
     network = method_of(profile, dataset, settings.network) if settings.network else None
-    kinds = required_extractors(settings.similarity)
+    kinds = required_extractors([*settings.similarity, *([settings.judge] if settings.judge else [])])
     extractors = {kind: extractor_of(profile.extractor(dataset.name, kind), dataset, kind)[0] for kind in kinds}
     parts = [build_similarity(name, extractors, **settings.options.get(name, {})) for name in settings.similarity]
     similarity = WeightedSum(parts, list(settings.similarity.values()))
     levels = [Level(*level) for level in settings.levels]
 
-    def register(moving: Tensor, fixed: Tensor) -> Tensor:
+    judge = build_similarity(settings.judge, extractors) if settings.judge else None
+
+    def register(moving: Tensor, fixed: Tensor, observe=None) -> Tensor:
         start = None if network is None else network(moving, fixed)
-        return optimise(
-            moving,
-            fixed,
-            similarity,
-            lam,
-            levels or default_levels(fixed.shape[2:], network is not None),
-            dataset.spacing,
-            start,
-            progress=False,
-        ).displacement
+        pair = (moving, fixed, similarity, lam, levels or default_levels(fixed.shape[2:]), dataset.spacing, start)
+        if judge is None:
+            return optimise(*pair, progress=False, observe=observe).displacement
+        return optimise_from_both(judge, *pair, progress=False, observe=observe).displacement
 
     return register
 
@@ -66,7 +70,9 @@ def tune_ways(profile: Profile, dataset: Dataset) -> pd.DataFrame:
     folder = profile.folder(dataset.name, "optimisation")
     ways = [way for way in profile.ways(dataset.name) if way.lams]
     candidates = {(way.name, lam): make_way(profile, dataset, way, lam) for way in ways for lam in way.lams}
-    table = _interleaved(candidates, dataset, "validation", profile.way_pairs(dataset.name), folder / "validation.csv")
+    table = _interleaved(
+        candidates, profile, dataset, "validation", profile.way_pairs(dataset.name), folder / "validation.csv"
+    )
     if table.empty:
         return table.assign(chosen=[])
     groups = table.groupby(["way", "lam"], sort=False)
@@ -93,17 +99,107 @@ def compare_ways(profile: Profile, dataset: Dataset) -> pd.DataFrame:
         (way.name, lams.get(way.name, 0.0)): make_way(profile, dataset, way, lams.get(way.name, 0.0))
         for way in profile.ways(dataset.name)
     }
-    table = _interleaved(chosen, dataset, "test", 0, folder / "test.csv")
-    write_json(folder / "done.json", {"dice": table.groupby("way", sort=False)["dice"].mean().to_dict()})
+    return _interleaved(chosen, profile, dataset, "test", 0, folder / "test.csv")
+
+
+def trace_ways(profile: Profile, dataset: Dataset, pairs: int = 3, every: int = 5) -> pd.DataFrame:
+    """What each way has reached while it is at work, on the first validation pairs; the table is written.
+
+    A way that optimises is looked at after every few steps, with its chosen λ, and the looking is not timed. SyN and
+    greedy are run with a share of their iterations. A network is one point.
+
+    Returns:
+        A row a way, pair and look: way, pair, step, seconds so far, and the metrics of `evaluate_pair`.
+    """
+    lams = dict(tune_ways(profile, dataset).query("chosen")[["way", "lam"]].itertuples(index=False))
+    rows = []
+    for pair in tqdm([dataset.pairs("validation")[i] for i in range(pairs)], desc="traces", unit="pair", leave=False):
+        for way in profile.ways(dataset.name):
+            looks = _looks(profile, dataset, way, lams.get(way.name, 0.0), pair, every)
+            for step, seconds, displacement in looks:
+                metrics = _measured(displacement, pair, dataset)
+                rows.append({"way": way.name, "pair": pair.name, "step": step, "seconds": seconds, **metrics})
+    table = pd.DataFrame(rows)
+    write_table(table, profile.folder(dataset.name, "optimisation") / "traces.csv")
     return table
 
 
+def _looks(profile: Profile, dataset: Dataset, way: WaySettings, lam: float, pair: Pair, every: int) -> list[tuple]:
+    """(step, seconds, displacement) of one way on one pair, from before its first step to its last."""
+    moving, fixed = pair.moving.image[None], pair.fixed.image[None]
+    looks = [] if way.network else [(0, 0.0, None)]
+    if way.baseline:
+        for share in SHARES:
+            iterations = tuple(round(share * count) for count in BASELINES[way.baseline].iterations)
+            register = method_of(profile, dataset, way.baseline, iterations=iterations)
+            started = time.perf_counter()
+            displacement = register(moving, fixed)
+            looks.append((sum(iterations), time.perf_counter() - started, displacement))
+        return looks
+    if way.network:
+        network = method_of(profile, dataset, way.network)
+        started = time.perf_counter()
+        displacement = network(moving, fixed)
+        looks.append((0, time.perf_counter() - started, displacement))
+    if way.similarity:
+        register, paused, last = make_way(profile, dataset, way, lam), 0.0, 0
+        started = time.perf_counter()
+
+        def look(step: int, displacement: Callable[[], Tensor]) -> None:
+            nonlocal paused, last
+            now, last = time.perf_counter(), step
+            if step % every == 0:
+                looks.append((step, now - started - paused, displacement()))
+            paused += time.perf_counter() - now
+
+        displacement = register(moving, fixed, observe=look)
+        seconds = time.perf_counter() - started - paused
+        looks = [seen for seen in looks if seen[0] < last]
+        looks.append((last, seconds, displacement))  # the best of the last level, which may be an earlier step's
+    return looks
+
+
+def summarise_ways(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a way of what `compare_ways` returns: `lam`, the mean of each metric, `dice_low` and `dice_high` (95 %
+    bootstrap interval over couples), median `seconds`, and `n` pairs.
+    """
+    groups = table.groupby("way", sort=False)
+    means = groups[["lam", *METRICS]].mean().assign(seconds=groups["seconds"].median(), n=groups.size())
+    dice = summary(table, "way", ["dice"]).set_index("way")
+    return means.assign(dice_low=dice["low"], dice_high=dice["high"]).reset_index()
+
+
+def ways_tables(profile: Profile, dataset: Dataset) -> dict[str, pd.DataFrame]:
+    """`test`, `validation` and `traces`: what `compare_ways`, `tune_ways` and `trace_ways` return; in the quick profile
+    they are made if they are missing.
+
+    Raises:
+        SettingsError: 09_optimisation has not been run.
+    """
+    folder = profile.folder(dataset.name, "optimisation")
+    if profile.name != QUICK:
+        Run.result_of(folder)
+    missing = not (folder / "traces.csv").is_file()
+    traces = trace_ways(profile, dataset) if missing else pd.read_csv(folder / "traces.csv")
+    return {
+        "test": compare_ways(profile, dataset),
+        "validation": tune_ways(profile, dataset),
+        "traces": traces,
+    }
+
+
+def _digest(way: WaySettings) -> str:
+    """Of what a way does, but for its λ: rows of other settings are not reused."""
+    return hashlib.sha256(repr(replace(way, lams=())).encode()).hexdigest()[:8]
+
+
 def _interleaved(
-    ways: dict[tuple[str, float], Way], dataset: Dataset, split: str, limit: int, path: Path
+    ways: dict[tuple[str, float], Way], profile: Profile, dataset: Dataset, split: str, limit: int, path: Path
 ) -> pd.DataFrame:
     """Register the first pairs of a split in every way; the table at `path` grows by a pair at a time."""
-    rows = pd.read_csv(path).to_dict("records") if path.is_file() else []
-    rows = [row for row in rows if (row["way"], row["lam"]) in ways]
+    digests = {way.name: _digest(way) for way in profile.ways(dataset.name)}
+    rows = pd.read_csv(path, dtype={"settings": str}).to_dict("records") if path.is_file() else []
+    rows = [row for row in rows if (row["way"], row["lam"]) in ways and row["settings"] == digests[row["way"]]]
     known = {(row["way"], row["lam"], row["pair"]) for row in rows}
     pairs: Sequence = dataset.pairs(split)
     for number in tqdm(range(min(limit, len(pairs)) or len(pairs)), desc=f"{split} pairs", unit="pair", leave=False):
@@ -115,9 +211,15 @@ def _interleaved(
             started = time.perf_counter()
             displacement = register(moving, fixed)
             seconds = time.perf_counter() - started
-            truth = None if pair.displacement is None else pair.displacement[None]
-            labels = pair.moving.label[None], pair.fixed.label[None]
-            metrics = evaluate_pair(displacement, *labels, dataset.classes, dataset.spacing, truth)
-            rows.append({"way": name, "lam": lam, "pair": pair.name, **metrics, "seconds": seconds})
+            metrics = _measured(displacement, pair, dataset)
+            rows.append(
+                {"way": name, "lam": lam, "pair": pair.name, **metrics, "seconds": seconds, "settings": digests[name]}
+            )
         write_table(pd.DataFrame(rows), path)
     return pd.DataFrame(rows)
+
+
+def _measured(displacement: Tensor | None, pair: Pair, dataset: Dataset) -> dict[str, float]:
+    truth = None if pair.displacement is None else pair.displacement[None]
+    labels = pair.moving.label[None], pair.fixed.label[None]
+    return evaluate_pair(displacement, *labels, dataset.classes, dataset.spacing, truth)

@@ -10,11 +10,16 @@
 # # Quickstart: two images, registered and looked at
 #
 # Two photographs of the same cells: they have moved, the light has changed, and the camera is noisy. **Registration**
-# finds, for every pixel of the *fixed* image, where it was in the *moving* image. This notebook does it in a minute, by
-# optimising one displacement for one pair, with two ways of saying *similar*:
+# finds, for every pixel of the *fixed* image, where it was in the *moving* image. Grey values are a poor guide to that:
+# noise and light change them. **DeepSim** compares what a small network *sees* in both images.
 #
-# - **MSE** compares grey values,
-# - **DeepSim** compares what a small network sees in the images.
+# This notebook registers one pair in three ways, each a single call, with networks that come with the package:
+#
+# | way | what happens |
+# |---|---|
+# | a network | a trained network answers in one look |
+# | optimisation | the warp of this pair is searched, step by step |
+# | both | the search starts at the network's answer, too, and the better end is kept |
 #
 # The images are the phantom of this project: drawn by a program, so the true displacement is known and the answer can be
 # checked. Results on real data are in the README.
@@ -24,9 +29,8 @@
 
 # %% tags=["parameters"]
 pair_index: int = 0  # which test pair of the phantom
-lam_mse: float = 0.2  # weight of the regulariser beside MSE
-lam_deepsim: float = 1.0  # weight of the regulariser beside DeepSim
-steps: int = 60  # of the optimiser, on each of three scales
+similarity: str = "ncc + deepsim-seg"  # what the optimisation compares
+lam: float = 2.0  # weight of the regulariser
 
 # %%
 from deepsimreg.notebook import check_parameters
@@ -34,17 +38,13 @@ from deepsimreg.notebook import check_parameters
 check_parameters(globals())
 
 # %%
-from deepsimreg import plots, register
-from deepsimreg.evaluation import evaluate_pair
-from deepsimreg.experiment import Profile
-from deepsimreg.losses import MSE, DeepSim
-from deepsimreg.stages import trained_extractor
-from deepsimreg.warps import warp_labels
+from deepsimreg import load, plots, register
+from deepsimreg.data import load_dataset
 
-plan = Profile("quick")
-data = plan.load("phantom-2d")
+data = load_dataset("phantom-2d")
 pair = data.pairs("test")[pair_index]
 moving, fixed = pair.moving.image[None], pair.fixed.image[None]  # (1, 1, height, width), grey values in [0, 1]
+labels = pair.moving.label[None], pair.fixed.label[None]
 
 # %% [markdown]
 # ## Look first
@@ -61,70 +61,99 @@ plots.image_row(
 )
 
 # %% [markdown]
-# ## Grey values
+# ## What the network sees
 #
-# One call. `register` minimises
+# `load` finds a pretrained network by its name, offline. This one is a small U-Net that has learned, on other images, to
+# tell background, cytoplasm and organelle apart ([notebook 2](02_feature_extractor.ipynb)). DeepSim is one minus the
+# cosine between its feature vectors $F_l$ at each position, averaged over three resolutions:
+#
+# $$D(I\circ\Phi, J) = 1 - \frac{1}{L} \sum_l \mathrm{mean}_p \cos\big(F_l(I\circ\Phi)_p,\, F_l(J)_p\big)$$
+
+# %% tags=["nbval-ignore-output"]
+extractor = load("phantom-2d/seg")
+plots.feature_maps(extractor.features(fixed))
+
+# %% [markdown]
+# ## Three ways, three calls
+#
+# `register` minimises
 #
 # $$D(I\circ\Phi, J) + \lambda\,R(u), \qquad \Phi(x) = x + u(x)$$
 #
-# over a smooth invertible warp, coarse to fine. With $D$ = mean squared error, noise and light are part of what it tries
-# to match.
+# over a smooth invertible warp, coarse to fine. With `steps=0` it is the network alone. For *both*, the segmentation of
+# the moved images decides which of the two ends is better.
 
 # %% tags=["nbval-ignore-output"]
-by_mse = register(moving, fixed, MSE(), lam=lam_mse, steps=steps)
-
-# %% [markdown]
-# ## Features
-#
-# The same call with another $D$. The extractor is a small U-Net that has learned, on other images, to tell background,
-# cytoplasm and organelle apart; it is trained here in seconds if it has not been yet
-# ([notebook 2](02_feature_extractor.ipynb)). DeepSim is one minus the cosine between its feature vectors at each
-# position, averaged over three resolutions.
-
-# %% tags=["nbval-ignore-output"]
-extractor = trained_extractor(plan.extractor("phantom-2d", "seg"), data)
-by_deepsim = register(moving, fixed, DeepSim(extractor), lam=lam_deepsim, steps=steps)
+given = {"extractor": extractor, "labels": labels, "progress": False}
+ways = {
+    "network": register(moving, fixed, similarity, lam, network="phantom-2d/registration", steps=0, **given),
+    "optimisation": register(moving, fixed, similarity, lam, **given),
+    "both": register(moving, fixed, similarity, lam, network="phantom-2d/registration", judge="classes-seg", **given),
+}
 
 # %% [markdown]
 # ## What came out
 #
-# First by eye: the moved image should look like the fixed one, its contours should lie on the fixed image's contours,
-# and the grid should bend without tearing.
+# First by eye: the contours of the moved image should lie on those of the fixed one, and the grid should bend without
+# tearing.
 
 # %% tags=["nbval-ignore-output"]
-moved_label = warp_labels(pair.moving.label[None], by_deepsim.displacement)
-plots.pair_before_after(
-    moving,
-    fixed,
-    by_deepsim.moved,
-    by_deepsim.displacement,
-    pair.moving.label,
-    pair.fixed.label,
-    moved_label,
-    data.classes,
-    data.colors,
-)
+results = {name: (way.moved, way.moved_labels, way.displacement) for name, way in ways.items()}
+plots.sample_panel(moving, fixed, results, pair.moving.label, pair.fixed.label, data.classes, data.colors)
 
 # %% [markdown]
 # Then in numbers: the overlap of the labels (Dice, 1 is perfect), the distance of each foreground pixel from its true
-# place, and the share of pixels where the warp folds.
+# place, the share of pixels where the warp folds, and the seconds of the call.
 
 # %% tags=["nbval-ignore-output"]
 import pandas as pd
 
-truth = pair.displacement[None]
-results = {"before": None, "MSE": by_mse.displacement, "DeepSim": by_deepsim.displacement}
+from deepsimreg.evaluation import evaluate_pair
+
+fields = {"before": None, **{name: way.displacement for name, way in ways.items()}}
 rows = {
-    name: evaluate_pair(u, pair.moving.label[None], pair.fixed.label[None], data.classes, data.spacing, truth)
-    for name, u in results.items()
+    name: evaluate_pair(u, *labels, data.classes, data.spacing, pair.displacement[None]) for name, u in fields.items()
 }
-pd.DataFrame(rows).T[["dice", "target_registration_error", "folds", "sd_log_jacobian"]].round(3)
+table = pd.DataFrame(rows).T[["dice", "target_registration_error", "folds", "sd_log_jacobian"]]
+table.assign(seconds=pd.Series({name: way.seconds["total"] for name, way in ways.items()})).round(3)
 
 # %% [markdown]
-# The weights λ are those of the highest Dice on six validation pairs, of 0.05, 0.1 and 0.2 (MSE) and 0.3, 1 and 3
-# (DeepSim). Features are one way to look past light and noise, and not the only one: on those pairs local correlation,
-# `register(moving, fixed, "ncc")`, reaches a higher Dice than both. One pair proves nothing;
-# [notebook 4](04_evaluation.ipynb) has many, with intervals and tests.
+# ## From moving to moved
+#
+# Pull the slider. (Without a kernel it does nothing: the figure below shows its end.)
+
+# %%
+import ipywidgets as widgets
+
+
+def show(way: str, share: float) -> None:
+    display(plots.blended(moving, ways[way].moved, fixed, ways[way].displacement, share))
+
+
+# %% tags=["nbval-ignore-output"]
+controls = {
+    "way": widgets.Dropdown(options=list(ways), value="both"),
+    "share": widgets.FloatSlider(value=1, min=0, max=1, step=0.1, description="share", continuous_update=False),
+}
+widgets.VBox([*controls.values(), widgets.interactive_output(show, controls)])
+
+# %% tags=["nbval-ignore-output"]
+show("both", 1.0)
+
+# %% [markdown]
+# ## Your own images
+#
+# Paths of NIfTI or TIFF files work like arrays. For MR images of the hippocampus the package has networks, too:
+#
+# ```python
+# result = register("moving.nii.gz", "fixed.nii.gz", "ncc-3 + 0.1 deepsim-seg", extractor="hippocampus-mr")
+# result.save("result")  # moved.nii.gz, and field.nii.gz for ITK, ANTs and Slicer
+# ```
+#
+# For anything else, `"ncc-3"` needs no network at all, and a U-Net of your own is a notebook away.
+#
+# One pair proves nothing; [notebook 4](04_evaluation.ipynb) and [notebook 9](09_optimisation.ipynb) have many, with
+# intervals and tests.
 #
 # ## Where to go
 #
@@ -135,3 +164,4 @@ pd.DataFrame(rows).T[["dice", "target_registration_error", "folds", "sd_log_jaco
 # | train a network that registers in one step | [03_registration](03_registration.ipynb) |
 # | compare methods | [04_evaluation](04_evaluation.ipynb) |
 # | redraw the paper's figures | [05_figures](05_figures.ipynb) |
+# | optimise pairs, and compare ways to do it | [09_optimisation](09_optimisation.ipynb) |

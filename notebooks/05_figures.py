@@ -41,6 +41,7 @@ from deepsimreg.stages import (
     tuning_table,
 )
 from deepsimreg.warps import warp_image, warp_labels
+from deepsimreg.ways import summarise_ways, ways_tables
 
 plan = Profile(profile)
 data = plan.load(dataset)
@@ -58,10 +59,10 @@ first = networks.drop_duplicates("method").set_index("method")
 count = means["pair"].nunique()
 
 
-def save(figure, name: str, what: str):
+def save(figure, name: str, what: str, stage: str = "evaluation"):
     """Save a figure with a caption that says data, profile, n and source run."""
     caption = f"{what} Data: {dataset}; profile: {profile}; n = {count} test pairs."
-    plots.save_figure(figure, target / name, caption, relative(source))
+    plots.save_figure(figure, target / name, caption, relative(source.with_name(stage)))
     return figure
 
 
@@ -183,6 +184,20 @@ if plan.noise(dataset):
     display(save(plots.robustness(noise), "robustness", what))
 
 # %% [markdown]
+# ## One pair at a time
+#
+# From [09_optimisation](09_optimisation.ipynb): networks, optimisation of the pair itself, both, SyN and greedy.
+
+# %% tags=["nbval-ignore-output"]
+if plan.ways(dataset):
+    ways = ways_tables(plan, data)
+    overview = summarise_ways(ways["test"])
+    what = "Mean Dice of each way to register a pair, with 95 % bootstrap intervals, against time and SD log J."
+    display(save(plots.ways_overview(overview), "optimisation", what, "optimisation"))
+    what = "Dice, folds and SD log J of the ways at work, against steps and seconds; first validation pairs."
+    display(save(plots.ways_traces(ways["traces"]), "optimisation-traces", what, "optimisation"))
+
+# %% [markdown]
 # ## The tables
 #
 # The CSV files behind the figures, every mean, and `source.json`: settings, code and data of every run behind them.
@@ -197,6 +212,10 @@ if plan.variants(dataset):
     ablations["variants"].to_csv(target / "ablations.csv", index=False, float_format="%.6g")
 if plan.noise(dataset):
     noise.to_csv(target / "robustness.csv", index=False, float_format="%.6g")
+if plan.ways(dataset):
+    overview.to_csv(target / "optimisation.csv", index=False, float_format="%.6g")
+    for split in ("test", "validation"):
+        ways[split].to_csv(target / f"optimisation-{split}.csv", index=False, float_format="%.6g")
 folders = [settings.folder for settings in plan.extractors(dataset)] + [run_folder(name) for name in runs["folder"]]
 write_json(target / "source.json", {relative(folder): configuration(folder) for folder in folders})
 columns = ["dice", "dice_foreground", "hd95", "folds", "sd_log_jacobian"]

@@ -144,7 +144,9 @@ def test_unknown_names_are_errors_that_list_what_there_is():
     quick = Profile("quick")
     with pytest.raises(SettingsError, match="unknown profile 'fast'; there is: cpu"):
         Profile("fast")
-    with pytest.raises(SettingsError, match=r"unknown similarity 'ssim'; there is: mse, ncc, ncc-sup, nmi, mind"):
+    with pytest.raises(
+        SettingsError, match=r"unknown similarity 'ssim'; there is: mse, ncc, ncc-3, ncc-sup, nmi, mind"
+    ):
         quick.registration("phantom-2d", "ssim")
     with pytest.raises(SettingsError, match=r"unknown training setting 'step'; there is: steps, batch"):
         quick.extractor("phantom-2d", "seg", step=3)

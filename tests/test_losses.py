@@ -303,7 +303,7 @@ def test_gradient_of_diffusion_by_finite_differences(shape, spaced):
 
 
 def test_registry_builds_what_it_names():
-    encoders = {"seg": TinyEncoder(2), "ae": TinyEncoder(2), "vgg": TinyEncoder(2)}
+    encoders = {"seg": UNet(2, 3, channels=[4, 6, 8]), "ae": TinyEncoder(2), "vgg": TinyEncoder(2)}
     moved, fixed = pair((16, 16))
     for name in SIMILARITIES:
         assert build_similarity(name, encoders)(moved, fixed).item() > 0
@@ -323,6 +323,22 @@ def test_registry_errors_say_what_to_do():
         build_similarity("deepsim-seg", {"ae": TinyEncoder(2)})
     with pytest.raises(TypeError, match="windw"):
         build_similarity("ncc", windw=5)
+
+
+@each_rank
+def test_class_probabilities_by_definition(shape):
+    torch.manual_seed(0)
+    network = UNet(len(shape), 3, channels=[4, 5, 6], light=True).double()
+    moved, fixed = (torch.rand(2, 1, *shape, dtype=torch.float64) for _ in range(2))
+    measure = build_similarity("classes-seg", {"seg": network}).train()
+    with torch.no_grad():
+        logits = [network.eval()(image).numpy() for image in (moved, fixed)]
+    a, b = (np.exp(values) / np.exp(values).sum(1, keepdims=True) for values in logits)
+    assert measure(moved, fixed).item() == pytest.approx(((a - b) ** 2).sum(1).mean(), rel=1e-4)
+    assert measure(fixed, fixed).item() == 0
+    measure(moved.requires_grad_(), fixed).backward()
+    assert moved.grad.abs().max() > 0
+    assert all(weight.grad is None for weight in network.parameters())
 
 
 def alignment(shape, dtype=torch.float64, size=0.0, seed=0):

@@ -338,6 +338,32 @@ def test_robustness_shows_the_mean_and_what_noise_takes_away():
     np.testing.assert_allclose(change.lines[0].get_ydata(), [0, -0.1, -0.2], atol=1e-12)
 
 
+def test_ways_stand_at_their_seconds_and_their_smoothness():
+    rows = [("greedy", 0.83, 1.2, 0.3), ("network", 0.82, 0.05, 0.4)]
+    summary = pd.DataFrame(rows, columns=["way", "dice", "seconds", "sd_log_jacobian"])
+    time, smoothness = plots.ways_overview(summary.assign(dice_low=0.8, dice_high=0.85)).axes
+    for axes, column in ((time, "seconds"), (smoothness, "sd_log_jacobian")):
+        points = [container.lines[0].get_xydata()[0] for container in axes.containers]
+        np.testing.assert_allclose(points, summary[[column, "dice"]])
+    assert time.get_xscale() == "log"
+
+
+def test_traces_average_the_pairs_and_count_folds_in_percent():
+    rows = [("ncc", pair, step, step / 10, 0.8 + step / 100 + pair, 0.001, 0.1) for pair in (0, 0.1) for step in (0, 5)]
+    names = ["way", "pair", "step", "seconds", "dice", "folds", "sd_log_jacobian"]
+    axes = plots.ways_traces(pd.DataFrame(rows, columns=names)).axes
+    assert [panel.get_ylabel() for panel in axes[:3]] == ["Mean Dice", "Folds (% of voxels)", "SD of log J"]
+    np.testing.assert_allclose(axes[0].lines[0].get_xydata(), [(0, 0.85), (5, 0.9)])
+    np.testing.assert_allclose(axes[4].lines[0].get_xydata(), [(0, 0.1), (0.5, 0.1)])
+
+
+def test_blended_goes_from_moving_to_moved():
+    moving, moved = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
+    figure = plots.blended(moving, moved, moved, torch.zeros(1, 2, 8, 8), 0.25)
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), 0.25)
+    assert figure.axes[3].get_title() == "Jacobian (no folds)"
+
+
 def test_dice_per_class_prints_each_mean(pairs):
     pairs = pairs.assign(dice_background=0.99, dice_cell=pairs["dice"])
     axes = plots.dice_per_class(pairs, ("background", "cell")).axes[0]

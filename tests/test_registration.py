@@ -146,7 +146,44 @@ def test_three_ways_network_both_and_optimisation(tmp_path):
     first, last = (((r.moved - fixed) ** 2).mean() for r in (alone, both))
     assert last < 0.7 * first
     assert alone.losses == ()
-    assert both.velocity is None
+    assert both.velocity is not None
+
+
+def test_a_judge_keeps_the_better_of_two_starts():
+    """A network that points nowhere: the judge keeps the start from rest. One that knows the answer: its start."""
+    moving, truth = smooth((40, 48), 2, period=4), 3 * bump((40, 48))  # too far to be found from rest
+    fixed = warp_image(moving, truth)
+
+    class Answer(torch.nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, moving, fixed):
+            return self.factor * truth
+
+    options = {"levels": [(1, 4, 10)], **QUIET}
+    rest = register(moving, fixed, "mse", 0.01, **options)
+    for factor in (-1.5, 1.0):
+        network = Answer(factor)
+        started = register(moving, fixed, "mse", 0.01, network=network, **options)
+        kept = register(moving, fixed, "mse", 0.01, network=network, judge="ncc", **options)
+        found, other = (rest, started) if factor < 0 else (started, rest)
+        assert error(kept.displacement, found.displacement) < 0.2 * error(kept.displacement, other.displacement)
+        assert error(found.displacement, truth) < error(other.displacement, truth)
+        assert kept.velocity.shape == rest.velocity.shape
+    with pytest.raises(ValueError, match="a judge decides between two starts: give a network, too"):
+        register(moving, fixed, "mse", judge="ncc", **QUIET)
+
+
+@SHAPES
+def test_a_start_is_met_before_the_first_step(shape):
+    """The velocity of a smooth displacement flows back into it."""
+    moving, truth = smooth(shape), bump(shape)
+    fixed = warp_image(moving, truth)
+    found = optimise(moving, fixed, MSE(), 0.1, [Level(1, 4, 0)], None, truth, progress=False)
+    assert error(found.displacement, truth) < 0.2
+    assert error(0 * truth, truth) > 1
 
 
 def test_files_on_different_grids_meet_in_the_world(tmp_path):

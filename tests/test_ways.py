@@ -22,10 +22,12 @@ TREE = {
                 "network": {"network": "mse"},
                 "ncc": {"similarity": "ncc", "options": {"ncc": {"window": 5}}, "lam": [0.3, 1], "levels": LEVELS},
                 "both": {"network": "mse", "similarity": "ncc + deepsim-seg", "lam": [1], "levels": LEVELS[1:]},
+                "judged": {"network": "mse", "judge": "classes-seg", "similarity": "ncc", "lam": [1], "levels": LEVELS},
             }
         },
     }
 }
+WAYS = TREE["phantom-2d"]["optimisation"]["ways"]
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def test_every_way_registers_every_pair_at_the_lam_that_validation_chose(profile
     plan = profile()
     data = plan.load("phantom-2d")
     table = ways.compare_ways(plan, data)
-    assert list(table["way"]) == ["greedy", "network", "ncc", "both"] * 2, "interleaved"
+    assert list(table["way"]) == [*WAYS] * 2, "interleaved"
     tuned = ways.tune_ways(plan, data)
     best = tuned[tuned["way"] == "ncc"].sort_values("dice").iloc[-1]
     assert tuned.loc[tuned["chosen"] & (tuned["way"] == "ncc"), "lam"].item() == best["lam"]
@@ -60,7 +62,7 @@ def test_what_was_registered_is_not_registered_again(profile, monkeypatch):
     evaluate = ways.evaluate_pair
     monkeypatch.setattr(ways, "evaluate_pair", lambda *a: calls.append(1) or evaluate(*a))
     again = ways.compare_ways(plan, data)
-    assert len(calls) == 3
+    assert len(calls) == 2 * len(WAYS) - 5
     columns = ["way", "lam", "pair", "dice", "folds"]
     pd.testing.assert_frame_equal(again[columns], table[columns], check_dtype=False)
 
@@ -72,6 +74,8 @@ def test_what_was_registered_is_not_registered_again(profile, monkeypatch):
         ({"network": "ncc"}, "network of the way x .* 'ncc'"),
         ({"similarity": "ncc"}, "the way x of .* lam"),
         ({}, "the way x of"),
+        ({"similarity": "ncc", "lam": [1], "judge": "mse"}, "the way x of .* has a judge: give network"),
+        ({"network": "mse", "similarity": "ncc", "lam": [1], "judge": "ms"}, "judge of the way x .* 'ms'"),
         ({"similarity": "nc", "lam": [1], "levels": LEVELS}, "unknown similarity 'nc'"),
     ],
     ids=str,
@@ -80,3 +84,46 @@ def test_ways_that_cannot_be_are_refused_at_the_start(profile, way, message):
     tree = {"phantom-2d": TREE["phantom-2d"] | {"optimisation": {"ways": {"x": way}}}}
     with pytest.raises((SettingsError, ValueError), match=message):
         profile(tree)
+
+
+def test_traces_look_at_every_way_from_its_start_to_its_end(profile):
+    plan = profile()
+    data = plan.load("phantom-2d")
+    traces = ways.trace_ways(plan, data, pairs=1, every=5)
+    steps = traces.groupby("way", sort=False)["step"].agg(list)
+    assert steps["network"] == [0]
+    assert steps["ncc"] == [0, 5, 10]
+    assert steps["both"] == [0, 5]
+    assert steps["greedy"] == [0, 45, 90, 180]
+    seconds = traces.groupby("way")["seconds"]
+    assert (seconds.diff().dropna()[traces["way"] != "greedy"] > 0).all()
+    start = traces[(traces["way"] == "ncc") & (traces["step"] == 0)]
+    assert start["folds"].item() == start["sd_log_jacobian"].item() == 0
+    final = traces[traces["way"] == "ncc"].iloc[-1]
+    lam = ways.tune_ways(plan, data).query("way == 'ncc' and chosen")["lam"].item()
+    pair = data.pairs("validation")[0]
+    way = next(way for way in plan.ways("phantom-2d") if way.name == "ncc")
+    displacement = ways.make_way(plan, data, way, lam)(pair.moving.image[None], pair.fixed.image[None])
+    assert ways._measured(displacement, pair, data)["dice"] == pytest.approx(final["dice"])
+
+
+def test_a_way_with_other_settings_is_registered_anew(profile, monkeypatch):
+    plan = profile()
+    data = plan.load("phantom-2d")
+    ways.compare_ways(plan, data)
+    changed = WAYS | {"ncc": WAYS["ncc"] | {"levels": LEVELS[1:]}}
+    plan = profile({"phantom-2d": TREE["phantom-2d"] | {"optimisation": {"ways": changed}}})
+    calls, evaluate = [], ways.evaluate_pair
+    monkeypatch.setattr(ways, "evaluate_pair", lambda *a: calls.append(1) or evaluate(*a))
+    ways.compare_ways(plan, data)
+    assert len(calls) == 2 * 2 + 2, "two λ on the validation pairs, one on the test pairs"
+
+
+def test_the_summary_has_means_over_pairs_and_median_seconds():
+    rows = [("a", 1, f"p{i}--q{i}", i / 10, i) for i in range(3)]
+    table = pd.DataFrame(rows, columns=["way", "lam", "pair", "dice", "seconds"])
+    table = table.assign(dice_foreground=0, hd95=1, folds=0, sd_log_jacobian=0.2)
+    table.loc[2, "seconds"] = 100
+    (row,) = ways.summarise_ways(table).itertuples()
+    assert (row.dice, row.seconds, row.n) == (pytest.approx(0.1), 1, 3)
+    assert row.dice_low < 0.1 < row.dice_high

@@ -4,11 +4,12 @@ A similarity is a `Similarity`: forward(moved, fixed) -> scalar loss, for images
 similar. A new one is one line in `SIMILARITIES`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from deepsimreg.losses.base import Alignment, Similarity, WeightedSum
+from deepsimreg.losses.classes import ClassProbabilities
 from deepsimreg.losses.deepsim import DeepSim
 from deepsimreg.losses.mind import MIND
 from deepsimreg.losses.mse import MSE
@@ -24,6 +25,7 @@ __all__ = [
     "NMI",
     "SIMILARITIES",
     "Alignment",
+    "ClassProbabilities",
     "DeepSim",
     "Similarity",
     "SupervisedNCC",
@@ -65,6 +67,7 @@ SIMILARITIES: dict[str, Factory] = {
     "vgg": Factory(DeepSim, extractor="vgg"),
     "deepsim-ae": Factory(DeepSim, extractor="ae"),
     "deepsim-seg": Factory(DeepSim, extractor="seg"),
+    "classes-seg": Factory(ClassProbabilities, extractor="seg"),
 }
 
 
@@ -111,9 +114,9 @@ def parse_similarity(
     return built[0] if list(terms.values()) == [1.0] else WeightedSum(built, list(terms.values()))
 
 
-def required_extractors(similarity: str | Mapping[str, float]) -> list[str]:
-    """The kinds of extractors that the terms of a similarity need."""
-    kinds = [required_extractor(name) for name in similarity_terms(similarity)]
+def required_extractors(names: Iterable[str]) -> list[str]:
+    """The kinds of extractors that these similarities need."""
+    kinds = [required_extractor(name) for name in names]
     return list(dict.fromkeys(kind for kind in kinds if kind))
 
 

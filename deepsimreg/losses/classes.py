@@ -1,0 +1,43 @@
+"""Class probabilities: similar where a segmentation network sees the same classes.
+
+loss = sum_k mean_p (s_k(moved)_p - s_k(fixed)_p)^2,   s(.)_p the softmax of the network's output at voxel p
+
+Where DeepSim asks the encoder what a place looks like, this asks the whole network what it is. It has nothing to say
+inside a class, and judges a warp that is already there better than it leads to one.
+Source: the Brier score; networks that segment while they register, as in Xu and Niethammer, DeepAtlas (MICCAI 2019).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from deepsimreg.losses.base import Similarity, check_pair
+
+
+class ClassProbabilities(Similarity):
+    """Squared difference of the class probabilities of two images (N, C, *spatial), in [0, 2]; 0 for identical images.
+
+    network: image -> logits (N, classes, *spatial). It is frozen in place. Gradient reaches the moved image only.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        if not callable(network):
+            raise TypeError(f"{type(network).__name__} cannot be called: give a network, image -> logits")
+        self.network = network.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "ClassProbabilities":
+        super().train(mode)
+        self.network.eval()
+        return self
+
+    def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
+        check_pair(moved, fixed)
+        with torch.no_grad():
+            probabilities = self.maps(fixed)
+        return self.distance(self.maps(moved), probabilities)
+
+    def maps(self, image: Tensor) -> list[Tensor]:
+        return [self.network(image).float().softmax(1)]
+
+    def distance(self, moved: list[Tensor], fixed: list[Tensor]) -> Tensor:
+        return (moved[0] - fixed[0]).square().sum(1).mean()

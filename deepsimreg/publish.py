@@ -1,0 +1,155 @@
+"""Make the pretrained networks of the package from the runs of a profile: weights in half precision, card, index.
+
+python -m deepsimreg.publish cpu hippocampus-mr ncc-3
+"""
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+
+from deepsimreg.data import Dataset
+from deepsimreg.experiment import ExtractorSettings, Profile, RegistrationSettings, configuration, relative, write_json
+from deepsimreg.models import save_model
+from deepsimreg.pretrained import INDEX, WEIGHTS, load, pretrained
+from deepsimreg.stages import evaluate_method, finished, trained_extractor, trained_registration, try_extractor
+
+WHAT = {
+    "seg": "U-Net, segments {classes}; its encoder gives the features of DeepSim (seg)",
+    "ae": "autoencoder, reconstructs the image; its encoder gives the features of DeepSim (AE)",
+    "registration": "registration network, trained with {similarity}, λ {lam:g}",
+}
+MOST = 8 * 2**20  # bytes of all weights together
+
+CARD = """# {name}
+
+{what}.
+
+| | |
+|---|---|
+| file | `{file}`, {size} kB, half precision, {parameters:,} weights |
+| sha256 | `{sha256}` |
+| trained on | {data}: {description} |
+| data from | {citation} |
+| licence | {licence}, as the data it was trained on |
+| input | (N, 1, *spatial), grey values in [0, 1], {spacing} mm |
+| run | `{run}`, commit {commit} |
+
+Validation: {validation}.
+Test, with this file: {test}.
+
+Use: `deepsimreg.load("{name}")`.
+
+Limits: trained on one dataset, on crops of one organ, by a small network in minutes. Do not expect it to know other
+organs, contrasts or scanners; not for clinical use.
+
+Settings:
+
+```yaml
+{settings}```
+"""
+
+
+def publish(profile: Profile, dataset: Dataset, method: str, folder: Path = WEIGHTS) -> list[Path]:
+    """Write both extractors and the registration network of a method, each with its card, and the index.
+
+    Args:
+        profile, dataset: whose runs.
+        method: of the profile, the first seed.
+        folder: of the package.
+
+    Returns:
+        The weight files.
+
+    Raises:
+        SettingsError: a run that has not ended.
+        ValueError: more than 8 MiB of weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {kind: profile.extractor(dataset.name, kind) for kind in ("seg", "ae")}
+    settings["registration"] = profile.registration(dataset.name, method)
+    index = pretrained(folder / INDEX.name)
+    written = []
+    for kind, one in settings.items():
+        name, path = f"{dataset.name}/{kind}", folder / f"{dataset.name}-{kind}.safetensors"
+        make = trained_registration if isinstance(one, RegistrationSettings) else trained_extractor
+        network = make(one, dataset)
+        network = network[0] if isinstance(network, tuple) else network
+        save_model(network.half(), path)
+        written.append(path)
+        index[name] = _card(name, path, one, dataset)
+        write_json(folder / INDEX.name, index)
+    total = sum((folder / card["file"]).stat().st_size for card in index.values())
+    if total > MOST:
+        raise ValueError(f"{total / 2**20:.1f} MiB of weights: ship smaller networks, {MOST >> 20} MiB at most")
+    return written
+
+
+def _card(name: str, path: Path, settings: ExtractorSettings | RegistrationSettings, dataset: Dataset) -> dict:
+    """The entry of the index; the card is written beside the weights."""
+    run, kind = finished(settings), name.rpartition("/")[2]
+    config, network = configuration(run), load(path)
+    best = json.loads((run / "done.json").read_text())["best"]
+    similarity = f"{settings.similarity}" if kind == "registration" else ""
+    what = WHAT[kind].format(
+        classes=", ".join(dataset.classes), similarity=similarity, lam=getattr(settings, "lam", 0) or 0
+    )
+    test = _tested(network, dataset, kind)
+    entry = {
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "what": what,
+        "data": dataset.name,
+        "licence": dataset.licence,
+        "validation": {key: float(f"{value:.4g}") for key, value in best.items()},
+        "test": test,
+    }
+    text = CARD.format(
+        **entry
+        | {
+            "name": name,
+            "size": path.stat().st_size // 1000,
+            "parameters": sum(weight.numel() for weight in network.parameters()),
+            "description": dataset.description,
+            "citation": dataset.citation,
+            "spacing": " × ".join(f"{step:g}" for step in dataset.spacing),
+            "run": relative(run),
+            "commit": config["provenance"]["commit"],
+            "validation": _listed(entry["validation"]),
+            "test": _listed(test),
+            "settings": yaml.safe_dump(config["settings"], sort_keys=False),
+        }
+    )
+    temporary = path.with_suffix(".md.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path.with_suffix(".md"))
+    return entry
+
+
+@torch.no_grad()
+def _tested(network: nn.Module, dataset: Dataset, kind: str) -> dict[str, float]:
+    if kind == "registration":
+        means = evaluate_method(network, dataset)[["dice", "folds", "sd_log_jacobian"]].mean()
+    else:
+        columns = ["dice"] if kind == "seg" else ["mean_squared_error"]
+        means = try_extractor(network, dataset)[columns].mean()
+    return {key: float(f"{value:.4g}") for key, value in means.items()}
+
+
+def _listed(values: dict[str, float]) -> str:
+    return ", ".join(f"{key.removeprefix('validation_').replace('_', ' ')} {value:g}" for key, value in values.items())
+
+
+def main(profile: str, dataset: str, method: str) -> None:
+    plan = Profile(profile)
+    for path in publish(plan, plan.load(dataset), method):
+        print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
