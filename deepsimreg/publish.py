@@ -14,10 +14,10 @@ import yaml
 from torch import nn
 
 from deepsimreg.data import Dataset
-from deepsimreg.experiment import ExtractorSettings, Profile, RegistrationSettings, configuration, relative, write_json
+from deepsimreg.experiment import Profile, RegistrationSettings, Run, configuration, relative, write_json
 from deepsimreg.models import save_model
 from deepsimreg.pretrained import INDEX, WEIGHTS, load, pretrained
-from deepsimreg.stages import evaluate_method, finished, trained_extractor, trained_registration, try_extractor
+from deepsimreg.stages import evaluate_method, trained_extractor, trained_registration, try_extractor
 
 WHAT = {
     "seg": "U-Net, segments {classes}; its encoder gives the features of DeepSim (seg)",
@@ -77,12 +77,13 @@ def publish(profile: Profile, dataset: Dataset, method: str, folder: Path = WEIG
     written = []
     for kind, one in settings.items():
         name, path = f"{dataset.name}/{kind}", folder / f"{dataset.name}-{kind}.safetensors"
-        make = trained_registration if isinstance(one, RegistrationSettings) else trained_extractor
-        network = make(one, dataset)
-        network = network[0] if isinstance(network, tuple) else network
+        if isinstance(one, RegistrationSettings):
+            network, run = trained_registration(one, dataset)
+        else:
+            network, run = trained_extractor(one, dataset), one.folder
         save_model(network.half(), path)
         written.append(path)
-        index[name] = _card(name, path, one, dataset)
+        index[name] = _card(name, path, run, dataset)
         write_json(folder / INDEX.name, index)
     total = sum((folder / card["file"]).stat().st_size for card in index.values())
     if total > MOST:
@@ -90,15 +91,11 @@ def publish(profile: Profile, dataset: Dataset, method: str, folder: Path = WEIG
     return written
 
 
-def _card(name: str, path: Path, settings: ExtractorSettings | RegistrationSettings, dataset: Dataset) -> dict:
+def _card(name: str, path: Path, run: Path, dataset: Dataset) -> dict:
     """The entry of the index; the card is written beside the weights."""
-    run, kind = finished(settings), name.rpartition("/")[2]
-    config, network = configuration(run), load(path)
-    best = json.loads((run / "done.json").read_text())["best"]
-    similarity = f"{settings.similarity}" if kind == "registration" else ""
-    what = WHAT[kind].format(
-        classes=", ".join(dataset.classes), similarity=similarity, lam=getattr(settings, "lam", 0) or 0
-    )
+    config, network, kind = configuration(run), load(path), name.rpartition("/")[2]
+    best = Run.result_of(run)["best"]
+    what = WHAT[kind].format(classes=", ".join(dataset.classes), **config["settings"])
     test = _tested(network, dataset, kind)
     entry = {
         "file": path.name,
