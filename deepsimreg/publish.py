@@ -4,7 +4,6 @@ python -m deepsimreg.publish cpu hippocampus-mr ncc-3
 """
 
 import hashlib
-import json
 import os
 import sys
 from pathlib import Path
@@ -21,8 +20,8 @@ from deepsimreg.stages import evaluate_method, trained_extractor, trained_regist
 
 WHAT = {
     "seg": "U-Net, segments {classes}; its encoder gives the features of DeepSim (seg)",
-    "ae": "autoencoder, reconstructs the image; its encoder gives the features of DeepSim (AE)",
-    "registration": "registration network, trained with {similarity}, λ {lam:g}",
+    "ae": "Autoencoder, reconstructs the image; its encoder gives the features of DeepSim (AE)",
+    "registration": "Registration network, trained with {similarity}, λ {lam:g}",
 }
 MOST = 8 * 2**20  # bytes of all weights together
 
@@ -45,8 +44,8 @@ Test, with this file: {test}.
 
 Use: `deepsimreg.load("{name}")`.
 
-Limits: trained on one dataset, on crops of one organ, by a small network in minutes. Do not expect it to know other
-organs, contrasts or scanners; not for clinical use.
+Limits: a small network that has seen one dataset. Do not expect it to know other contents, contrasts or devices; it is
+not for clinical use.
 
 Settings:
 
