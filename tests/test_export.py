@@ -1,7 +1,9 @@
-"""Displacement fields on disk, against SimpleITK, which reads them as ANTs and Slicer do."""
+"""Displacement fields on disk, against SimpleITK and ANTs."""
 
+import ants
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
@@ -10,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from deepsimreg.data import DataError
 from deepsimreg.export import from_itk, read_field, to_itk, write_field
-from deepsimreg.warps import warp_image, warp_points
+from deepsimreg.warps import warp_image, warp_labels, warp_points
 
 SHAPES = [(21, 26), (13, 17, 15)]
 each_rank = pytest.mark.parametrize("shape", SHAPES, ids=["2d", "3d"])
@@ -72,6 +74,34 @@ def test_simpleitk_warps_image_and_points_as_we_do(tmp_path, shape, kind):
         for point in points[0].double().tolist()
     ]
     np.testing.assert_allclose(sent, expected, atol=1e-3)
+
+
+@each_rank
+@each_grid
+def test_ants_warps_image_labels_and_points_as_we_do(tmp_path, shape, kind):
+    ndim = len(shape)
+    affine, displacement, moving = affine_of(kind, ndim), smooth_field(shape), smooth_image(shape)
+    write_field(tmp_path / "field.nii.gz", displacement, affine)
+    write_nifti(tmp_path / "moving.nii", moving, affine)
+    image, field = ants.image_read(str(tmp_path / "moving.nii")), [str(tmp_path / "field.nii.gz")]
+    inside = (slice(4, -4),) * ndim
+    witness = ants.apply_transforms(image, image, field, interpolator="linear").numpy()
+    difference = np.abs(warp_image(moving, displacement)[0, 0].numpy() - witness)[inside].max()
+    labels = (4 * moving).floor()
+    held = image.new_image_like(labels[0, 0].numpy())
+    witness = ants.apply_transforms(image, held, field, interpolator="nearestNeighbor").numpy()
+    ours = warp_labels(labels.int(), displacement)[0, 0].numpy()
+    assert (ours != witness)[inside].mean() < 0.01, "halfway between two voxels either may be taken"
+
+    points = 4 + torch.rand(1, 20, ndim) * (torch.tensor(shape) - 9)
+    steps = image.direction * image.spacing  # (D, D), of ANTs' own reading of the header
+    world = points[0].numpy() @ steps.T + image.origin
+    sent = ants.apply_transforms_to_points(ndim, pd.DataFrame(world, columns=list("xyz"[:ndim])), field).to_numpy()
+    back = np.linalg.solve(steps, (sent - image.origin).T).T
+    apart = np.abs(back - warp_points(points, displacement)[0].numpy()).max()
+    print(f"{ndim}D {kind}: images differ by at most {difference:.2g}, points by {apart:.2g} voxels")
+    assert difference < 1e-4
+    assert apart < 1e-3
 
 
 @each_rank
