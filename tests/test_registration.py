@@ -10,7 +10,7 @@ import torch
 from deepsimreg import register
 from deepsimreg.data import load_dataset
 from deepsimreg.evaluation import evaluate_pair
-from deepsimreg.losses import MSE, DeepSim, Similarity, similarity_terms
+from deepsimreg.losses import MSE, DeepSim, FeatureFunction, Similarity, similarity_terms
 from deepsimreg.models import UNet, VoxelMorph, save_model
 from deepsimreg.optimisation import Level, optimise
 from deepsimreg.warps import (
@@ -104,6 +104,21 @@ def test_features_once_or_always_agree_where_the_extractor_commutes_with_the_war
         for extract in ("once", "always")
     )
     torch.testing.assert_close(once.displacement, always.displacement, atol=1e-3, rtol=0)
+
+
+def test_a_function_serves_as_extractor():
+    """Local mean and spread at half resolution, from a layer that was made elsewhere."""
+    layer = torch.nn.Conv2d(1, 4, 3, padding=1)
+
+    def features(image):
+        return [torch.nn.functional.avg_pool2d(layer(image).relu(), 2)]
+
+    moving = smooth((40, 48))
+    fixed = warp_image(moving, bump((40, 48)))
+    result = register(moving, fixed, "deepsim-seg + ncc", 0.1, extractor=FeatureFunction(features), **QUIET)
+    assert error(result.displacement, bump((40, 48))) < 0.5
+    with pytest.raises(TypeError, match="str cannot be called"):
+        FeatureFunction("features")
 
 
 def test_a_pair_of_the_phantom_gets_closer_to_its_truth():

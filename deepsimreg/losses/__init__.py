@@ -10,7 +10,7 @@ from functools import partial
 
 from deepsimreg.losses.base import Alignment, Similarity, WeightedSum
 from deepsimreg.losses.classes import ClassProbabilities
-from deepsimreg.losses.deepsim import DeepSim
+from deepsimreg.losses.deepsim import DeepSim, FeatureFunction
 from deepsimreg.losses.mind import MIND
 from deepsimreg.losses.mse import MSE
 from deepsimreg.losses.ncc import NCC
@@ -27,6 +27,7 @@ __all__ = [
     "Alignment",
     "ClassProbabilities",
     "DeepSim",
+    "FeatureFunction",
     "Similarity",
     "SupervisedNCC",
     "WeightedSum",

@@ -7,7 +7,7 @@ to segment (DeepSim-seg) or to reconstruct (DeepSim-ae).
 Source: Czolbe et al. 2021, MIDL; 2023, Medical Image Analysis.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,24 @@ class DeepSim(Similarity):
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}, zero_mean={self.zero_mean}, extract_before_warp={self.extract_before_warp}"
+
+
+class FeatureFunction(nn.Module):
+    """An extractor made of a function, such as a part of a network that was trained elsewhere.
+
+    function: image (N, C, *spatial) -> feature maps, each (N, C_l, *⌈spatial / r_l⌉) with r_l a power of two, in the
+    order of the levels. TypeError if it cannot be called.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Sequence[Tensor]]):
+        super().__init__()
+        if not callable(function):
+            raise TypeError(f"{type(function).__name__} cannot be called: give a function, image -> list of tensors")
+        self.function = function
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """The maps that the function gives."""
+        return list(self.function(image))
 
 
 def cosine(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
