@@ -232,7 +232,7 @@ rule optimisation:
     params:
         folder=lambda w: f"{ROOT}/{w.dataset}/optimisation",
         parameters="",
-    threads: workflow.cores  # seconds are compared: nothing else runs beside it
+    threads: workflow.cores or 1  # seconds are compared: nothing else runs beside it
     shell:
         command("09_optimisation")
 
