@@ -734,6 +734,8 @@ def sample_panel(
     axes = np.concatenate(np.split(panels, bands), axis=1)  # the bands side by side: (3, bands · across)
     for panel in axes[:, len(columns) :].flat:
         panel.remove()
+    for panel in axes[0] if across > 6 else ():
+        panel.title.set_fontsize(7)
     for column, (title, (image, label, displacement)) in enumerate(columns.items()):
         image, label = middle_slice(image, axis, index), middle_slice(label, axis, index)
         _show(axes[0, column], image, title)
