@@ -232,7 +232,8 @@ rule optimisation:
     params:
         folder=lambda w: f"{ROOT}/{w.dataset}/optimisation",
         parameters="",
-    threads: workflow.cores or 1  # seconds are compared: nothing else runs beside it
+        settings=lambda w: json.dumps([asdict(way) for way in profile.ways(w.dataset)] + [profile.way_pairs(w.dataset)]),
+    threads: workflow.resource_settings.cores or 1  # seconds are compared: nothing else runs beside it
     shell:
         command("09_optimisation")
 

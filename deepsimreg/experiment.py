@@ -208,6 +208,8 @@ class Profile:
                     )
                 if way.network:
                     known(f"network of the way {way.name} of {where}", way.network, self.methods(dataset))
+                if way.baseline and (way.network or way.similarity):
+                    raise SettingsError(f"the way {way.name} of {where} has a baseline: give nothing beside it")
                 if way.judge:
                     known(f"judge of the way {way.name} of {where}", way.judge, SIMILARITIES)
                     if not (way.network and way.similarity):

@@ -574,9 +574,14 @@ def ways_traces(traces: pd.DataFrame, width: float = PAGE) -> Figure:
     traces: a row a way, pair and look, columns `way`, `step`, `seconds` and the metrics; pairs are averaged.
     """
     metrics = {"dice": "Mean Dice", "folds": "Folds (% of voxels)", "sd_log_jacobian": "SD of log J"}
-    means = traces.groupby(["way", "step"], sort=False)[["seconds", *metrics]].mean().reset_index()
+    ways = list(traces["way"].unique())
+    columns, means = ["seconds", *metrics], []
+    for way, rows in traces.groupby("way", sort=False):
+        # A pair that has ended stays where it ended.
+        wide = rows.pivot_table(index="step", columns="pair", values=columns).sort_index().ffill()
+        means.append(wide.T.groupby(level=0).mean().T.reset_index().assign(way=way))
+    means = pd.concat(means)
     means["folds"] *= 100
-    ways = list(means["way"].unique())
     colors = method_colors(ways)
     figure = Picture(figsize=(width, 5.4), layout="constrained")
     axes = figure.subplots(2, 3, sharex="row", sharey="col")

@@ -66,7 +66,8 @@ def ways_table(dataset: str) -> str:
     for row in overview.to_dict("records"):
         cells = [style.format(row[key]) for key, (_, style) in columns.items()]
         cells[0] += f" [{row['dice_low']:.3f}, {row['dice_high']:.3f}]"
-        lines.append(f"| {method_name(row['way'])} | {row['lam'] or '–'} | " + " | ".join(cells) + " |")
+        lam = f"{row['lam']:g}" if row["lam"] else "–"
+        lines.append(f"| {method_name(row['way'])} | {lam} | " + " | ".join(cells) + " |")
     return "\n".join(
         [
             *lines,

@@ -26,7 +26,7 @@ from deepsimreg.optimisation import LEARNING_RATE, Level, default_levels, optimi
 from deepsimreg.pretrained import load
 from deepsimreg.warps import invert, jacobian_determinant, sample_image, sample_labels, warp_points
 
-DEFAULT_LAM = {  # the paper's for hippocampus-mr; VGG's is that for platelet-em
+DEFAULT_LAM = {  # the paper's for hippocampus-mr; VGG's is that for platelet-em; ncc-3 and classes-seg are ours
     "mse": 0.08,
     "ncc": 1.0,
     "ncc-3": 1.0,
@@ -147,7 +147,7 @@ def register(
             Images on different grids are brought together by their affines. Grey values that leave [0, 1] are scaled
             from their 1 % and 99 % quantiles for the comparison.
         similarity: a name ("ncc"), a sum ("deepsim-seg + 0.5 mind"), names with weights, or a `Similarity`.
-        lam: weight of the diffusion regulariser, derivatives in mm; None: the paper's for hippocampus-mr.
+        lam: weight of the diffusion regulariser, derivatives in mm; None: `DEFAULT_LAM`.
         network: a registration network, the path of its weights, or a pretrained one's name.
         judge: a similarity of the moved image to the fixed one, as "classes-seg", which decides between the two starts.
         extractor: for DeepSim: a network with `features`, the path of its weights, or the name of a pretrained dataset.
@@ -172,8 +172,8 @@ def register(
     _check_together(moving, fixed)
     compared = _similarity(similarity, extractor).to(device)
     judge = None if judge is None else _similarity(judge, extractor).to(device)
-    if judge is not None and network is None:
-        raise ValueError("a judge decides between two starts: give a network, too")
+    if judge is not None and (network is None or steps == 0):
+        raise ValueError("a judge decides between two starts: give a network, and steps")
     lam = _default_lam(similarity) if lam is None else float(lam)
     network = load(network).to(device) if isinstance(network, str | Path) else network
     levels = [level if isinstance(level, Level) else Level(*level) for level in levels or default_levels(fixed.shape)]
@@ -182,6 +182,8 @@ def register(
     moving_values, fixed_values = unit_range(moving).to(device), unit_range(fixed).to(device)
     transform = align_affinely(moving, fixed, affine) if affine else None
     matrix = voxel_map(fixed, moving, transform)
+    if judge is not None:
+        judge(fixed_values[:1], fixed_values[:1])  # a network that cannot judge is refused before the optimisation
     still = fixed_values.new_zeros(len(fixed_values), fixed.ndim, *fixed.shape)
     on_grid = sample_image(moving_values, positions(matrix, still)) if _moves(matrix, moving, fixed) else moving_values
     clock["prepare"] = time.perf_counter()

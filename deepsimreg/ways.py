@@ -5,7 +5,7 @@ All ways register a pair before the next pair is looked at, so that a slow momen
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 from deepsimreg.baselines import BASELINES
 from deepsimreg.data import Dataset, Pair
 from deepsimreg.evaluation import evaluate_pair, summary
-from deepsimreg.experiment import QUICK, Profile, Run, WaySettings, write_json
+from deepsimreg.experiment import QUICK, Profile, Run, SettingsError, WaySettings
 from deepsimreg.losses import WeightedSum, build_similarity, required_extractors
-from deepsimreg.optimisation import Level, default_levels, optimise, optimise_from_both
+from deepsimreg.optimisation import LEARNING_RATE, Level, default_levels, optimise, optimise_from_both
 from deepsimreg.stages import extractor_of, method_of, write_table
 
 MOST_FOLDS = 1e-4  # share of voxels; a λ with more is not chosen, if there is one with fewer
@@ -61,12 +61,17 @@ def make_way(profile: Profile, dataset: Dataset, settings: WaySettings, lam: flo
 
 
 def tune_ways(profile: Profile, dataset: Dataset) -> pd.DataFrame:
-    """Every λ of every way on the validation pairs; the choice is written for `compare_ways`.
+    """Every λ of every way on the validation pairs; the table is written.
 
     Returns:
         A row a way and λ: way, lam, the mean of every metric, median seconds, and whether it is chosen: the highest
         Dice of those with folds of at most `MOST_FOLDS`.
+
+    Raises:
+        SettingsError: the profile has no ways for this dataset.
     """
+    if not profile.ways(dataset.name):
+        raise SettingsError(f"{dataset.name} in profile {profile.name} has no ways to compare: add optimisation to it")
     folder = profile.folder(dataset.name, "optimisation")
     ways = [way for way in profile.ways(dataset.name) if way.lams]
     candidates = {(way.name, lam): make_way(profile, dataset, way, lam) for way in ways for lam in way.lams}
@@ -74,15 +79,14 @@ def tune_ways(profile: Profile, dataset: Dataset) -> pd.DataFrame:
         candidates, profile, dataset, "validation", profile.way_pairs(dataset.name), folder / "validation.csv"
     )
     if table.empty:
-        return table.assign(chosen=[])
+        return pd.DataFrame(columns=["way", "lam", *METRICS, "seconds", "chosen"])
     groups = table.groupby(["way", "lam"], sort=False)
     means = groups.mean(numeric_only=True).assign(seconds=groups["seconds"].median()).reset_index()
     means["chosen"] = False
     for _, rows in means.groupby("way", sort=False):
         smooth = rows[rows["folds"] <= MOST_FOLDS]
         means.loc[(smooth if len(smooth) else rows)["dice"].idxmax(), "chosen"] = True
-    chosen = means[means["chosen"]]
-    write_json(folder / "choice.json", dict(zip(chosen["way"], chosen["lam"], strict=True)))
+    write_table(means, folder / "tuned.csv")
     return means
 
 
@@ -113,7 +117,8 @@ def trace_ways(profile: Profile, dataset: Dataset, pairs: int = 3, every: int = 
     """
     lams = dict(tune_ways(profile, dataset).query("chosen")[["way", "lam"]].itertuples(index=False))
     rows = []
-    for pair in tqdm([dataset.pairs("validation")[i] for i in range(pairs)], desc="traces", unit="pair", leave=False):
+    chosen = dataset.pairs("validation")
+    for pair in tqdm([chosen[i] for i in range(min(pairs, len(chosen)))], desc="traces", unit="pair", leave=False):
         for way in profile.ways(dataset.name):
             looks = _looks(profile, dataset, way, lams.get(way.name, 0.0), pair, every)
             for step, seconds, displacement in looks:
@@ -129,8 +134,11 @@ def _looks(profile: Profile, dataset: Dataset, way: WaySettings, lam: float, pai
     moving, fixed = pair.moving.image[None], pair.fixed.image[None]
     looks = [] if way.network else [(0, 0.0, None)]
     if way.baseline:
+        options = profile.baseline(dataset.name, way.baseline).options
+        full = options.get("iterations", BASELINES[way.baseline].iterations)
+        method_of(profile, dataset, way.baseline, iterations=[1] * len(full))(moving, fixed)  # imports are not timed
         for share in SHARES:
-            iterations = tuple(round(share * count) for count in BASELINES[way.baseline].iterations)
+            iterations = tuple(round(share * count) for count in full)
             register = method_of(profile, dataset, way.baseline, iterations=iterations)
             started = time.perf_counter()
             displacement = register(moving, fixed)
@@ -179,31 +187,41 @@ def ways_tables(profile: Profile, dataset: Dataset) -> dict[str, pd.DataFrame]:
     folder = profile.folder(dataset.name, "optimisation")
     if profile.name != QUICK:
         Run.result_of(folder)
+        names = {"test": "test", "validation": "tuned", "traces": "traces"}
+        return {key: pd.read_csv(folder / f"{name}.csv") for key, name in names.items()}
     missing = not (folder / "traces.csv").is_file()
     traces = trace_ways(profile, dataset) if missing else pd.read_csv(folder / "traces.csv")
-    return {
-        "test": compare_ways(profile, dataset),
-        "validation": tune_ways(profile, dataset),
-        "traces": traces,
-    }
+    return {"test": compare_ways(profile, dataset), "validation": tune_ways(profile, dataset), "traces": traces}
 
 
-def _digest(way: WaySettings) -> str:
-    """Of what a way does, but for its λ: rows of other settings are not reused."""
-    return hashlib.sha256(repr(replace(way, lams=())).encode()).hexdigest()[:8]
+def _digest(profile: Profile, dataset: Dataset, way: WaySettings) -> str:
+    """Of all that a way's result follows from, but for its λ: rows of anything else are not reused."""
+    kinds = required_extractors([*way.similarity, *([way.judge] if way.judge else [])])
+    files = [profile.extractor(dataset.name, kind).folder / "weights.safetensors" for kind in kinds]
+    if way.network:
+        files.append(profile.registration(dataset.name, way.network).folder / "weights.safetensors")
+    if way.baseline:
+        files.append(profile.baseline(dataset.name, way.baseline).folder / "done.json")
+    settings = (replace(way, lams=()), default_levels(dataset.shape), LEARNING_RATE, dataset.fingerprint())
+    digest = hashlib.sha256(repr(settings).encode())
+    for file in files:
+        digest.update(file.read_bytes() if file.is_file() else b"")
+    return digest.hexdigest()[:8]
 
 
 def _interleaved(
     ways: dict[tuple[str, float], Way], profile: Profile, dataset: Dataset, split: str, limit: int, path: Path
 ) -> pd.DataFrame:
     """Register the first pairs of a split in every way; the table at `path` grows by a pair at a time."""
-    digests = {way.name: _digest(way) for way in profile.ways(dataset.name)}
+    digests = {way.name: _digest(profile, dataset, way) for way in profile.ways(dataset.name)}
+    pairs = dataset.pairs(split)
+    pairs = [pairs[number] for number in range(min(limit, len(pairs)) or len(pairs))]
+    names = {pair.name for pair in pairs}
     rows = pd.read_csv(path, dtype={"settings": str}).to_dict("records") if path.is_file() else []
-    rows = [row for row in rows if (row["way"], row["lam"]) in ways and row["settings"] == digests[row["way"]]]
+    rows = [row for row in rows if (row["way"], row["lam"]) in ways and row["pair"] in names]
+    rows = [row for row in rows if row.get("settings") == digests[row["way"]]]
     known = {(row["way"], row["lam"], row["pair"]) for row in rows}
-    pairs: Sequence = dataset.pairs(split)
-    for number in tqdm(range(min(limit, len(pairs)) or len(pairs)), desc=f"{split} pairs", unit="pair", leave=False):
-        pair = pairs[number]
+    for pair in tqdm(pairs, desc=f"{split} pairs", unit="pair", leave=False):
         moving, fixed = pair.moving.image[None], pair.fixed.image[None]
         for (name, lam), register in ways.items():
             if (name, lam, pair.name) in known:

@@ -19,7 +19,7 @@
 # |---|---|
 # | a network | a trained network answers in one look |
 # | optimisation | the warp of this pair is searched, step by step |
-# | both | the search starts at the network's answer, too, and the better end is kept |
+# | both | the search starts at the network's answer, too, and the end is kept that a judge prefers |
 #
 # The images are the phantom of this project: drawn by a program, so the true displacement is known and the answer can be
 # checked. Results on real data are in the README.
@@ -80,8 +80,8 @@ plots.feature_maps(extractor.features(fixed))
 #
 # $$D(I\circ\Phi, J) + \lambda\,R(u), \qquad \Phi(x) = x + u(x)$$
 #
-# over a smooth invertible warp, coarse to fine. With `steps=0` it is the network alone. For *both*, the segmentation of
-# the moved images decides which of the two ends is better.
+# over a smooth invertible warp, coarse to fine. With `steps=0` it is the network alone. For *both*, the judge
+# compares what the segmentation network makes of the moved and of the fixed image; it can err.
 
 # %% tags=["nbval-ignore-output"]
 given = {"extractor": extractor, "labels": labels, "progress": False}

@@ -59,9 +59,9 @@ first = networks.drop_duplicates("method").set_index("method")
 count = means["pair"].nunique()
 
 
-def save(figure, name: str, what: str, stage: str = "evaluation"):
+def save(figure, name: str, what: str, stage: str = "evaluation", pairs: str = f"{count} test pairs"):
     """Save a figure with a caption that says data, profile, n and source run."""
-    caption = f"{what} Data: {dataset}; profile: {profile}; n = {count} test pairs."
+    caption = f"{what} Data: {dataset}; profile: {profile}; n = {pairs}."
     plots.save_figure(figure, target / name, caption, relative(source.with_name(stage)))
     return figure
 
@@ -194,8 +194,9 @@ if plan.ways(dataset):
     overview = summarise_ways(ways["test"])
     what = "Mean Dice of each way to register a pair, with 95 % bootstrap intervals, against time and SD log J."
     display(save(plots.ways_overview(overview), "optimisation", what, "optimisation"))
-    what = "Dice, folds and SD log J of the ways at work, against steps and seconds; first validation pairs."
-    display(save(plots.ways_traces(ways["traces"]), "optimisation-traces", what, "optimisation"))
+    what = "Dice, folds and SD log J of the ways at work, against steps and seconds."
+    watched = f"{ways['traces']['pair'].nunique()} validation pairs"
+    display(save(plots.ways_traces(ways["traces"]), "optimisation-traces", what, "optimisation", watched))
 
 # %% [markdown]
 # ## The tables
@@ -214,8 +215,8 @@ if plan.noise(dataset):
     noise.to_csv(target / "robustness.csv", index=False, float_format="%.6g")
 if plan.ways(dataset):
     overview.to_csv(target / "optimisation.csv", index=False, float_format="%.6g")
-    for split in ("test", "validation"):
-        ways[split].to_csv(target / f"optimisation-{split}.csv", index=False, float_format="%.6g")
+    for part, table in ways.items():
+        table.to_csv(target / f"optimisation-{part}.csv", index=False, float_format="%.6g")
 folders = [settings.folder for settings in plan.extractors(dataset)] + [run_folder(name) for name in runs["folder"]]
 write_json(target / "source.json", {relative(folder): configuration(folder) for folder in folders})
 columns = ["dice", "dice_foreground", "hd95", "folds", "sd_log_jacobian"]

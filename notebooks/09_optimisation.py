@@ -20,7 +20,7 @@
 # | | |
 # |---|---|
 # | what is optimised | a stationary velocity $v$ on a coarse grid, $\Phi = \exp(v)$: invertible, and smooth between control points |
-# | coarse to fine | first half resolution and a control point every eight voxels, then full resolution and every four |
+# | coarse to fine | from a fraction of the resolution to all of it, with a control point every four positions |
 # | features | extracted once from both images; after that only interpolated |
 # | the steps | Adam, in voxels of the control grid |
 
@@ -77,15 +77,15 @@ plots.pair_before_after(
 # ## Can it be trusted?
 #
 # Three checks that need no label. An image and itself: nothing should move. A known warp: it should come back. And the
-# inverse: going there and back should end where it began.
+# inverse: going there and back should end where it began, but near the border, where points leave the image.
 
 # %% tags=["nbval-ignore-output"]
-still = register(fixed, fixed, "ncc", progress=False)
+still = register(fixed, fixed, "ncc", spacing=data.spacing, progress=False)
 print(f"an image with itself: largest displacement {still.displacement.abs().max():.4f} voxels")
 
 inside = (..., *[slice(4, -4)] * data.ndim)
 known = result.displacement
-back = register(moving, warp_image(moving, known), "mse", lam=1e-3, progress=False)
+back = register(moving, warp_image(moving, known), "mse", lam=1e-3, spacing=data.spacing, progress=False)
 error = (back.displacement - known)[inside].norm(dim=1).mean()
 print(f"a known warp of {known[inside].norm(dim=1).mean():.2f} voxels: mean error {error:.2f} voxels")
 
@@ -143,7 +143,8 @@ import ipywidgets as widgets
 @lru_cache(maxsize=32)
 def registered(similarity: str, lam: float, steps: int):
     given = extractor if "deepsim" in similarity else None
-    return register(moving, fixed, similarity, lam, extractor=given, steps=steps, labels=labels, progress=False)
+    options = {"spacing": data.spacing, "labels": labels, "progress": False}
+    return register(moving, fixed, similarity, lam, extractor=given, steps=steps, **options)
 
 
 def explore(similarity: str, lam: float, steps: int, share: float) -> None:
@@ -173,9 +174,9 @@ explore("ncc", 1.0, 20, 1.0)
 #
 # - Seconds of optimisation for one pair and hours of training for all pairs are two ways to spend the same time. What is
 #   worth it depends on how many pairs there are.
-# - Compare at equal smoothness: a way that bends more overlaps more.
-# - A similarity that wins as a training loss need not win here. A network averages over pairs; an optimiser takes every
-#   pair at its word.
+# - Compare at equal smoothness: overlap that is bought with a rough warp is no merit of the similarity.
+# - A network's answer is one start among others: two starts and a judge cost two searches, and keep the end that the
+#   judge prefers, which need not be the better one.
 
 # %% tags=["nbval-ignore-output"]
 overview.to_csv(plan.folder(dataset, "optimisation") / "overview.csv", index=False)

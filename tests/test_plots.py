@@ -351,7 +351,10 @@ def test_ways_stand_at_their_seconds_and_their_smoothness():
 def test_traces_average_the_pairs_and_count_folds_in_percent():
     rows = [("ncc", pair, step, step / 10, 0.8 + step / 100 + pair, 0.001, 0.1) for pair in (0, 0.1) for step in (0, 5)]
     names = ["way", "pair", "step", "seconds", "dice", "folds", "sd_log_jacobian"]
+    rows += [("mse", 0, 0, 0.0, 0.5, 0, 0), ("mse", 0, 5, 0.5, 0.6, 0, 0), ("mse", 1, 3, 0.3, 0.8, 0, 0)]
+    rows += [("mse", 1, 0, 0.0, 0.5, 0, 0)]
     axes = plots.ways_traces(pd.DataFrame(rows, columns=names)).axes
+    np.testing.assert_allclose(axes[0].lines[1].get_xydata(), [(0, 0.5), (3, 0.65), (5, 0.7)])
     assert [panel.get_ylabel() for panel in axes[:3]] == ["Mean Dice", "Folds (% of voxels)", "SD of log J"]
     np.testing.assert_allclose(axes[0].lines[0].get_xydata(), [(0, 0.85), (5, 0.9)])
     np.testing.assert_allclose(axes[4].lines[0].get_xydata(), [(0, 0.1), (0.5, 0.1)])

@@ -119,6 +119,8 @@ def test_a_function_serves_as_extractor():
     assert error(result.displacement, bump((40, 48))) < 0.5
     with pytest.raises(TypeError, match="str cannot be called"):
         FeatureFunction("features")
+    with pytest.raises(TypeError, match="return a list of feature maps"):
+        register(moving, fixed, "deepsim-seg", extractor=FeatureFunction(layer), **QUIET)
 
 
 def test_a_pair_of_the_phantom_gets_closer_to_its_truth():
@@ -187,7 +189,7 @@ def test_a_judge_keeps_the_better_of_two_starts():
         assert error(kept.displacement, found.displacement) < 0.2 * error(kept.displacement, other.displacement)
         assert error(found.displacement, truth) < error(other.displacement, truth)
         assert kept.velocity.shape == rest.velocity.shape
-    with pytest.raises(ValueError, match="a judge decides between two starts: give a network, too"):
+    with pytest.raises(ValueError, match="a judge decides between two starts: give a network"):
         register(moving, fixed, "mse", judge="ncc", **QUIET)
 
 

@@ -74,6 +74,7 @@ def test_what_was_registered_is_not_registered_again(profile, monkeypatch):
         ({"network": "ncc"}, "network of the way x .* 'ncc'"),
         ({"similarity": "ncc"}, "the way x of .* lam"),
         ({}, "the way x of"),
+        ({"baseline": "greedy", "network": "mse"}, "the way x of .* has a baseline: give nothing beside it"),
         ({"similarity": "ncc", "lam": [1], "judge": "mse"}, "the way x of .* has a judge: give network"),
         ({"network": "mse", "similarity": "ncc", "lam": [1], "judge": "ms"}, "judge of the way x .* 'ms'"),
         ({"similarity": "nc", "lam": [1], "levels": LEVELS}, "unknown similarity 'nc'"),
@@ -95,8 +96,7 @@ def test_traces_look_at_every_way_from_its_start_to_its_end(profile):
     assert steps["ncc"] == [0, 5, 10]
     assert steps["both"] == [0, 5]
     assert steps["greedy"] == [0, 45, 90, 180]
-    seconds = traces.groupby("way")["seconds"]
-    assert (seconds.diff().dropna()[traces["way"] != "greedy"] > 0).all()
+    assert (traces.groupby("way")["seconds"].diff().dropna()[traces["way"] != "greedy"] > 0).all()
     start = traces[(traces["way"] == "ncc") & (traces["step"] == 0)]
     assert start["folds"].item() == start["sd_log_jacobian"].item() == 0
     final = traces[traces["way"] == "ncc"].iloc[-1]

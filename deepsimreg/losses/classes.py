@@ -37,7 +37,13 @@ class ClassProbabilities(Similarity):
         return self.distance(self.maps(moved), probabilities)
 
     def maps(self, image: Tensor) -> list[Tensor]:
-        return [self.network(image).float().softmax(1)]
+        logits = self.network(image).float()
+        if logits.shape[1] < 2:
+            raise ValueError(
+                f"{type(self.network).__name__} has {logits.shape[1]} output channel: class probabilities need a "
+                "segmentation network with at least two classes"
+            )
+        return [logits.softmax(1)]
 
     def distance(self, moved: list[Tensor], fixed: list[Tensor]) -> Tensor:
         return (moved[0] - fixed[0]).square().sum(1).mean()

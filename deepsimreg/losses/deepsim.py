@@ -93,7 +93,8 @@ class FeatureFunction(nn.Module):
     """An extractor made of a function, such as a part of a network that was trained elsewhere.
 
     function: image (N, C, *spatial) -> feature maps, each (N, C_l, *⌈spatial / r_l⌉) with r_l a power of two, in the
-    order of the levels. TypeError if it cannot be called.
+    order of the levels. An nn.Module is frozen, put in evaluation mode and moved to the device of the registration;
+    layers that a plain function only refers to are not. TypeError if it cannot be called, or gives no sequence.
     """
 
     def __init__(self, function: Callable[[Tensor], Sequence[Tensor]]):
@@ -104,7 +105,10 @@ class FeatureFunction(nn.Module):
 
     def features(self, image: Tensor) -> list[Tensor]:
         """The maps that the function gives."""
-        return list(self.function(image))
+        maps = self.function(image)
+        if isinstance(maps, Tensor):
+            raise TypeError("the function gives one tensor: return a list of feature maps")
+        return list(maps)
 
 
 def cosine(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
