@@ -81,7 +81,7 @@ def test_notebook_reads_well(name):
 
 def test_tables_of_the_readme_are_those_of_the_result_files():
     text = (PROJECT / "README.md").read_text()
-    assert len(BLOCK.findall(text)) == 2
+    assert len(BLOCK.findall(text)) == 3
     assert filled(text) == text
 
 
