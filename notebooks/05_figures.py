@@ -217,6 +217,8 @@ if plan.ways(dataset):
     overview.to_csv(target / "optimisation.csv", index=False, float_format="%.6g")
     for part, table in ways.items():
         table.to_csv(target / f"optimisation-{part}.csv", index=False, float_format="%.6g")
+
+# %% tags=["nbval-ignore-output"]
 folders = [settings.folder for settings in plan.extractors(dataset)] + [run_folder(name) for name in runs["folder"]]
 write_json(target / "source.json", {relative(folder): configuration(folder) for folder in folders})
 columns = ["dice", "dice_foreground", "hd95", "folds", "sd_log_jacobian"]
