@@ -43,6 +43,7 @@ from deepsimreg.stages import (
 from deepsimreg.warps import warp_image, warp_labels
 from deepsimreg.ways import summarise_ways, ways_tables
 
+# %%
 plan = Profile(profile)
 data = plan.load(dataset)
 target = figures_folder(profile, dataset)
