@@ -739,8 +739,6 @@ def sample_panel(
     axes = np.concatenate(np.split(panels, bands), axis=1)  # the bands side by side: (3, bands · across)
     for panel in axes[:, len(columns) :].flat:
         panel.remove()
-    for panel in axes[0] if across > 6 else ():
-        panel.title.set_fontsize(7)
     for column, (title, (image, label, displacement)) in enumerate(columns.items()):
         image, label = middle_slice(image, axis, index), middle_slice(label, axis, index)
         _show(axes[0, column], image, title)
@@ -757,6 +755,8 @@ def sample_panel(
             still = np.zeros((2, *moving_plane.shape))
             plane = still if displacement is None else middle_displacement(displacement, axis, index)
             _grid(axes[2, column], plane, grid_step or max(1, round(max(fixed_plane.shape) / 12)))
+    for panel in axes[0] if across > 6 else ():
+        panel.title.set_fontsize(7)  # names of methods, an inch apart
     _row_names(panels, ("Labels", "Detail", "Grid x + u(x)") * bands)
     lines = [
         Line2D([], [], color="0.35", linestyle="solid", label="fixed (detail)"),
