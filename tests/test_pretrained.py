@@ -39,7 +39,7 @@ def test_a_name_and_a_path_give_the_same_network_in_float32(shipped):
 def test_it_serves_as_the_extractor_of_register(shipped):
     images = torch.rand(2, 16, 16)
     result = register(*images, "ncc + deepsim-seg", extractor="made", steps=2, progress=False)
-    assert len(result.losses) == 6
+    assert len(result.losses) == 2, "16 pixels a side have one level"
 
 
 def test_damaged_unknown_and_other_networks_are_refused(shipped):
