@@ -24,11 +24,11 @@ import yaml
 from deepsimreg.baselines import BASELINES
 from deepsimreg.data import DATASETS, Dataset, load_dataset
 from deepsimreg.losses import SIMILARITIES, required_extractor, similarity_terms
-from deepsimreg.models import ARCHITECTURES
+from deepsimreg.models import ARCHITECTURES, EXTRACTORS
+from deepsimreg.optimisation import Level
 from deepsimreg.paths import EXPERIMENTS, FIGURES, PROJECT, runs_root
 from deepsimreg.training import FitSettings
 
-EXTRACTORS = ("seg", "ae")  # kinds that are trained
 FIXED_EXTRACTORS = ("vgg",)  # kinds that come with their weights
 QUICK = "quick"  # the profile whose missing runs are made where they are needed
 
@@ -139,7 +139,7 @@ class WaySettings:
     judge: str = ""  # similarity that decides between the starts from rest and from the network; empty: the network's
     options: dict = field(default_factory=dict)  # of each similarity, by its name
     lams: tuple[float, ...] = ()  # the best on the validation pairs is taken to the test
-    levels: tuple[tuple[int, int, int], ...] = ()  # resolution, grid and steps, coarse to fine; empty: the defaults
+    levels: tuple[Level, ...] = ()  # coarse to fine; empty: the defaults
 
 
 Settings = ExtractorSettings | RegistrationSettings | BaselineSettings
@@ -202,30 +202,32 @@ class Profile:
             for method in self._section(dataset, "baselines"):
                 known(f"baseline of {where}", method, BASELINES)
             for way in self.ways(dataset):
-                if way.baseline:
-                    known(
-                        f"baseline of the way {way.name} of {where}", way.baseline, self._section(dataset, "baselines")
-                    )
-                if way.network:
-                    known(f"network of the way {way.name} of {where}", way.network, self.methods(dataset))
-                if way.baseline and (way.network or way.similarity):
-                    raise SettingsError(f"the way {way.name} of {where} has a baseline: give nothing beside it")
-                if way.judge:
-                    known(f"judge of the way {way.name} of {where}", way.judge, SIMILARITIES)
-                    if not (way.network and way.similarity):
-                        raise SettingsError(
-                            f"the way {way.name} of {where} has a judge: give network and similarity, too"
-                        )
-                if bool(way.similarity) != bool(way.lams) or not (way.baseline or way.network or way.similarity):
-                    raise SettingsError(
-                        f"the way {way.name} of {where}: give a baseline, a network, or a similarity with lam (a list)"
-                    )
+                self._check_way(way, dataset, f"the way {way.name} of {where}")
             for settings in [*self.registrations(dataset), *self.ablations(dataset)]:
                 known(f"architecture of {settings.method} of {where}", settings.architecture, ARCHITECTURES)
                 if settings.extractor:
                     known(
                         f"extractor of {settings.method} of {where}", settings.extractor, self.extractor_names(dataset)
                     )
+
+    def _check_way(self, way: WaySettings, dataset: str, where: str) -> None:
+        if way.baseline:
+            known(f"baseline of {where}", way.baseline, self._section(dataset, "baselines"))
+        if way.network:
+            known(f"network of {where}", way.network, self.methods(dataset))
+        if way.judge:
+            known(f"judge of {where}", way.judge, SIMILARITIES)
+        if way.baseline and (way.network or way.similarity):
+            raise SettingsError(f"{where} has a baseline: give nothing beside it")
+        if way.judge and not (way.network and way.similarity):
+            raise SettingsError(f"{where} has a judge: give network and similarity, too")
+        if bool(way.similarity) != bool(way.lams) or not (way.baseline or way.network or way.similarity):
+            raise SettingsError(f"{where}: give a baseline, a network, or a similarity with lam (a list)")
+        labelled = [name for name in (*way.similarity, way.judge) if name and SIMILARITIES[name].needs_labels]
+        if labelled:
+            raise SettingsError(f"{where} compares labels by {labelled[0]}: a pair is registered without them")
+        for name in way.options:
+            known(f"similarity that {where} has options for", name, way.similarity)
 
     @property
     def gpu(self) -> int:
@@ -447,19 +449,23 @@ class Profile:
     def ways(self, dataset: str) -> list[WaySettings]:
         """The ways that 09_optimisation compares."""
         given = self._section(dataset, "optimisation").get("ways") or {}
-        return [
-            WaySettings(
+        return [self._way(name, way) for name, way in given.items()]
+
+    @staticmethod
+    def _way(name: str, own: dict) -> WaySettings:
+        try:
+            return WaySettings(
                 name,
-                way.get("baseline", ""),
-                way.get("network", ""),
-                similarity_terms(way["similarity"]) if "similarity" in way else {},
-                way.get("judge", ""),
-                way.get("options", {}),
-                tuple(map(float, way.get("lam", ()))),
-                tuple(tuple(map(int, level)) for level in way.get("levels", ())),
+                own.get("baseline", ""),
+                own.get("network", ""),
+                similarity_terms(own["similarity"]) if "similarity" in own else {},
+                own.get("judge", ""),
+                own.get("options", {}),
+                tuple(map(float, own.get("lam", ()))),
+                tuple(Level(*level) for level in own.get("levels", ())),
             )
-            for name, way in given.items()
-        ]
+        except (TypeError, ValueError) as error:
+            raise SettingsError(f"the way {name}: {error}") from error
 
     def way_pairs(self, dataset: str) -> int:
         """Validation pairs that the λ of the ways are compared on, the first ones; 0: all."""

@@ -27,6 +27,7 @@ MODELS = ("velocity", "displacement")
 LEARNING_RATE = 0.15  # of Adam, in control points
 CONTROL_POINTS = 5  # at least, along the shortest side of the coarsest level: fewer mislead the levels that follow
 CORRECTIONS = 5  # of the velocity of a displacement that is started from
+START_GRID = 8  # voxels of a control point, at most, on the level that begins at a start: a coarser one would blur it
 PATIENCE = 10  # steps without an improvement of more than `tolerance` that end a level
 
 
@@ -44,12 +45,14 @@ class Level:
             raise ValueError(f"{self}: resolution and grid must be powers of two, grid the larger, steps not negative")
 
 
-def default_levels(shape: Sequence[int]) -> list[Level]:
+def default_levels(shape: Sequence[int], started: bool = False) -> list[Level]:
     """Coarse to fine, for a pair of that many voxels a side: at most 8, 4, 2 and 1 voxels a position, a control point
     every four positions, and on the coarsest at least `CONTROL_POINTS` of them along each side.
+
+    started: there is a displacement to start from; then no control grid is coarser than `START_GRID`.
     """
     coarse = [r for r in (8, 4, 2) if -(-min(shape) // (4 * r)) >= CONTROL_POINTS]
-    return [*(Level(r, 4 * r, 30) for r in coarse), Level(1, 4, 20)]
+    return [*(Level(r, 4 * r, 30) for r in coarse if not started or 4 * r <= START_GRID), Level(1, 4, 20)]
 
 
 @dataclass(frozen=True)

@@ -67,27 +67,28 @@ def publish(profile: Profile, dataset: Dataset, method: str, folder: Path = WEIG
 
     Raises:
         SettingsError: a run that has not ended.
-        ValueError: more than 8 MiB of weights.
+        ValueError: more than 8 MiB of weights; nothing has been written then.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     settings = {kind: profile.extractor(dataset.name, kind) for kind in ("seg", "ae")}
     settings["registration"] = profile.registration(dataset.name, method)
-    index = pretrained(folder / INDEX.name)
-    written = []
+    networks = {}
     for kind, one in settings.items():
-        name, path = f"{dataset.name}/{kind}", folder / f"{dataset.name}-{kind}.safetensors"
         if isinstance(one, RegistrationSettings):
-            network, run = trained_registration(one, dataset)
+            networks[kind] = trained_registration(one, dataset)
         else:
-            network, run = trained_extractor(one, dataset), one.folder
-        save_model(network.half(), path)
-        written.append(path)
-        index[name] = _card(name, path, run, dataset)
-        write_json(folder / INDEX.name, index)
-    total = sum((folder / card["file"]).stat().st_size for card in index.values())
+            networks[kind] = trained_extractor(one, dataset), one.folder
+    index = pretrained(folder / INDEX.name)
+    files = {f"{dataset.name}/{kind}": folder / f"{dataset.name}-{kind}.safetensors" for kind in networks}
+    kept = sum((folder / card["file"]).stat().st_size for name, card in index.items() if name not in files)
+    total = kept + sum(value.numel() * 2 for network, _ in networks.values() for value in network.state_dict().values())
     if total > MOST:
         raise ValueError(f"{total / 2**20:.1f} MiB of weights: ship smaller networks, {MOST >> 20} MiB at most")
-    return written
+    folder.mkdir(parents=True, exist_ok=True)
+    for (name, path), (network, run) in zip(files.items(), networks.values(), strict=True):
+        save_model(network.half(), path)
+        index[name] = _card(name, path, run, dataset)
+        write_json(folder / INDEX.name, index)
+    return list(files.values())
 
 
 def _card(name: str, path: Path, run: Path, dataset: Dataset) -> dict:

@@ -22,6 +22,7 @@ from deepsimreg.evaluation import indexed_labels, segmentation_metrics, smoothne
 from deepsimreg.export import write_field
 from deepsimreg.images import Image, ImageLike, as_image, positions, unit_range, voxel_map
 from deepsimreg.losses import Similarity, parse_similarity, required_extractors, similarity_terms
+from deepsimreg.models import EXTRACTORS
 from deepsimreg.optimisation import LEARNING_RATE, Level, default_levels, optimise, optimise_from_both
 from deepsimreg.pretrained import load
 from deepsimreg.warps import invert, jacobian_determinant, sample_image, sample_labels, warp_points
@@ -176,7 +177,8 @@ def register(
         raise ValueError("a judge decides between two starts: give a network, and steps")
     lam = _default_lam(similarity) if lam is None else float(lam)
     network = load(network).to(device) if isinstance(network, str | Path) else network
-    levels = [level if isinstance(level, Level) else Level(*level) for level in levels or default_levels(fixed.shape)]
+    levels = levels or default_levels(fixed.shape, started=network is not None)
+    levels = [level if isinstance(level, Level) else Level(*level) for level in levels]
     if steps is not None:
         levels = [Level(level.resolution, level.grid, steps) for level in levels]
     moving_values, fixed_values = unit_range(moving).to(device), unit_range(fixed).to(device)
@@ -257,10 +259,11 @@ def _similarity(similarity, extractor) -> Similarity:
                 f"{similarity} compares features: give extractor, a pretrained dataset (deepsimreg models), "
                 "a weight file, or a network with a method features(image)"
             )
-        named = isinstance(extractor, str | Path) and not Path(extractor).is_file()
-        extractors[kind] = (
-            extractor if isinstance(extractor, nn.Module) else load(f"{extractor}/{kind}" if named else extractor)
-        )
+        if isinstance(extractor, nn.Module):
+            extractors[kind] = extractor
+        else:
+            name = extractor if Path(extractor).is_file() else f"{extractor}/{kind}"
+            extractors[kind] = load(name, EXTRACTORS.get(kind))
     built = parse_similarity(similarity, extractors)
     if built.needs_labels:
         raise ValueError(f"{similarity} compares labels, too: it trains networks, and cannot register a pair")

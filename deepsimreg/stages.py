@@ -42,7 +42,7 @@ from deepsimreg.experiment import (
     write_json,
 )
 from deepsimreg.losses import build_similarity, required_extractor
-from deepsimreg.models import ARCHITECTURES, Autoencoder, UNet, load_model, load_vgg, vgg_path
+from deepsimreg.models import ARCHITECTURES, EXTRACTORS, Autoencoder, UNet, load_model, load_vgg, vgg_path
 from deepsimreg.paths import PROJECT
 from deepsimreg.statistics import compare_methods
 from deepsimreg.training import (
@@ -54,7 +54,6 @@ from deepsimreg.training import (
 )
 from deepsimreg.warps import warp_image, warp_labels
 
-NETWORKS = {"seg": UNet, "ae": Autoencoder}
 AUGMENTATIONS = {2: AUGMENT_2D, 3: AUGMENT_3D}
 Tables = dict[str, pd.DataFrame]
 
@@ -95,7 +94,7 @@ def train_extractor(
             return samples if split != "train" else _share(samples, settings.labels)
 
         history = _fit(run, lambda: extractor_training(settings, dataset), dataset, items, f"extractor-{settings.name}")
-    return load_model(run.weights, NETWORKS[settings.kind]), history, run
+    return load_model(run.weights, EXTRACTORS[settings.kind]), history, run
 
 
 def training_data(settings: ExtractorSettings, dataset: Dataset) -> Dataset:
@@ -219,14 +218,14 @@ def extractor_of(
         if profile.name == QUICK:
             train_extractor(planned, training_data(planned, dataset))
         path = finished(planned) / "weights.safetensors"
-    return load_model(path, NETWORKS[kind]), path
+    return load_model(path, EXTRACTORS[kind]), path
 
 
 def trained_extractor(settings: ExtractorSettings, dataset: Dataset) -> nn.Module:
     """One extractor of a profile; errors as `extractor_of`."""
     if settings.profile == QUICK:
         return train_extractor(settings, training_data(settings, dataset))[0]
-    return load_model(finished(settings) / "weights.safetensors", NETWORKS[settings.kind])
+    return load_model(finished(settings) / "weights.safetensors", EXTRACTORS[settings.kind])
 
 
 def finished(settings: Settings) -> Path:

@@ -46,18 +46,21 @@ def make_way(profile: Profile, dataset: Dataset, settings: WaySettings, lam: flo
     extractors = {kind: extractor_of(profile.extractor(dataset.name, kind), dataset, kind)[0] for kind in kinds}
     parts = [build_similarity(name, extractors, **settings.options.get(name, {})) for name in settings.similarity]
     similarity = WeightedSum(parts, list(settings.similarity.values()))
-    levels = [Level(*level) for level in settings.levels]
-
+    levels = _levels(settings, dataset)
     judge = build_similarity(settings.judge, extractors) if settings.judge else None
 
     def register(moving: Tensor, fixed: Tensor, observe=None) -> Tensor:
         start = None if network is None else network(moving, fixed)
-        pair = (moving, fixed, similarity, lam, levels or default_levels(fixed.shape[2:]), dataset.spacing, start)
+        pair = (moving, fixed, similarity, lam, levels, dataset.spacing, start)
         if judge is None:
             return optimise(*pair, progress=False, observe=observe).displacement
         return optimise_from_both(judge, *pair, progress=False, observe=observe).displacement
 
     return register
+
+
+def _levels(settings: WaySettings, dataset: Dataset) -> list[Level]:
+    return list(settings.levels) or default_levels(dataset.shape, started=bool(settings.network))
 
 
 def tune_ways(profile: Profile, dataset: Dataset) -> pd.DataFrame:
@@ -75,11 +78,13 @@ def tune_ways(profile: Profile, dataset: Dataset) -> pd.DataFrame:
     folder = profile.folder(dataset.name, "optimisation")
     ways = [way for way in profile.ways(dataset.name) if way.lams]
     candidates = {(way.name, lam): make_way(profile, dataset, way, lam) for way in ways for lam in way.lams}
+    if not candidates:
+        means = pd.DataFrame(columns=["way", "lam", *METRICS, "seconds", "chosen"]).astype({"chosen": bool})
+        write_table(means, folder / "tuned.csv")
+        return means
     table = _interleaved(
         candidates, profile, dataset, "validation", profile.way_pairs(dataset.name), folder / "validation.csv"
     )
-    if table.empty:
-        return pd.DataFrame(columns=["way", "lam", *METRICS, "seconds", "chosen"])
     groups = table.groupby(["way", "lam"], sort=False)
     means = groups.mean(numeric_only=True).assign(seconds=groups["seconds"].median()).reset_index()
     means["chosen"] = False
@@ -90,6 +95,11 @@ def tune_ways(profile: Profile, dataset: Dataset) -> pd.DataFrame:
     return means
 
 
+def _chosen(profile: Profile, dataset: Dataset) -> dict[str, float]:
+    """λ of each way that has any."""
+    return dict(tune_ways(profile, dataset).query("chosen")[["way", "lam"]].itertuples(index=False))
+
+
 def compare_ways(profile: Profile, dataset: Dataset) -> pd.DataFrame:
     """Every way on the test pairs, at its λ; a pair that has been registered in an earlier sitting is not again.
 
@@ -97,8 +107,7 @@ def compare_ways(profile: Profile, dataset: Dataset) -> pd.DataFrame:
         A row a way and pair: way, lam, pair, the metrics of `evaluate_pair`, and seconds of the registration alone.
     """
     folder = profile.folder(dataset.name, "optimisation")
-    means = tune_ways(profile, dataset)
-    lams = dict(means.loc[means["chosen"], ["way", "lam"]].itertuples(index=False)) if len(means) else {}
+    lams = _chosen(profile, dataset)
     chosen = {
         (way.name, lams.get(way.name, 0.0)): make_way(profile, dataset, way, lams.get(way.name, 0.0))
         for way in profile.ways(dataset.name)
@@ -115,7 +124,7 @@ def trace_ways(profile: Profile, dataset: Dataset, pairs: int = 3, every: int = 
     Returns:
         A row a way, pair and look: way, pair, step, seconds so far, and the metrics of `evaluate_pair`.
     """
-    lams = dict(tune_ways(profile, dataset).query("chosen")[["way", "lam"]].itertuples(index=False))
+    lams = _chosen(profile, dataset)
     rows = []
     chosen = dataset.pairs("validation")
     for pair in tqdm([chosen[i] for i in range(min(pairs, len(chosen)))], desc="traces", unit="pair", leave=False):
@@ -202,7 +211,7 @@ def _digest(profile: Profile, dataset: Dataset, way: WaySettings) -> str:
         files.append(profile.registration(dataset.name, way.network).folder / "weights.safetensors")
     if way.baseline:
         files.append(profile.baseline(dataset.name, way.baseline).folder / "done.json")
-    settings = (replace(way, lams=()), default_levels(dataset.shape), LEARNING_RATE, dataset.fingerprint())
+    settings = (replace(way, lams=()), _levels(way, dataset), LEARNING_RATE, dataset.fingerprint())
     digest = hashlib.sha256(repr(settings).encode())
     for file in files:
         digest.update(file.read_bytes() if file.is_file() else b"")

@@ -33,6 +33,11 @@ def test_what_is_published_loads_by_name_with_the_figures_of_its_card(tmp_path, 
         _, _, run = train_extractor(plan.extractor("phantom-2d", kind), data)
         run.finish(best={"validation_loss": 0.25}, seconds=1.0)
     folder = tmp_path / "weights"
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "MOST", 1000)
+        with pytest.raises(ValueError, match="MiB of weights: ship smaller"):
+            publish.publish(plan, data, "mse", folder)
+    assert not folder.exists(), "refused before anything is written"
     files = publish.publish(plan, data, "mse", folder)
     assert [path.name for path in files] == [f"phantom-2d-{k}.safetensors" for k in ("seg", "ae", "registration")]
     monkeypatch.setattr(pretrained, "WEIGHTS", folder)

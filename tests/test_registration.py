@@ -11,8 +11,8 @@ from deepsimreg import register
 from deepsimreg.data import load_dataset
 from deepsimreg.evaluation import evaluate_pair
 from deepsimreg.losses import MSE, DeepSim, FeatureFunction, Similarity, similarity_terms
-from deepsimreg.models import UNet, VoxelMorph, save_model
-from deepsimreg.optimisation import Level, optimise
+from deepsimreg.models import UNet, VoxelMorph, WeightsError, save_model
+from deepsimreg.optimisation import Level, default_levels, optimise
 from deepsimreg.warps import (
     affine_displacement,
     compose,
@@ -150,6 +150,12 @@ def test_weights_of_extractor_and_network_do_not_change(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+def test_an_extractor_of_another_kind_is_refused(tmp_path):
+    path = save_model(UNet(2, 3, channels=[4, 6, 8]), tmp_path / "weights.safetensors")
+    with pytest.raises(WeightsError, match="weights of UNet, but Autoencoder is needed"):
+        register(smooth((32, 32), 1), smooth((32, 32), 2), "deepsim-ae", extractor=path, **QUIET)
+
+
 def test_three_ways_network_both_and_optimisation(tmp_path):
     torch.manual_seed(0)
     network = VoxelMorph(2, channels=[4, 6, 8], light=True).eval()
@@ -166,23 +172,26 @@ def test_three_ways_network_both_and_optimisation(tmp_path):
     assert both.velocity is not None
 
 
+class Constant(torch.nn.Module):
+    """A registration network that always gives one displacement."""
+
+    def __init__(self, displacement):
+        super().__init__()
+        self.displacement = displacement
+
+    def forward(self, moving, fixed):
+        return self.displacement
+
+
 def test_a_judge_keeps_the_better_of_two_starts():
     """A network that points nowhere: the judge keeps the start from rest. One that knows the answer: its start."""
     moving, truth = smooth((40, 48), 2, period=4), 3 * bump((40, 48))  # too far to be found from rest
     fixed = warp_image(moving, truth)
 
-    class Answer(torch.nn.Module):
-        def __init__(self, factor):
-            super().__init__()
-            self.factor = factor
-
-        def forward(self, moving, fixed):
-            return self.factor * truth
-
     options = {"levels": [(1, 4, 10)], **QUIET}
     rest = register(moving, fixed, "mse", 0.01, **options)
     for factor in (-1.5, 1.0):
-        network = Answer(factor)
+        network = Constant(factor * truth)
         started = register(moving, fixed, "mse", 0.01, network=network, **options)
         kept = register(moving, fixed, "mse", 0.01, network=network, judge="ncc", **options)
         found, other = (rest, started) if factor < 0 else (started, rest)
@@ -201,6 +210,16 @@ def test_a_start_is_met_before_the_first_step(shape):
     found = optimise(moving, fixed, MSE(), 0.1, [Level(1, 4, 0)], None, truth, progress=False)
     assert error(found.displacement, truth) < 0.2
     assert error(0 * truth, truth) > 1
+
+
+def test_a_start_begins_on_a_grid_that_holds_it():
+    shape = (256, 320)
+    assert default_levels(shape)[0] == Level(8, 32, 30)
+    assert default_levels(shape, started=True) == [Level(2, 8, 30), Level(1, 4, 20)]
+    moving, truth = smooth(shape, period=20), bump(shape, 6.0)
+    fixed = warp_image(moving, truth)
+    alone = register(moving, fixed, "mse", 0.01, network=Constant(truth), steps=1, **QUIET)
+    assert error(alone.displacement, truth) < 0.2
 
 
 def test_files_on_different_grids_meet_in_the_world(tmp_path):

@@ -77,13 +77,17 @@ def test_what_was_registered_is_not_registered_again(profile, monkeypatch):
         ({"baseline": "greedy", "network": "mse"}, "the way x of .* has a baseline: give nothing beside it"),
         ({"similarity": "ncc", "lam": [1], "judge": "mse"}, "the way x of .* has a judge: give network"),
         ({"network": "mse", "similarity": "ncc", "lam": [1], "judge": "ms"}, "judge of the way x .* 'ms'"),
-        ({"similarity": "nc", "lam": [1], "levels": LEVELS}, "unknown similarity 'nc'"),
+        ({"similarity": "nc", "lam": [1], "levels": LEVELS}, "the way x: unknown similarity 'nc'"),
+        ({"similarity": "ncc", "lam": [1], "levels": [[4, 2, 5]]}, "the way x: .* grid the larger"),
+        ({"similarity": "ncc", "lam": [1], "levels": [[4, 8]]}, "the way x: .* 'steps'"),
+        ({"similarity": "ncc-sup", "lam": [1]}, "the way x of .* compares labels by ncc-sup"),
+        ({"similarity": "ncc", "lam": [1], "options": {"mind": {}}}, "the way x of .* 'mind'"),
     ],
     ids=str,
 )
 def test_ways_that_cannot_be_are_refused_at_the_start(profile, way, message):
     tree = {"phantom-2d": TREE["phantom-2d"] | {"optimisation": {"ways": {"x": way}}}}
-    with pytest.raises((SettingsError, ValueError), match=message):
+    with pytest.raises(SettingsError, match=message):
         profile(tree)
 
 
@@ -105,6 +109,16 @@ def test_traces_look_at_every_way_from_its_start_to_its_end(profile):
     way = next(way for way in plan.ways("phantom-2d") if way.name == "ncc")
     displacement = ways.make_way(plan, data, way, lam)(pair.moving.image[None], pair.fixed.image[None])
     assert ways._measured(displacement, pair, data)["dice"] == pytest.approx(final["dice"])
+
+
+def test_ways_without_a_lam_are_compared(profile):
+    own = {name: WAYS[name] for name in ("greedy", "network")}
+    plan = profile({"phantom-2d": TREE["phantom-2d"] | {"optimisation": {"ways": own}}})
+    table = ways.compare_ways(plan, plan.load("phantom-2d"))
+    assert list(table["way"]) == ["greedy", "network"] * 2
+    assert not len(ways.tune_ways(plan, plan.load("phantom-2d")))
+    traces = ways.trace_ways(plan, plan.load("phantom-2d"), pairs=1)
+    assert list(traces["way"].unique()) == ["greedy", "network"]
 
 
 def test_a_way_with_other_settings_is_registered_anew(profile, monkeypatch):

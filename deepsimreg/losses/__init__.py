@@ -47,6 +47,10 @@ class Factory:
     loss: Callable[..., Similarity]
     extractor: str | None = None
 
+    @property
+    def needs_labels(self) -> bool:
+        return getattr(self.loss, "func", self.loss).needs_labels
+
     def __call__(self, extractors: Mapping[str, object] | None = None, **options) -> Similarity:
         if self.extractor is None:
             return self.loss(**options)

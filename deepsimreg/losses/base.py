@@ -59,6 +59,24 @@ class Similarity(nn.Module, ABC):
         return lambda moved: self.distance(moved, fixed)
 
 
+class MapSimilarity(Similarity):
+    """Compares what it extracts from each image; the fixed image's maps have no gradient."""
+
+    def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
+        check_pair(moved, fixed)
+        with torch.no_grad():
+            maps = self.maps(fixed)
+        return self.distance(self.maps(moved), maps)
+
+    @abstractmethod
+    def maps(self, image: Tensor) -> list:
+        """Tensors (N, C, *spatial / r), r a power of two."""
+
+    @abstractmethod
+    def distance(self, moved: list, fixed: list) -> Tensor:
+        """Scalar loss of the maps of two images."""
+
+
 class WeightedSum(Similarity):
     """Σ weight · similarity, as DeepSim + 0.5 NCC."""
 

@@ -7,13 +7,12 @@ inside a class, and judges a warp that is already there better than it leads to 
 Source: the Brier score; networks that segment while they register, as in Xu and Niethammer, DeepAtlas (MICCAI 2019).
 """
 
-import torch
 from torch import Tensor, nn
 
-from deepsimreg.losses.base import Similarity, check_pair
+from deepsimreg.losses.base import MapSimilarity
 
 
-class ClassProbabilities(Similarity):
+class ClassProbabilities(MapSimilarity):
     """Squared difference of the class probabilities of two images (N, C, *spatial), in [0, 2]; 0 for identical images.
 
     network: image -> logits (N, classes, *spatial). It is frozen in place. Gradient reaches the moved image only.
@@ -29,12 +28,6 @@ class ClassProbabilities(Similarity):
         super().train(mode)
         self.network.eval()
         return self
-
-    def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
-        check_pair(moved, fixed)
-        with torch.no_grad():
-            probabilities = self.maps(fixed)
-        return self.distance(self.maps(moved), probabilities)
 
     def maps(self, image: Tensor) -> list[Tensor]:
         logits = self.network(image).float()

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from deepsimreg.losses.base import Alignment, Similarity, at_least_float32, check_pair
+from deepsimreg.losses.base import Alignment, MapSimilarity, at_least_float32, check_pair
 from deepsimreg.warps import displacement_at, warp_image
 
 
-class DeepSim(Similarity):
+class DeepSim(MapSimilarity):
     """Cosine distance of deep features of two images (N, C, *spatial), in [0, 2]; 0 for identical images.
 
     extractor: any object with `.features(image)` -> one tensor (N, C_l, *spatial_l) for each level l = 1…L. A
@@ -55,12 +55,6 @@ class DeepSim(Similarity):
         if isinstance(self.extractor, nn.Module):
             self.extractor.eval()
         return self
-
-    def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
-        check_pair(moved, fixed)
-        with torch.no_grad():
-            features_fixed = self.maps(fixed)
-        return self.distance(self.maps(moved), features_fixed)
 
     def compare(self, alignment: Alignment) -> Tensor:
         if not self.extract_before_warp:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepsimreg.losses.base import Similarity, at_least_float32, check_pair
+from deepsimreg.losses.base import MapSimilarity, at_least_float32
 from deepsimreg.losses.box import box_mean
 
 
-class MIND(Similarity):
+class MIND(MapSimilarity):
     """Mean squared difference of the MIND-SSC descriptors of two images (N, 1, *spatial); 0 for identical images.
 
     radius: of the patch, 2 radius + 1 voxels wide. dilation: distance of the neighbours, voxels.
@@ -32,12 +32,6 @@ class MIND(Similarity):
         if radius < 0 or dilation < 1:
             raise ValueError(f"radius is {radius} and dilation {dilation}: give radius ≥ 0 and dilation ≥ 1")
         self.radius, self.dilation = radius, dilation
-
-    def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
-        check_pair(moved, fixed)
-        with torch.no_grad():
-            descriptor = self.maps(fixed)
-        return self.distance(self.maps(moved), descriptor)
 
     def maps(self, image: Tensor) -> list[Tensor]:
         return [self.describe(image)]

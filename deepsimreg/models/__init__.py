@@ -17,6 +17,7 @@ from deepsimreg.models.voxelmorph import VoxelMorph
 
 __all__ = [
     "ARCHITECTURES",
+    "EXTRACTORS",
     "MODELS",
     "Autoencoder",
     "Pyramid",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 ARCHITECTURES = {"voxelmorph": VoxelMorph, "pyramid": Pyramid, "transmorph": TransMorph}  # of registration networks
+EXTRACTORS = {"seg": UNet, "ae": Autoencoder}  # of features, by what they are trained for
 MODELS = {"unet": UNet, "autoencoder": Autoencoder} | ARCHITECTURES
 
 
