@@ -36,7 +36,7 @@ DEFAULT_LAM = {  # the paper's for hippocampus-mr; VGG's is that for platelet-em
     "vgg": 1.0,
     "deepsim-ae": 0.25,
     "deepsim-seg": 0.5,
-    "classes-seg": 0.3,
+    "classes-seg": 0.015,
 }
 
 

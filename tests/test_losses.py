@@ -330,15 +330,24 @@ def test_class_probabilities_by_definition(shape):
     torch.manual_seed(0)
     network = UNet(len(shape), 3, channels=[4, 5, 6], light=True).double()
     moved, fixed = (torch.rand(2, 1, *shape, dtype=torch.float64) for _ in range(2))
-    measure = build_similarity("classes-seg", {"seg": network}).train()
+    measure = build_similarity("classes-seg", {"seg": network}, resolution=1).train()
     with torch.no_grad():
         logits = [network.eval()(image).numpy() for image in (moved, fixed)]
     a, b = (np.exp(values) / np.exp(values).sum(1, keepdims=True) for values in logits)
     assert measure(moved, fixed).item() == pytest.approx(((a - b) ** 2).sum(1).mean(), rel=1e-4)
     assert measure(fixed, fixed).item() == 0
+    padding = [(0, 0), (0, 0), *((0, side % 2) for side in moved.shape[2:])]
+    a, b = (np.pad(values, padding, mode="edge") for values in (a, b))
+    blocks = [size for side in a.shape[2:] for size in (side // 2, 2)]
+    axes = tuple(range(3, 2 + len(blocks), 2))
+    a, b = (values.reshape(*values.shape[:2], *blocks).mean(axes) for values in (a, b))
+    half = build_similarity("classes-seg", {"seg": network})
+    assert half(moved, fixed).item() == pytest.approx(((a - b) ** 2).sum(1).mean(), rel=1e-4)
     measure(moved.requires_grad_(), fixed).backward()
     assert moved.grad.abs().max() > 0
     assert all(weight.grad is None for weight in network.parameters())
+    with pytest.raises(ValueError, match="resolution is 3: give a power of two"):
+        build_similarity("classes-seg", {"seg": network}, resolution=3)
 
 
 def alignment(shape, dtype=torch.float64, size=0.0, seed=0):

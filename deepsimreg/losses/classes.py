@@ -1,28 +1,34 @@
 """Class probabilities: similar where a segmentation network sees the same classes.
 
-loss = sum_k mean_p (s_k(moved)_p - s_k(fixed)_p)^2,   s(.)_p the softmax of the network's output at voxel p
+loss = sum_k mean_p (s_k(moved)_p - s_k(fixed)_p)^2
 
-Where DeepSim asks the encoder what a place looks like, this asks the whole network what it is. It has nothing to say
-inside a class, and judges a warp that is already there better than it leads to one.
+s(.)_p is the softmax of the network's output, averaged over the voxels of position p. Where DeepSim asks the encoder what
+a place looks like, this asks the whole network what it is. It has nothing to say inside a class: another similarity beside
+it says what to do there.
 Source: the Brier score; networks that segment while they register, as in Xu and Niethammer, DeepAtlas (MICCAI 2019).
 """
 
 from torch import Tensor, nn
 
 from deepsimreg.losses.base import MapSimilarity
+from deepsimreg.warps import pooled
 
 
 class ClassProbabilities(MapSimilarity):
     """Squared difference of the class probabilities of two images (N, C, *spatial), in [0, 2]; 0 for identical images.
 
     network: image -> logits (N, classes, *spatial). It is frozen in place. Gradient reaches the moved image only.
+    resolution: voxels of a position along every axis, a power of two. 2 is what a light network knows, and an eighth of
+    the work.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, resolution: int = 2):
         super().__init__()
         if not callable(network):
             raise TypeError(f"{type(network).__name__} cannot be called: give a network, image -> logits")
-        self.network = network.requires_grad_(False).eval()
+        if resolution < 1 or resolution & (resolution - 1):
+            raise ValueError(f"resolution is {resolution}: give a power of two")
+        self.network, self.resolution = network.requires_grad_(False).eval(), resolution
 
     def train(self, mode: bool = True) -> "ClassProbabilities":
         super().train(mode)
@@ -36,7 +42,10 @@ class ClassProbabilities(MapSimilarity):
                 f"{type(self.network).__name__} has {logits.shape[1]} output channel: class probabilities need a "
                 "segmentation network with at least two classes"
             )
-        return [logits.softmax(1)]
+        return [pooled(logits.softmax(1), self.resolution)]
 
     def distance(self, moved: list[Tensor], fixed: list[Tensor]) -> Tensor:
         return (moved[0] - fixed[0]).square().sum(1).mean()
+
+    def extra_repr(self) -> str:
+        return f"resolution={self.resolution}"
