@@ -136,7 +136,6 @@ class WaySettings:
     baseline: str = ""  # a method that is not trained, at the value that its run chose
     network: str = ""  # method of the profile whose network, of the first seed, is the start
     similarity: dict = field(default_factory=dict)  # name → weight, of the optimisation; empty: none
-    judge: str = ""  # similarity that decides between the starts from rest and from the network; empty: the network's
     options: dict = field(default_factory=dict)  # of each similarity, by its name
     lams: tuple[float, ...] = ()  # the best on the validation pairs is taken to the test
     levels: tuple[Level, ...] = ()  # coarse to fine; empty: the defaults
@@ -148,7 +147,7 @@ ANY = object()
 NETWORK = {"network": ANY, "fit": ANY}
 EXTRACTOR = NETWORK | {"kind": ANY, "source": ANY, "labels": ANY}
 METHOD = NETWORK | {"lam": ANY, "grid": ANY, "options": ANY, "extractor": ANY, "architecture": ANY}
-WAY = dict.fromkeys(("baseline", "network", "similarity", "judge", "options", "lam", "levels"), ANY)
+WAY = dict.fromkeys(("baseline", "network", "similarity", "options", "lam", "levels"), ANY)
 SECTIONS = {
     "data": ANY,
     "extractors": NETWORK | {"*": EXTRACTOR},
@@ -215,15 +214,11 @@ class Profile:
             known(f"baseline of {where}", way.baseline, self._section(dataset, "baselines"))
         if way.network:
             known(f"network of {where}", way.network, self.methods(dataset))
-        if way.judge:
-            known(f"judge of {where}", way.judge, SIMILARITIES)
         if way.baseline and (way.network or way.similarity):
             raise SettingsError(f"{where} has a baseline: give nothing beside it")
-        if way.judge and not (way.network and way.similarity):
-            raise SettingsError(f"{where} has a judge: give network and similarity, too")
         if bool(way.similarity) != bool(way.lams) or not (way.baseline or way.network or way.similarity):
             raise SettingsError(f"{where}: give a baseline, a network, or a similarity with lam (a list)")
-        labelled = [name for name in (*way.similarity, way.judge) if name and SIMILARITIES[name].needs_labels]
+        labelled = [name for name in way.similarity if SIMILARITIES[name].needs_labels]
         if labelled:
             raise SettingsError(f"{where} compares labels by {labelled[0]}: a pair is registered without them")
         for name in way.options:
@@ -459,7 +454,6 @@ class Profile:
                 own.get("baseline", ""),
                 own.get("network", ""),
                 similarity_terms(own["similarity"]) if "similarity" in own else {},
-                own.get("judge", ""),
                 own.get("options", {}),
                 tuple(map(float, own.get("lam", ()))),
                 tuple(Level(*level) for level in own.get("levels", ())),

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from deepsimreg.losses import Similarity, diffusion
-from deepsimreg.warps import crop, displacement_at, integrate, pooled, upsample, warp_image
+from deepsimreg.warps import crop, displacement_at, grid_step, integrate, pooled, upsample, warp_image
 
 MODELS = ("velocity", "displacement")
 LEARNING_RATE = 0.15  # of Adam, in control points
@@ -143,67 +143,16 @@ def optimise(
     return Optimised(displacement, velocity if model == "velocity" else None, tuple(losses))
 
 
-def optimise_from_both(
-    judge: Similarity,
-    moving: Tensor,
-    fixed: Tensor,
-    similarity: Similarity,
-    lam: float,
-    levels: Sequence[Level],
-    spacing: Sequence[float] | None,
-    start: Tensor,
-    *settings,
-    observe: Callable[[int, Callable[[], Tensor]], None] | None = None,
-    **more,
-) -> Optimised:
-    """Optimise a batch of pairs from rest and from `start`, and keep of each pair what the judge finds closer.
-
-    A start can lead to a lower loss at a wrong place, which another measure sees. Arguments as `optimise`, and
-        judge: of the moved and the fixed image; it looks once, at the end.
-    """
-
-    @torch.no_grad()
-    def better(displacements: Tensor) -> list[int]:
-        """Rows of the better displacements, of those from rest and then those from the start."""
-        rows = []
-        for index, (image, target) in enumerate(zip(moving.split(1), fixed.split(1), strict=True)):
-            both = displacements[index :: len(fixed)]
-            rest, started = (judge(warp_image(image, one), target) for one in both.split(1))
-            rows.append(index + len(fixed) * int(started < rest))
-        return rows
-
-    def look(step: int, displacements: Callable[[], Tensor]) -> None:
-        def displacement() -> Tensor:
-            found = displacements()
-            return found[better(found)]
-
-        observe(step, displacement)
-
-    found = optimise(
-        torch.cat([moving, moving]),
-        torch.cat([fixed, fixed]),
-        similarity,
-        lam,
-        levels,
-        spacing,
-        torch.cat([torch.zeros_like(start), start]),
-        *settings,
-        observe=None if observe is None else look,
-        **more,
-    )
-    rows = better(found.displacement)
-    velocity = None if found.velocity is None else found.velocity[rows]
-    return Optimised(found.displacement[rows], velocity, found.losses)
-
-
 class _Pair:
-    """What is compared on one level."""
+    """What is compared on one level: at its resolution, or at that of the finest map if all are coarser."""
 
     def __init__(self, moving, fixed, similarity, maps, level, model, squarings, symmetric):
         self.similarity, self.level, self.model, self.squarings = similarity, level, model, squarings
         self.symmetric = symmetric
-        self.shape = [-(-size // level.resolution) for size in fixed.shape[2:]]
-        self.images = [pooled(image, level.resolution) for image in (moving, fixed)]
+        resolution = level.resolution if maps is None else max(level.resolution, min(_steps(maps, fixed.shape[2:])))
+        self.resolution = min(resolution, level.grid)
+        self.shape = [-(-size // self.resolution) for size in fixed.shape[2:]]
+        self.images = [pooled(image, self.resolution) for image in (moving, fixed)]
         self.maps = None if maps is None else [_at(one, self.shape) for one in maps]
         if maps is not None:
             with torch.no_grad():
@@ -221,7 +170,7 @@ class _Pair:
         return loss, regulariser
 
     def _finer(self, flow: Tensor) -> Tensor:
-        return _finer(flow, self.level.grid, self.level.resolution, self.shape)
+        return _finer(flow, self.level.grid, self.resolution, self.shape)
 
     def _compare(self, displacement: Tensor, moving: int, fixed: int) -> Tensor:
         if self.maps is None:
@@ -264,14 +213,18 @@ def _halves(maps):
     return list(zip(*(_halves(one) for one in maps), strict=True))
 
 
+def _steps(maps, shape: Sequence[int]) -> list[int]:
+    """Voxels of a position of each map."""
+    if isinstance(maps, Tensor):
+        return [max(grid_step(size, own) for size, own in zip(shape, maps.shape[2:], strict=True))]
+    return [step for one in maps for step in _steps(one, shape)]
+
+
 def _at(maps, target: Sequence[int]):
     """Maps that are finer than the comparison, pooled to it; coarser ones as they are."""
     if isinstance(maps, Tensor):
-        own, factor = maps.shape[2:], 1
-        while any(size > limit for size, limit in zip(own, target, strict=True)):
-            factor *= 2
-            own = [-(-size // factor) for size in maps.shape[2:]]
-        return pooled(maps, factor)
+        finer = any(own > size for own, size in zip(maps.shape[2:], target, strict=True))
+        return pooled(maps, grid_step(max(maps.shape[2:]), max(target))) if finer else maps
     return [_at(one, target) for one in maps]
 
 

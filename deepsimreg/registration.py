@@ -23,7 +23,7 @@ from deepsimreg.export import write_field
 from deepsimreg.images import Image, ImageLike, as_image, positions, unit_range, voxel_map
 from deepsimreg.losses import Similarity, parse_similarity, required_extractors, similarity_terms
 from deepsimreg.models import EXTRACTORS
-from deepsimreg.optimisation import LEARNING_RATE, Level, default_levels, optimise, optimise_from_both
+from deepsimreg.optimisation import LEARNING_RATE, Level, default_levels, optimise
 from deepsimreg.pretrained import load
 from deepsimreg.warps import invert, jacobian_determinant, sample_image, sample_labels, warp_points
 
@@ -124,7 +124,6 @@ def register(
     lam: float | None = None,
     *,
     network: str | Path | nn.Module | None = None,
-    judge: str | Similarity | None = None,
     extractor: str | Path | nn.Module | None = None,
     levels: Sequence[Level | tuple[int, int, int]] | None = None,
     steps: int | None = None,
@@ -140,8 +139,7 @@ def register(
 ) -> Registration:
     """Pull `moving` onto `fixed`.
 
-    With a network and steps = 0 the network alone; with a network and steps, both; else optimisation from rest. With a
-    network and a judge the pair is optimised from rest and from the network, and the judge keeps the better one.
+    With a network and steps = 0 the network alone; with a network and steps, both; else optimisation from rest.
 
     Args:
         moving, fixed: paths (NIfTI, TIFF), nibabel images, arrays (H, W) or (X, Y, Z), tensors (N, C, *spatial).
@@ -150,7 +148,6 @@ def register(
         similarity: a name ("ncc"), a sum ("deepsim-seg + 0.5 mind"), names with weights, or a `Similarity`.
         lam: weight of the diffusion regulariser, derivatives in mm; None: `DEFAULT_LAM`.
         network: a registration network, the path of its weights, or a pretrained one's name.
-        judge: a similarity of the moved image to the fixed one, as "classes-seg", which decides between the two starts.
         extractor: for DeepSim: a network with `features`, the path of its weights, or the name of a pretrained dataset.
         levels: (resolution, grid, steps), coarse to fine; None: `default_levels`.
         steps: of each level, in place of the schedule's.
@@ -172,9 +169,6 @@ def register(
     moving, fixed = as_image(moving, "moving", spacing), as_image(fixed, "fixed", spacing)
     _check_together(moving, fixed)
     compared = _similarity(similarity, extractor).to(device)
-    judge = None if judge is None else _similarity(judge, extractor).to(device)
-    if judge is not None and (network is None or steps == 0):
-        raise ValueError("a judge decides between two starts: give a network, and steps")
     lam = _default_lam(similarity) if lam is None else float(lam)
     network = load(network).to(device) if isinstance(network, str | Path) else network
     levels = levels or default_levels(fixed.shape, started=network is not None)
@@ -184,8 +178,6 @@ def register(
     moving_values, fixed_values = unit_range(moving).to(device), unit_range(fixed).to(device)
     transform = align_affinely(moving, fixed, affine) if affine else None
     matrix = voxel_map(fixed, moving, transform)
-    if judge is not None:
-        judge(fixed_values[:1], fixed_values[:1])  # a network that cannot judge is refused before the optimisation
     still = fixed_values.new_zeros(len(fixed_values), fixed.ndim, *fixed.shape)
     on_grid = sample_image(moving_values, positions(matrix, still)) if _moves(matrix, moving, fixed) else moving_values
     clock["prepare"] = time.perf_counter()
@@ -197,12 +189,8 @@ def register(
     clock["network"] = time.perf_counter()
     displacement, velocity, losses = start, None, ()
     if start is None or sum(level.steps for level in levels):
-        settings = (model, extract, symmetric, learning_rate)
         pair = (on_grid, fixed_values, compared, lam, levels, fixed.spacing, start)
-        if judge is None:
-            found = optimise(*pair, *settings, progress=progress)
-        else:
-            found = optimise_from_both(judge, *pair, *settings, progress=progress)
+        found = optimise(*pair, model, extract, symmetric, learning_rate, progress=progress)
         displacement, velocity, losses = found.displacement, found.velocity, found.losses
     clock["optimise"] = time.perf_counter()
 

@@ -18,7 +18,7 @@ from deepsimreg.data import Dataset, Pair
 from deepsimreg.evaluation import evaluate_pair, summary
 from deepsimreg.experiment import QUICK, Profile, Run, SettingsError, WaySettings
 from deepsimreg.losses import WeightedSum, build_similarity, required_extractors
-from deepsimreg.optimisation import LEARNING_RATE, Level, default_levels, optimise, optimise_from_both
+from deepsimreg.optimisation import LEARNING_RATE, Level, default_levels, optimise
 from deepsimreg.stages import extractor_of, method_of, write_table
 
 MOST_FOLDS = 1e-4  # share of voxels; a λ with more is not chosen, if there is one with fewer
@@ -42,19 +42,16 @@ def make_way(profile: Profile, dataset: Dataset, settings: WaySettings, lam: flo
     if not settings.similarity:
         return method_of(profile, dataset, settings.baseline or settings.network)
     network = method_of(profile, dataset, settings.network) if settings.network else None
-    kinds = required_extractors([*settings.similarity, *([settings.judge] if settings.judge else [])])
+    kinds = required_extractors(settings.similarity)
     extractors = {kind: extractor_of(profile.extractor(dataset.name, kind), dataset, kind)[0] for kind in kinds}
     parts = [build_similarity(name, extractors, **settings.options.get(name, {})) for name in settings.similarity]
     similarity = WeightedSum(parts, list(settings.similarity.values()))
     levels = _levels(settings, dataset)
-    judge = build_similarity(settings.judge, extractors) if settings.judge else None
 
     def register(moving: Tensor, fixed: Tensor, observe=None) -> Tensor:
         start = None if network is None else network(moving, fixed)
         pair = (moving, fixed, similarity, lam, levels, dataset.spacing, start)
-        if judge is None:
-            return optimise(*pair, progress=False, observe=observe).displacement
-        return optimise_from_both(judge, *pair, progress=False, observe=observe).displacement
+        return optimise(*pair, progress=False, observe=observe).displacement
 
     return register
 
@@ -205,7 +202,7 @@ def ways_tables(profile: Profile, dataset: Dataset) -> dict[str, pd.DataFrame]:
 
 def _digest(profile: Profile, dataset: Dataset, way: WaySettings) -> str:
     """Of all that a way's result follows from, but for its λ: rows of anything else are not reused."""
-    kinds = required_extractors([*way.similarity, *([way.judge] if way.judge else [])])
+    kinds = required_extractors(way.similarity)
     files = [profile.extractor(dataset.name, kind).folder / "weights.safetensors" for kind in kinds]
     if way.network:
         files.append(profile.registration(dataset.name, way.network).folder / "weights.safetensors")

@@ -19,7 +19,7 @@
 # |---|---|
 # | a network | a trained network answers in one look |
 # | optimisation | the warp of this pair is searched, step by step |
-# | both | the search starts at the network's answer, too, and the end is kept that a judge prefers |
+# | both | the search starts at the network's answer |
 #
 # The images are the phantom of this project: drawn by a program, so the true displacement is known and the answer can be
 # checked. Results on real data are in the README.
@@ -80,15 +80,15 @@ plots.feature_maps(extractor.features(fixed))
 #
 # $$D(I\circ\Phi, J) + \lambda\,R(u), \qquad \Phi(x) = x + u(x)$$
 #
-# over a smooth invertible warp, coarse to fine. With `steps=0` it is the network alone. For *both*, the judge
-# compares what the segmentation network makes of the moved and of the fixed image; it can err.
+# over a smooth invertible warp, coarse to fine. A network's answer is one to start from; with `steps=0` it is the
+# result.
 
 # %% tags=["nbval-ignore-output"]
 given = {"extractor": extractor, "labels": labels, "progress": False}
 ways = {
     "network": register(moving, fixed, similarity, lam, network="phantom-2d/registration", steps=0, **given),
     "optimisation": register(moving, fixed, similarity, lam, **given),
-    "both": register(moving, fixed, similarity, lam, network="phantom-2d/registration", judge="classes-seg", **given),
+    "both": register(moving, fixed, similarity, lam, network="phantom-2d/registration", **given),
 }
 
 # %% [markdown]
@@ -146,7 +146,8 @@ show("both", 1.0)
 # Paths of NIfTI or TIFF files work like arrays. For MR images of the hippocampus the package has networks, too:
 #
 # ```python
-# result = register("moving.nii.gz", "fixed.nii.gz", "ncc-3 + 0.1 deepsim-seg", extractor="hippocampus-mr")
+# similarity = "0.2 deepsim-seg + 20 classes-seg"  # features, and the classes that the network sees
+# result = register("moving.nii.gz", "fixed.nii.gz", similarity, extractor="hippocampus-mr")
 # result.save("result")  # moved.nii.gz, and field.nii.gz for ITK, ANTs and Slicer
 # ```
 #

@@ -183,25 +183,6 @@ class Constant(torch.nn.Module):
         return self.displacement
 
 
-def test_a_judge_keeps_the_better_of_two_starts():
-    """A network that points nowhere: the judge keeps the start from rest. One that knows the answer: its start."""
-    moving, truth = smooth((40, 48), 2, period=4), 3 * bump((40, 48))  # too far to be found from rest
-    fixed = warp_image(moving, truth)
-
-    options = {"levels": [(1, 4, 10)], **QUIET}
-    rest = register(moving, fixed, "mse", 0.01, **options)
-    for factor in (-1.5, 1.0):
-        network = Constant(factor * truth)
-        started = register(moving, fixed, "mse", 0.01, network=network, **options)
-        kept = register(moving, fixed, "mse", 0.01, network=network, judge="ncc", **options)
-        found, other = (rest, started) if factor < 0 else (started, rest)
-        assert error(kept.displacement, found.displacement) < 0.2 * error(kept.displacement, other.displacement)
-        assert error(found.displacement, truth) < error(other.displacement, truth)
-        assert kept.velocity.shape == rest.velocity.shape
-    with pytest.raises(ValueError, match="a judge decides between two starts: give a network"):
-        register(moving, fixed, "mse", judge="ncc", **QUIET)
-
-
 @SHAPES
 def test_a_start_is_met_before_the_first_step(shape):
     """The velocity of a smooth displacement flows back into it."""
@@ -210,6 +191,16 @@ def test_a_start_is_met_before_the_first_step(shape):
     found = optimise(moving, fixed, MSE(), 0.1, [Level(1, 4, 0)], None, truth, progress=False)
     assert error(found.displacement, truth) < 0.2
     assert error(0 * truth, truth) > 1
+
+
+@SHAPES
+def test_no_grid_is_finer_than_what_is_compared(shape):
+    torch.manual_seed(0)
+    similarity = DeepSim(UNet(len(shape), 3, channels=[4, 6, 8]))
+    pair = smooth(shape, 1), smooth(shape, 2), similarity, 0.1
+    fine, half, coarse = (optimise(*pair, [Level(r, 4, 5)], progress=False).displacement for r in (1, 2, 4))
+    assert torch.equal(fine, half), "the finest features have steps of two voxels"
+    assert not torch.equal(half, coarse)
 
 
 def test_a_start_begins_on_a_grid_that_holds_it():

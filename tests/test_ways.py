@@ -21,8 +21,12 @@ TREE = {
                 "greedy": {"baseline": "greedy"},
                 "network": {"network": "mse"},
                 "ncc": {"similarity": "ncc", "options": {"ncc": {"window": 5}}, "lam": [0.3, 1], "levels": LEVELS},
-                "both": {"network": "mse", "similarity": "ncc + deepsim-seg", "lam": [1], "levels": LEVELS[1:]},
-                "judged": {"network": "mse", "judge": "classes-seg", "similarity": "ncc", "lam": [1], "levels": LEVELS},
+                "both": {
+                    "network": "mse",
+                    "similarity": "ncc + deepsim-seg + classes-seg",
+                    "lam": [1],
+                    "levels": LEVELS[1:],
+                },
             }
         },
     }
@@ -75,8 +79,6 @@ def test_what_was_registered_is_not_registered_again(profile, monkeypatch):
         ({"similarity": "ncc"}, "the way x of .* lam"),
         ({}, "the way x of"),
         ({"baseline": "greedy", "network": "mse"}, "the way x of .* has a baseline: give nothing beside it"),
-        ({"similarity": "ncc", "lam": [1], "judge": "mse"}, "the way x of .* has a judge: give network"),
-        ({"network": "mse", "similarity": "ncc", "lam": [1], "judge": "ms"}, "judge of the way x .* 'ms'"),
         ({"similarity": "nc", "lam": [1], "levels": LEVELS}, "the way x: unknown similarity 'nc'"),
         ({"similarity": "ncc", "lam": [1], "levels": [[4, 2, 5]]}, "the way x: .* grid the larger"),
         ({"similarity": "ncc", "lam": [1], "levels": [[4, 8]]}, "the way x: .* 'steps'"),

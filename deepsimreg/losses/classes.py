@@ -2,9 +2,9 @@
 
 loss = sum_k mean_p (s_k(moved)_p - s_k(fixed)_p)^2
 
-s(.)_p is the softmax of the network's output, averaged over the voxels of position p. Where DeepSim asks the encoder what
-a place looks like, this asks the whole network what it is. It has nothing to say inside a class: another similarity beside
-it says what to do there.
+s(.)_p is the softmax of the network's output, averaged over the voxels of position p. Where DeepSim asks the encoder
+what a place looks like, this asks the whole network what it is. It has nothing to say inside a class; the
+regulariser, or another similarity beside it, fills that in.
 Source: the Brier score; networks that segment while they register, as in Xu and Niethammer, DeepAtlas (MICCAI 2019).
 """
 

@@ -12,7 +12,15 @@ from deepsimreg.warps.displacement import (
     warp_one_hot,
     warp_points,
 )
-from deepsimreg.warps.resolution import INTERPOLATION, crop, displacement_at, pad_to_multiple, pooled, upsample
+from deepsimreg.warps.resolution import (
+    INTERPOLATION,
+    crop,
+    displacement_at,
+    grid_step,
+    pad_to_multiple,
+    pooled,
+    upsample,
+)
 from deepsimreg.warps.velocity import integrate
 
 __all__ = [
@@ -21,6 +29,7 @@ __all__ = [
     "compose",
     "crop",
     "displacement_at",
+    "grid_step",
     "integrate",
     "invert",
     "jacobian_determinant",

@@ -44,13 +44,13 @@ def displacement_at(displacement: Tensor, shape: Sequence[int]) -> Tensor:
     A level of shape ⌈spatial / r⌉, r a power of two, has steps of r voxels; u at its positions is the mean of their
     voxels. ValueError for a shape that is none.
     """
-    ratios = [_ratio(size, level) for size, level in zip(displacement.shape[2:], shape, strict=True)]
+    ratios = [grid_step(size, level) for size, level in zip(displacement.shape[2:], shape, strict=True)]
     steps = torch.tensor(ratios, device=displacement.device).view(1, -1, *[1] * len(ratios))
     return pooled(displacement, ratios) / steps
 
 
-def _ratio(size: int, level: int) -> int:
-    """The smallest power of two r with ⌈size / r⌉ = level."""
+def grid_step(size: int, level: int) -> int:
+    """Voxels of a position along an axis: the smallest power of two r with ⌈size / r⌉ = level, or ValueError."""
     ratio = 1
     while -(-size // ratio) > level:
         ratio *= 2
