@@ -14,7 +14,7 @@ from deepsimreg.data.download import BY_HAND, SOURCES, fetch_dataset
 from deepsimreg.data.files import write_image
 from deepsimreg.evaluation import indexed_labels, label_metrics, smoothness
 from deepsimreg.export import read_field
-from deepsimreg.images import as_image, field_positions
+from deepsimreg.images import as_image, check_same_grid, field_positions
 from deepsimreg.losses import SIMILARITIES
 from deepsimreg.models import WeightsError
 from deepsimreg.pretrained import pretrained
@@ -123,6 +123,7 @@ def evaluate(moved_labels, fixed_labels, field, as_json) -> None:
     deepsimreg evaluate result/moved_labels.nii.gz fixed_labels.nii.gz --field result/field.nii.gz --json
     """
     moved, fixed = as_image(moved_labels, "moved labels"), as_image(fixed_labels, "fixed labels")
+    check_same_grid(moved, fixed)
     a, b, classes = indexed_labels(moved.data, fixed.data)
     result = label_metrics(a, b, classes, fixed.spacing)
     if field is not None:

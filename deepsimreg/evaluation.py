@@ -73,7 +73,12 @@ def label_metrics(
 
 
 def indexed_labels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, list[str]]:
-    """Labels of any integers as class indices, of the same shape, and the names of the classes, background 0 first."""
+    """Labels of any integers as class indices, of the same shape, and the names of the classes, background 0 first.
+
+    ValueError if their shapes differ.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"labels have the shapes {tuple(a.shape[2:])} and {tuple(b.shape[2:])}: give them on one grid")
     values = torch.unique(torch.cat([a.flatten().long(), b.flatten().long(), a.new_zeros(1).long()]))
     ours, theirs = (torch.searchsorted(values, labels.long()) for labels in (a, b))
     return ours, theirs, [str(int(value)) for value in values]

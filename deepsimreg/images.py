@@ -20,12 +20,14 @@ class Image:
     """Values and the grid that they lie on.
 
     data: (N, C, *spatial). affine: (4, 4), voxel to world, RAS, mm. name: what errors call it. dtype: of the source.
+    placed: the affine is the source's own.
     """
 
     data: Tensor
     affine: np.ndarray
     name: str
     dtype: np.dtype
+    placed: bool = False
 
     @property
     def ndim(self) -> int:
@@ -61,6 +63,8 @@ def as_image(source: ImageLike | Image, what: str, spacing: Sequence[float] | No
     if isinstance(source, str | Path):
         name = f"{what} {source}"
         array, _, affine = read_image(source)
+        if affine is None and array.ndim == 3 and array.shape[-1] in (3, 4):
+            raise ValueError(f"{name} is a colour image, {array.shape}: save it in grey values")
     elif isinstance(source, nibabel.spatialimages.SpatialImage):
         array, affine = np.asarray(source.dataobj), source.affine
     else:
@@ -81,16 +85,32 @@ def as_image(source: ImageLike | Image, what: str, spacing: Sequence[float] | No
         raise ValueError(f"{name} is empty, its shape is {tuple(array.shape)}: give an image with voxels")
     if data.is_floating_point() and not torch.isfinite(data).all():
         raise ValueError(f"{name} holds NaN or infinite values: mend the image before it is registered")
-    if affine is None:
+    placed = affine is not None
+    if not placed:
         steps = [1.0] * (data.ndim - 2) if spacing is None else [float(step) for step in spacing]
         if len(steps) != data.ndim - 2 or min(steps) <= 0:
             raise ValueError(f"spacing of {name} is {tuple(steps)}: give {data.ndim - 2} positive values in mm")
         affine = np.diag([*steps, *[1.0] * (4 - len(steps))])
-    return Image(data, np.asarray(affine, dtype=float), name, dtype)
+    return Image(data, np.asarray(affine, dtype=float), name, dtype, placed)
+
+
+def check_same_grid(image: Image, reference: Image) -> None:
+    """ValueError unless the image lies on the grid of the reference: its shape, and its affine where both have one."""
+    if image.shape != reference.shape:
+        raise ValueError(
+            f"{image.name} has shape {tuple(image.shape)}, {reference.name} {tuple(reference.shape)}: "
+            f"give one on the grid of {reference.name}"
+        )
+    if image.placed and reference.placed and not np.allclose(image.affine, reference.affine, atol=1e-3):
+        raise ValueError(
+            f"{image.name} lies elsewhere than {reference.name}, their affines differ: resample it onto that grid, or "
+            "mend its header"
+        )
 
 
 def unit_range(image: Image) -> Tensor:
-    """Grey values in [0, 1], float32: as they are if they lie there, else scaled from their 1 % and 99 % quantiles.
+    """Grey values in [0, 1], float32: as they are if they lie there and the highest is above 0.5, else scaled from
+    their 1 % and 99 % quantiles.
 
     Raises:
         ValueError: a channel with one value only.
@@ -101,7 +121,7 @@ def unit_range(image: Image) -> Tensor:
     if (low == high).any():
         value = low[low == high][0].item()
         raise ValueError(f"{image.name} is constant, every voxel is {value:g}: there is nothing to register")
-    if low.min() >= 0 and high.max() <= 1:
+    if low.min() >= 0 and 0.5 < high.max() <= 1:
         return data
     ends = np.quantile(flat.cpu().numpy(), (0.01, 0.99), axis=2)
     bottom, top = (torch.as_tensor(end, dtype=data.dtype, device=data.device) for end in ends)

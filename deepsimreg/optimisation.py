@@ -12,12 +12,13 @@ each level is kept, and a level ends early when it no longer improves.
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from deepsimreg.losses import Similarity, diffusion
@@ -25,7 +26,7 @@ from deepsimreg.warps import crop, displacement_at, grid_step, integrate, pooled
 
 MODELS = ("velocity", "displacement")
 LEARNING_RATE = 0.15  # of Adam, in control points
-CONTROL_POINTS = 5  # at least, along the shortest side of the coarsest level: fewer mislead the levels that follow
+CONTROL_POINTS = 5  # at least, along the sides of the coarsest level: fewer mislead the levels that follow
 CORRECTIONS = 5  # of the velocity of a displacement that is started from
 START_GRID = 8  # voxels of a control point, at most, on the level that begins at a start: a coarser one would blur it
 PATIENCE = 10  # steps without an improvement of more than `tolerance` that end a level
@@ -40,18 +41,33 @@ class Level:
     steps: int
 
     def __post_init__(self):
+        if not all(isinstance(value, int) for value in (self.resolution, self.grid, self.steps)):
+            raise ValueError(f"{self}: give whole numbers")
         powers = all(value > 0 and value & (value - 1) == 0 for value in (self.resolution, self.grid))
         if not powers or self.grid < self.resolution or self.steps < 0:
             raise ValueError(f"{self}: resolution and grid must be powers of two, grid the larger, steps not negative")
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode: nothing in it is drawn at random; afterwards it is in the mode that it was in."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
 def default_levels(shape: Sequence[int], started: bool = False) -> list[Level]:
     """Coarse to fine, for a pair of that many voxels a side: at most 8, 4, 2 and 1 voxels a position, a control point
-    every four positions, and on the coarsest at least `CONTROL_POINTS` of them along each side.
+    every four positions, and on the coarsest at least `CONTROL_POINTS` of them along each side; in a volume along all
+    but the shortest, which may be that of a few thick slices.
 
     started: there is a displacement to start from; then no control grid is coarser than `START_GRID`.
     """
-    coarse = [r for r in (8, 4, 2) if -(-min(shape) // (4 * r)) >= CONTROL_POINTS]
+    side = sorted(shape)[-2]
+    coarse = [r for r in (8, 4, 2) if -(-side // (4 * r)) >= CONTROL_POINTS]
     return [*(Level(r, 4 * r, 30) for r in coarse if not started or 4 * r <= START_GRID), Level(1, 4, 20)]
 
 
@@ -61,7 +77,7 @@ class Optimised:
 
     displacement: (N, D, *spatial), voxels. velocity: (N, D, *⌈spatial / grid⌉) of the last level, in steps of its grid:
     the displacement is its flow, interpolated; None for the model "displacement".
-    losses: of every step.
+    losses: before every step.
     """
 
     displacement: Tensor
@@ -116,8 +132,10 @@ def optimise(
         raise ValueError("symmetric needs the model velocity: only then the inverse is known at each step")
     if not levels or any(fine.grid > coarse.grid for coarse, fine in itertools.pairwise(levels)):
         raise ValueError(f"levels {tuple(levels)}: give at least one, their grids from coarse to fine")
+    if not (math.isfinite(lam) and lam >= 0):
+        raise ValueError(f"lam is {lam}: give a weight of 0 or more")
     shape, ndim = fixed.shape[2:], fixed.ndim - 2
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(similarity):
         maps = _halves(similarity.maps(torch.cat([moving, fixed]))) if extract == "once" else None
 
     @torch.no_grad()
@@ -126,7 +144,8 @@ def optimise(
 
     velocity, grid, losses = None, None, []
     total = sum(level.steps for level in levels)
-    with tqdm(total=total, desc="register", unit="step", leave=False, disable=not progress) as bar:
+    bar = tqdm(total=total, desc="register", unit="step", leave=False, disable=not progress)
+    with bar, evaluating(similarity):
         for level in levels:
             coarse = [-(-size // level.grid) for size in shape]
             if velocity is None and start is None:
@@ -183,15 +202,19 @@ def _descend(velocity, pair, lam, spacing, learning_rate, tolerance, losses, bar
     velocity = velocity.detach().requires_grad_()
     optimizer = torch.optim.Adam([velocity], lr=learning_rate)
     best, lowest, mark, waited = velocity.detach().clone(), math.inf, math.inf, 0
-    for _ in range(pair.level.steps):
-        similarity, regulariser = pair.terms(velocity, spacing)
+    for step in range(pair.level.steps + 1):
+        last = step == pair.level.steps  # is measured, and not followed by another
+        with torch.set_grad_enabled(not last):
+            similarity, regulariser = pair.terms(velocity, spacing)
         loss = similarity + lam * regulariser
         value = loss.item()
-        losses.append(value)
         if not math.isfinite(value):
-            raise FloatingPointError(f"the loss is {value} at step {len(losses)}: lower learning_rate")
+            raise FloatingPointError(f"the loss is {value} at step {len(losses) + 1}: lower learning_rate")
         if value < lowest:
             best, lowest = velocity.detach().clone(), value
+        if last:
+            break
+        losses.append(value)
         waited += 1
         if value < mark - tolerance * abs(mark) or not math.isfinite(mark):
             mark, waited = value, 0
@@ -223,8 +246,8 @@ def _steps(maps, shape: Sequence[int]) -> list[int]:
 def _at(maps, target: Sequence[int]):
     """Maps that are finer than the comparison, pooled to it; coarser ones as they are."""
     if isinstance(maps, Tensor):
-        finer = any(own > size for own, size in zip(maps.shape[2:], target, strict=True))
-        return pooled(maps, grid_step(max(maps.shape[2:]), max(target))) if finer else maps
+        factors = [grid_step(own, min(own, size)) for own, size in zip(maps.shape[2:], target, strict=True)]
+        return pooled(maps, factors) if max(factors) > 1 else maps
     return [_at(one, target) for one in maps]
 
 

@@ -20,11 +20,11 @@ from deepsimreg.alignment import align_affinely
 from deepsimreg.data.files import write_image
 from deepsimreg.evaluation import indexed_labels, segmentation_metrics, smoothness
 from deepsimreg.export import write_field
-from deepsimreg.images import Image, ImageLike, as_image, positions, unit_range, voxel_map
+from deepsimreg.images import Image, ImageLike, as_image, check_same_grid, positions, unit_range, voxel_map
 from deepsimreg.losses import Similarity, parse_similarity, required_extractors, similarity_terms
-from deepsimreg.models import EXTRACTORS
-from deepsimreg.optimisation import LEARNING_RATE, Level, default_levels, optimise
-from deepsimreg.pretrained import load
+from deepsimreg.models import ARCHITECTURES, EXTRACTORS, WeightsError
+from deepsimreg.optimisation import LEARNING_RATE, Level, default_levels, evaluating, optimise
+from deepsimreg.pretrained import load, pretrained
 from deepsimreg.warps import invert, jacobian_determinant, sample_image, sample_labels, warp_points
 
 DEFAULT_LAM = {  # the paper's for hippocampus-mr; VGG's is that for platelet-em; ncc-3 and classes-seg are ours
@@ -96,7 +96,12 @@ class Registration:
 
         Returns:
             moved.nii.gz, field.nii.gz, and moved_labels.nii.gz if labels were given.
+
+        Raises:
+            ValueError: several images or channels; nothing is written then.
         """
+        if self.moved.shape[:2] != (1, 1):
+            raise ValueError(f"{len(self.moved)} images of {self.moved.shape[1]} channels: save one of one channel")
         folder, affine = Path(folder), self.fixed.affine
         written = [folder / "moved.nii.gz", folder / "field.nii.gz"]
         write_image(written[0], _as_file(self.moved, self.moving.dtype), affine=affine)
@@ -109,11 +114,7 @@ class Registration:
 
     def _same_grid(self, image: ImageLike) -> Image:
         other = as_image(image, "image")
-        if other.shape != self.moving.shape:
-            raise ValueError(
-                f"{other.name} has shape {tuple(other.shape)}, the moving image {tuple(self.moving.shape)}: "
-                "give one on the moving image's grid"
-            )
+        check_same_grid(other, self.moving)
         return other
 
 
@@ -143,15 +144,16 @@ def register(
 
     Args:
         moving, fixed: paths (NIfTI, TIFF), nibabel images, arrays (H, W) or (X, Y, Z), tensors (N, C, *spatial).
-            Images on different grids are brought together by their affines. Grey values that leave [0, 1] are scaled
-            from their 1 % and 99 % quantiles for the comparison.
+            Images on different grids are brought together by their affines. Grey values that leave [0, 1], or stay
+            below 0.5, are scaled from their 1 % and 99 % quantiles for the comparison.
         similarity: a name ("ncc"), a sum ("deepsim-seg + 0.5 mind"), names with weights, or a `Similarity`.
         lam: weight of the diffusion regulariser, derivatives in mm; None: `DEFAULT_LAM`.
         network: a registration network, the path of its weights, or a pretrained one's name.
-        extractor: for DeepSim: a network with `features`, the path of its weights, or the name of a pretrained dataset.
+        extractor: for DeepSim: anything with a method `features`, the path of its weights, or the name of a pretrained
+            network or of its dataset.
         levels: (resolution, grid, steps), coarse to fine; None: `default_levels`.
         steps: of each level, in place of the schedule's.
-        labels: of the moving image, or of both: (moving, fixed); then Dice is measured.
+        labels: on the moving image's grid, or a pair of them, the fixed image's second; then Dice is measured.
         affine: "rigid" or "affine" aligns the images by that first.
         model, extract, symmetric, learning_rate: as `optimise`.
         spacing: mm, array axis order, for images that carry none.
@@ -165,12 +167,13 @@ def register(
         WeightsError: weights that cannot be used.
     """
     clock = {"start": time.perf_counter()}
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(device)
     moving, fixed = as_image(moving, "moving", spacing), as_image(fixed, "fixed", spacing)
     _check_together(moving, fixed)
-    compared = _similarity(similarity, extractor).to(device)
+    compared = _similarity(similarity, extractor, fixed).to(device)
     lam = _default_lam(similarity) if lam is None else float(lam)
-    network = load(network).to(device) if isinstance(network, str | Path) else network
+    network = _network(network, fixed, device)
+    moving_label, fixed_label = _labels(labels, moving, fixed)
     levels = levels or default_levels(fixed.shape, started=network is not None)
     levels = [level if isinstance(level, Level) else Level(*level) for level in levels]
     if steps is not None:
@@ -178,14 +181,19 @@ def register(
     moving_values, fixed_values = unit_range(moving).to(device), unit_range(fixed).to(device)
     transform = align_affinely(moving, fixed, affine) if affine else None
     matrix = voxel_map(fixed, moving, transform)
+    if not _overlap(matrix, moving, fixed):
+        raise ValueError(
+            f"{moving.name} and {fixed.name} do not meet in the world: check their affines, or give affine='rigid', "
+            "which first lays their centres on each other"
+        )
     still = fixed_values.new_zeros(len(fixed_values), fixed.ndim, *fixed.shape)
     on_grid = sample_image(moving_values, positions(matrix, still)) if _moves(matrix, moving, fixed) else moving_values
     clock["prepare"] = time.perf_counter()
 
     start = None
     if network is not None:
-        with torch.no_grad():
-            start = network.eval()(on_grid, fixed_values)
+        with torch.no_grad(), evaluating(network):
+            start = network(on_grid, fixed_values)
     clock["network"] = time.perf_counter()
     displacement, velocity, losses = start, None, ()
     if start is None or sum(level.steps for level in levels):
@@ -197,14 +205,10 @@ def register(
     place = positions(matrix, displacement)
     moved = sample_image(moving.data.to(device).float(), place)
     moved_labels, metrics = None, smoothness(displacement[:1])
-    if labels is not None:
-        moving_label, fixed_label = labels if isinstance(labels, tuple) else (labels, None)
-        moving_label = as_image(moving_label, "moving label")
-        if moving_label.shape != moving.shape:
-            raise ValueError(f"{moving_label.name} {tuple(moving_label.shape)} is not on the grid of {moving.name}")
+    if moving_label is not None:
         moved_labels = sample_labels(moving_label.data.to(device), place)
         if fixed_label is not None:
-            metrics |= _overlap(moved_labels, as_image(fixed_label, "fixed label"), fixed)
+            metrics |= segmentation_metrics(*indexed_labels(moved_labels, fixed_label.data.to(device)))
     clock["warp"] = time.perf_counter()
     times = list(clock.values())
     seconds = {name: after - before for name, before, after in zip(list(clock)[1:], times, times[1:], strict=False)}
@@ -229,12 +233,65 @@ def _check_together(moving: Image, fixed: Image) -> None:
         )
 
 
+def _device(device: str | torch.device | None) -> torch.device:
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device}, but torch finds no GPU here: leave it out, or install torch with CUDA")
+    return device
+
+
+def _network(network: str | Path | nn.Module | None, fixed: Image, device: torch.device) -> nn.Module | None:
+    """The registration network, on the device."""
+    if isinstance(network, str | Path):
+        name, network = network, load(network)
+        if type(network) not in ARCHITECTURES.values():
+            raise WeightsError(f"{name} holds weights of {type(network).__name__}: name a registration network")
+    if network is not None:
+        _check_network(network, fixed.ndim)
+        network = network.to(device)
+    return network
+
+
+def _check_network(network: object, ndim: int, channels: int | None = None) -> None:
+    """ValueError for a network of this package that is made for other images."""
+    made = getattr(network, "config", {})
+    for what, ours, own in (("axes", ndim, made.get("ndim")), ("channels", channels, made.get("in_channels"))):
+        if None not in (ours, own) and ours != own:
+            raise ValueError(f"{type(network).__name__} is for images of {own} {what}, these have {ours}: give another")
+
+
+def _labels(labels, moving: Image, fixed: Image) -> list[Image | None]:
+    """Labels of the moving image, and of the fixed one or None."""
+    if labels is None:
+        return [None, None]
+    pair = labels if isinstance(labels, tuple | list) else (labels, None)
+    if len(pair) != 2:
+        raise ValueError(f"{len(pair)} label images: give those of the moving image, or a pair (moving, fixed)")
+    found = []
+    for one, name, image in zip(pair, ("moving label", "fixed label"), (moving, fixed), strict=True):
+        found.append(None if one is None else as_image(one, name))
+        if one is not None:
+            check_same_grid(found[-1], image)
+            if len(found[-1].data) != len(image.data):
+                raise ValueError(f"{len(found[-1].data)} of {name} for {len(image.data)} images: give one each")
+    return found
+
+
+def _overlap(matrix: np.ndarray, moving: Image, fixed: Image) -> bool:
+    """Whether any part of the fixed grid lies in the moving one."""
+    coarse = [np.linspace(0, size - 1, 16) for size in fixed.shape]
+    points = np.stack(np.meshgrid(*coarse, indexing="ij")).reshape(fixed.ndim, -1)
+    there = matrix[: fixed.ndim, : fixed.ndim] @ points + matrix[: fixed.ndim, fixed.ndim :]
+    size = np.array(moving.shape)[:, None]
+    return bool(((there > -1) & (there < size)).all(0).any())
+
+
 def _moves(matrix: np.ndarray, moving: Image, fixed: Image) -> bool:
     """Whether the grids differ by more than rounding."""
     return moving.shape != fixed.shape or not np.allclose(matrix, np.eye(len(matrix)), atol=1e-5)
 
 
-def _similarity(similarity, extractor) -> Similarity:
+def _similarity(similarity, extractor, image: Image) -> Similarity:
     if isinstance(similarity, nn.Module):
         if not isinstance(similarity, Similarity):
             kind = type(similarity).__name__
@@ -247,11 +304,11 @@ def _similarity(similarity, extractor) -> Similarity:
                 f"{similarity} compares features: give extractor, a pretrained dataset (deepsimreg models), "
                 "a weight file, or a network with a method features(image)"
             )
-        if isinstance(extractor, nn.Module):
-            extractors[kind] = extractor
-        else:
-            name = extractor if Path(extractor).is_file() else f"{extractor}/{kind}"
-            extractors[kind] = load(name, EXTRACTORS.get(kind))
+        extractors[kind] = extractor
+        if isinstance(extractor, str | Path):
+            named = str(extractor) in pretrained() or Path(extractor).is_file()
+            extractors[kind] = load(extractor if named else f"{extractor}/{kind}", EXTRACTORS.get(kind))
+        _check_network(extractors[kind], image.ndim, image.data.shape[1])
     built = parse_similarity(similarity, extractors)
     if built.needs_labels:
         raise ValueError(f"{similarity} compares labels, too: it trains networks, and cannot register a pair")
@@ -262,12 +319,6 @@ def _default_lam(similarity) -> float:
     if isinstance(similarity, nn.Module):
         raise ValueError("give lam, the weight of the regulariser, with a similarity of your own")
     return sum(weight * DEFAULT_LAM[name] for name, weight in similarity_terms(similarity).items())
-
-
-def _overlap(moved: Tensor, label: Image, fixed: Image) -> dict[str, float]:
-    if label.shape != fixed.shape:
-        raise ValueError(f"{label.name} {tuple(label.shape)} is not on the grid of {fixed.name}")
-    return segmentation_metrics(*indexed_labels(moved, label.data.to(moved.device)))
 
 
 def _as_file(moved: Tensor, dtype: np.dtype) -> np.ndarray:

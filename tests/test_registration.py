@@ -330,13 +330,119 @@ def test_bad_options_are_refused():
         ({"levels": [(1, 4, 10), (1, 8, 10)]}, "from coarse to fine"),
         ({"spacing": (1.0,)}, "2 positive values"),
         ({"symmetric": True, "model": "displacement"}, "symmetric needs"),
-        ({"labels": torch.zeros(8, 8)}, "not on the grid"),
+        ({"labels": torch.zeros(8, 8)}, "give one on the grid of moving"),
+        ({"labels": [torch.zeros(16, 16)] * 3}, "3 label images"),
+        ({"lam": -1.0}, "lam is -1.0"),
+        ({"lam": float("nan")}, "lam is nan"),
+        ({"levels": [(1.0, 4.0, 5)]}, "whole numbers"),
+        ({"device": "cuda"}, "no GPU here"),
+        ({"network": "hippocampus-mr/registration"}, "Pyramid is for images of 3 axes, these have 2"),
     ]:
         with pytest.raises(ValueError, match=message):
             register(plane, plane.flip(0), "ncc", **QUIET, **options)
+    with pytest.raises(WeightsError, match="weights of UNet: name a registration network"):
+        register(plane, plane.flip(0), network="phantom-2d/seg", **QUIET)
+    with pytest.raises(ValueError, match="UNet is for images of 3 axes, these have 2"):
+        register(plane, plane.flip(0), "deepsim-seg", extractor="hippocampus-mr", **QUIET)
+    colours = torch.rand(1, 3, 16, 16)
+    with pytest.raises(ValueError, match="UNet is for images of 1 channels, these have 3"):
+        register(colours, colours.flip(2), "deepsim-seg", extractor="phantom-2d", **QUIET)
+    with pytest.raises(TypeError, match="FeatureFunction gives no logits"):
+        register(plane, plane.flip(0), "classes-seg", extractor=FeatureFunction(lambda x: [x]), **QUIET)
+
+
+def moved_blobs(shape, shift):
+    """Noise of a few voxels, and the same moved by `shift` along the second axis: its true displacement."""
+    wide = smooth((*shape[:-2], shape[-2] + shift, shape[-1]), period=8)
+    axis = wide.ndim - 2
+    return wide.narrow(axis, 0, shape[-2]), wide.narrow(axis, shift, shape[-2])
+
+
+def test_a_stack_of_a_few_slices_is_searched_coarse_to_fine():
+    moving, fixed = moved_blobs((8, 96, 96), 6)
+    assert default_levels((8, 96, 96))[0].resolution == 4
+    result = register(moving, fixed, "ncc", **QUIET)
+    inside = result.displacement[0, 1, :, 12:-12, 12:-12]
+    assert (inside - 6).abs().mean() < 0.3
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
+def test_the_unit_of_the_grey_values_does_not_matter(factor):
+    moving, fixed = moved_blobs((40, 48), 3)
+    result = register(factor * moving, factor * fixed, "ncc", **QUIET)
+    assert (result.displacement[0, 0, 6:-6, 6:-6] - 3).abs().mean() < 0.3
+
+
+def test_nothing_is_drawn_at_random():
+    moving, fixed = moved_blobs((40, 48), 3)
+    state = torch.get_rng_state()
+    first, second = (register(moving, fixed, "nmi", 0.3, **QUIET).displacement for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(state, torch.get_rng_state())
+    assert (first[0, 0, 6:-6, 6:-6] - 3).abs().mean() < 1
+    network = VoxelMorph(2, channels=[4, 6, 8]).train()
+    register(moving, fixed, "mse", network=network, steps=0, **QUIET)
+    assert network.training, "left in the mode that it was in"
+
+
+def test_one_step_is_taken():
+    moving, fixed = moved_blobs((40, 48), 3)
+    assert register(moving, fixed, "ncc", steps=1, **QUIET).displacement.abs().max() > 0.1
+
+
+def test_images_and_labels_must_lie_in_one_place(tmp_path):
+    def saved(name, array, shift=0.0):
+        affine = np.eye(4)
+        affine[0, 3] = shift
+        nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / f"{name}.nii.gz")
+        return tmp_path / f"{name}.nii.gz"
+
+    array = smooth((24, 28, 20))[0, 0].numpy()
+    here, far = saved("here", array), saved("far", array, 500.0)
+    with pytest.raises(ValueError, match="do not meet in the world: check their affines"):
+        register(far, here, "mse", **QUIET)
+    aligned = register(far, here, "mse", affine="rigid", **QUIET)
+    assert (aligned.moved[0, 0].numpy() - array)[4:-4, 4:-4, 4:-4].std() < 0.05
+    labels = (array > 0.5).astype(np.uint8)
+    with pytest.raises(ValueError, match=r"moving label .* lies elsewhere than moving"):
+        register(here, here, "mse", labels=saved("labels", labels, 500.0), **QUIET)
+
+
+def test_features_of_any_object_and_of_other_steps_along_each_axis():
+    class Slices:
+        """Grey values, halved along the last two axes only."""
+
+        def features(self, image):
+            return [torch.nn.functional.avg_pool3d(torch.cat([image, 1 - image], 1), (1, 2, 2))]
+
+    moving, fixed = moved_blobs((5, 64, 64), 3)
+    result = register(moving, fixed, "deepsim-seg", 0.05, extractor=Slices(), **QUIET)
+    assert (result.displacement[0, 1, :, 8:-8, 8:-8] - 3).abs().mean() < 0.7
+    plane = smooth((24, 28), 1), smooth((24, 28), 2)
+    short, full = (
+        register(*plane, "deepsim-seg", extractor=name, **QUIET) for name in ("phantom-2d", "phantom-2d/seg")
+    )
+    assert torch.equal(short.displacement, full.displacement)
+
+
+def test_a_batch_is_not_saved_in_part(tmp_path):
+    batch = torch.cat([smooth((24, 28), seed) for seed in range(2)])
+    result = register(batch, batch, "mse", steps=1, **QUIET)
+    with pytest.raises(ValueError, match="2 images of 1 channels: save one"):
+        result.save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_colour_image_is_no_stack(tmp_path):
+    tifffile.imwrite(tmp_path / "colour.tif", np.zeros((24, 28, 3), np.uint8), photometric="rgb")
+    with pytest.raises(ValueError, match="is a colour image"):
+        register(tmp_path / "colour.tif", tmp_path / "colour.tif", **QUIET)
 
 
 def test_sums_are_read_as_written():
+    for wrong in ({}, ["ncc"], None, {"ncc": float("inf")}):
+        with pytest.raises(ValueError, match="similarity is"):
+            similarity_terms(wrong)
     assert similarity_terms("deepsim-seg + 0.5 mind") == {"deepsim-seg": 1.0, "mind": 0.5}
     assert similarity_terms({"ncc": 2}) == {"ncc": 2.0}
 

@@ -4,6 +4,7 @@ A similarity is a `Similarity`: forward(moved, fixed) -> scalar loss, for images
 similar. A new one is one line in `SIMILARITIES`.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -95,8 +96,12 @@ def similarity_terms(similarity: str | Mapping[str, float]) -> dict[str, float]:
         if not all(0 < len(part) < 3 for part in parts):
             raise ValueError(f"similarity is {similarity!r}: write names, or sums such as 'deepsim-seg + 0.5 mind'")
         pairs = [(part[-1], part[0] if len(part) == 2 else 1.0) for part in parts]
-    else:
+    elif isinstance(similarity, Mapping) and similarity:
         pairs = list(similarity.items())
+    else:
+        raise ValueError(
+            f"similarity is {similarity!r}: give a name, a sum such as 'ncc + 0.5 mind', or {{name: weight}}"
+        )
     terms = {}
     for name, weight in pairs:
         _factory(name)
@@ -104,7 +109,7 @@ def similarity_terms(similarity: str | Mapping[str, float]) -> dict[str, float]:
             value = float(weight)
         except ValueError:
             value = float("nan")
-        if not value > 0 or name in terms:
+        if not 0 < value < math.inf or name in terms:
             raise ValueError(f"similarity is {similarity!r}: give each name once, with a positive weight")
         terms[name] = value
     return terms

@@ -11,6 +11,7 @@ Source: the Brier score; networks that segment while they register, as in Xu and
 from torch import Tensor, nn
 
 from deepsimreg.losses.base import MapSimilarity
+from deepsimreg.losses.deepsim import FeatureFunction
 from deepsimreg.warps import pooled
 
 
@@ -24,8 +25,8 @@ class ClassProbabilities(MapSimilarity):
 
     def __init__(self, network: nn.Module, resolution: int = 2):
         super().__init__()
-        if not callable(network):
-            raise TypeError(f"{type(network).__name__} cannot be called: give a network, image -> logits")
+        if not callable(network) or isinstance(network, FeatureFunction):
+            raise TypeError(f"{type(network).__name__} gives no logits: give a segmentation network")
         if resolution < 1 or resolution & (resolution - 1):
             raise ValueError(f"resolution is {resolution}: give a power of two")
         self.network, self.resolution = network.requires_grad_(False).eval(), resolution

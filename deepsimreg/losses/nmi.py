@@ -17,12 +17,14 @@ from torch import Tensor
 
 from deepsimreg.losses.base import Similarity, at_least_float32, check_pair
 
+FEWEST = 8192  # voxels of a histogram that is to be trusted
+
 
 class NMI(Similarity):
     """2 - NMI of two images (N, C, *spatial) in [0, 1] (other values are clamped), the mean over the batch.
 
     bins: of each histogram. fraction: share of the voxels that a step looks at: drawn anew, by torch's generator, while
-    training; evenly spaced in evaluation mode, so that the value repeats.
+    training. In evaluation mode the draw is always the same, so that the value repeats, and has at least `FEWEST`.
     """
 
     def __init__(self, bins: int = 64, fraction: float = 0.1):
@@ -34,11 +36,13 @@ class NMI(Similarity):
     def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
         check_pair(moved, fixed)
         i, j = at_least_float32(moved).flatten(1), at_least_float32(fixed).flatten(1)
-        count = max(1, round(self.fraction * i.shape[1]))
+        voxels = i.shape[1]
+        count = max(1, round(self.fraction * voxels))
         if self.training:
-            chosen = torch.randperm(i.shape[1], device=i.device)[:count]
+            chosen = torch.randperm(voxels, device=i.device)[:count]
         else:
-            chosen = torch.linspace(0, i.shape[1] - 1, count, device=i.device).round().long()
+            count = min(voxels, max(count, FEWEST))
+            chosen = torch.randperm(voxels, generator=torch.Generator().manual_seed(0))[:count].to(i.device)
         joint = self._windows(i[:, chosen]).mT @ self._windows(j[:, chosen]) / count
         nmi = (entropy(joint.sum(2)) + entropy(joint.sum(1))) / entropy(joint.flatten(1)).clamp(min=1e-6)
         return 2 - nmi.mean()
