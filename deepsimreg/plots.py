@@ -930,8 +930,12 @@ def _class_legend(
 
 
 def _legend_below(figure: Figure, handles: Sequence, columns: int = 5) -> None:
-    columns = max(1, min(columns, len(handles)))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.2)
+    """In as many columns as the figure is wide enough for."""
+    for count in range(max(1, min(columns, len(handles))), 0, -1):
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=count, columnspacing=1.2)
+        if count == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def _curve(panel: Axes, metrics: pd.DataFrame, column: str, color: str, label: str) -> None:

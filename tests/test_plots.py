@@ -360,6 +360,20 @@ def test_traces_average_the_pairs_and_count_folds_in_percent():
     np.testing.assert_allclose(axes[4].lines[0].get_xydata(), [(0, 0.1), (0.5, 0.1)])
 
 
+def test_a_legend_of_long_names_is_not_wider_than_its_figure():
+    names = ["way", "pair", "step", "seconds", "dice", "folds", "sd_log_jacobian"]
+    rows = [
+        (f"network, then deepsim-seg + classes-seg {i}", 0, step, step, 0.5, 0, 0) for i in range(9) for step in (0, 1)
+    ]
+    figure = plots.ways_traces(pd.DataFrame(rows, columns=names))
+    (legend,) = figure.legends
+    figure.draw_without_rendering()
+    box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+    assert len(legend.get_texts()) == 9
+
+
 def test_blended_goes_from_moving_to_moved():
     moving, moved = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
     figure = plots.blended(moving, moved, moved, torch.zeros(1, 2, 8, 8), 0.25)
