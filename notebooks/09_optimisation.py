@@ -42,6 +42,7 @@ check_parameters(globals())
 from deepsimreg import plots, register
 from deepsimreg.experiment import Profile, write_json
 from deepsimreg.stages import trained_extractor
+from deepsimreg.statistics import compare_methods
 from deepsimreg.warps import compose, warp_image
 from deepsimreg.ways import compare_ways, summarise_ways, trace_ways, tune_ways
 
@@ -131,6 +132,16 @@ overview[columns].set_index("way").round(4)
 
 # %% tags=["nbval-ignore-output"]
 plots.ways_overview(overview)
+
+# %% [markdown]
+# Is the way with the highest overlap ahead by more than chance? A one-sided Wilcoxon test against each other one, over
+# couples of images (both directions of a couple are one), corrected by Holm for their number.
+
+# %% tags=["nbval-ignore-output"]
+best = overview.loc[overview["dice"].idxmax(), "way"]
+tests = compare_methods(table.rename(columns={"way": "method"}), reference=best)
+print(f"{best}, compared with")
+tests[["method", "n", "difference", "p", "p_holm", "d", "effect"]].set_index("method").round(4)
 
 # %% [markdown]
 # ## Try it
