@@ -27,6 +27,7 @@ from deepsimreg.optimisation import LEARNING_RATE, Level, default_levels, evalua
 from deepsimreg.pretrained import load, pretrained
 from deepsimreg.warps import invert, jacobian_determinant, sample_image, sample_labels, warp_points
 
+LABELS = ("moving label", "fixed label")  # what errors call them
 DEFAULT_LAM = {  # the paper's for hippocampus-mr; VGG's is that for platelet-em; ncc-3 and classes-seg are ours
     "mse": 0.08,
     "ncc": 1.0,
@@ -125,7 +126,7 @@ def register(
     lam: float | None = None,
     *,
     network: str | Path | nn.Module | None = None,
-    extractor: str | Path | nn.Module | None = None,
+    extractor: object | None = None,
     levels: Sequence[Level | tuple[int, int, int]] | None = None,
     steps: int | None = None,
     labels: tuple[ImageLike, ImageLike] | ImageLike | None = None,
@@ -267,13 +268,12 @@ def _labels(labels, moving: Image, fixed: Image) -> list[Image | None]:
     pair = labels if isinstance(labels, tuple | list) else (labels, None)
     if len(pair) != 2:
         raise ValueError(f"{len(pair)} label images: give those of the moving image, or a pair (moving, fixed)")
-    found = []
-    for one, name, image in zip(pair, ("moving label", "fixed label"), (moving, fixed), strict=True):
-        found.append(None if one is None else as_image(one, name))
-        if one is not None:
-            check_same_grid(found[-1], image)
-            if len(found[-1].data) != len(image.data):
-                raise ValueError(f"{len(found[-1].data)} of {name} for {len(image.data)} images: give one each")
+    found = [None if one is None else as_image(one, name) for one, name in zip(pair, LABELS, strict=True)]
+    for label, image in zip(found, (moving, fixed), strict=True):
+        if label is not None:
+            check_same_grid(label, image)
+            if len(label.data) != len(image.data):
+                raise ValueError(f"{label.name}: {len(label.data)} for {len(image.data)} images, give one each")
     return found
 
 

@@ -332,10 +332,10 @@ def test_bad_options_are_refused():
         ({"symmetric": True, "model": "displacement"}, "symmetric needs"),
         ({"labels": torch.zeros(8, 8)}, "give one on the grid of moving"),
         ({"labels": [torch.zeros(16, 16)] * 3}, "3 label images"),
+        ({"labels": torch.zeros(2, 1, 16, 16)}, "moving label: 2 for 1 images"),
         ({"lam": -1.0}, "lam is -1.0"),
         ({"lam": float("nan")}, "lam is nan"),
         ({"levels": [(1.0, 4.0, 5)]}, "whole numbers"),
-        ({"device": "cuda"}, "no GPU here"),
         ({"network": "hippocampus-mr/registration"}, "Pyramid is for images of 3 axes, these have 2"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -349,6 +349,12 @@ def test_bad_options_are_refused():
         register(colours, colours.flip(2), "deepsim-seg", extractor="phantom-2d", **QUIET)
     with pytest.raises(TypeError, match="FeatureFunction gives no logits"):
         register(plane, plane.flip(0), "classes-seg", extractor=FeatureFunction(lambda x: [x]), **QUIET)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="device is cuda, but torch finds no GPU here"):
+        register(torch.rand(16, 16), torch.rand(16, 16), "ncc", device="cuda", **QUIET)
 
 
 def moved_blobs(shape, shift):
