@@ -20,7 +20,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 paper: $(STAMP)  ## run the paper: make paper [PROFILE=quick|phantom|cpu|paper] [CORES=all|N]
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --quiet rules host --config profile=$(PROFILE)
-	@$(BIN)/python -m deepsimreg.experiment $(PROFILE)
+	@$(BIN)/python -m deepsimreg.paper.experiment $(PROFILE)
 
 resume: $(STAMP)  ## go on after a run was killed: ends what lives on, unlocks, continues
 	-@pkill -f "$(RUNNING)"; while pgrep -f "$(RUNNING)" > /dev/null; do sleep 1; done
@@ -42,10 +42,10 @@ data: $(STAMP)  ## fetch hippocampus-mr (28 MB)
 	$(BIN)/python -m deepsimreg.data.download hippocampus-mr
 
 notebooks: $(STAMP)  ## refresh the committed notebooks from their .py twins
-	$(BIN)/python -m deepsimreg.notebook refresh
+	$(BIN)/python -m deepsimreg.paper.notebook refresh
 
 readme: $(STAMP)  ## fill the README's tables from the result files
-	$(BIN)/python -m deepsimreg.readme
+	$(BIN)/python -m deepsimreg.paper.readme
 
 clean:  ## remove what the quick profile made; other runs, data and the environment stay
 	rm -rf runs/quick figures/quick

@@ -9,8 +9,9 @@ import shlex
 import sys
 from dataclasses import asdict
 
-from deepsimreg.experiment import Profile
-from deepsimreg.paths import PROJECT, runs_root
+from deepsimreg.paper.paths import runs_root
+from deepsimreg.paper.experiment import Profile
+from deepsimreg.paths import PROJECT
 
 profile = Profile(config.get("profile", "quick"))
 ROOT = f"{runs_root() / profile.name}"
@@ -24,7 +25,7 @@ MODULES = [
 def command(notebook: str) -> str:
     """Shell line that runs a notebook into its folder; profile and dataset are parameters of all of them."""
     return (
-        f"{shlex.quote(sys.executable)} -m deepsimreg.notebook run {shlex.quote(str(PROJECT / 'notebooks' / f'{notebook}.ipynb'))} {{params.folder:q}} "
+        f"{shlex.quote(sys.executable)} -m deepsimreg.paper.notebook run {shlex.quote(str(PROJECT / 'notebooks' / f'{notebook}.ipynb'))} {{params.folder:q}} "
         f"-p profile={profile.name} dataset={{wildcards.dataset}} {{params.parameters}}"
     )
 

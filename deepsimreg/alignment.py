@@ -3,7 +3,7 @@
 import numpy as np
 import SimpleITK
 
-from deepsimreg.images import Image, unit_range
+from deepsimreg.image import Image, unit_range
 
 TRANSFORMS = {
     "rigid": {2: SimpleITK.Euler2DTransform, 3: SimpleITK.Euler3DTransform},

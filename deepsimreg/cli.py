@@ -9,14 +9,13 @@ from pathlib import Path
 import click
 
 from deepsimreg import __version__
-from deepsimreg.data.base import DataError
 from deepsimreg.data.download import BY_HAND, SOURCES, fetch_dataset
-from deepsimreg.data.files import write_image
-from deepsimreg.evaluation import indexed_labels, label_metrics, smoothness
-from deepsimreg.export import read_field
-from deepsimreg.images import as_image, check_same_grid, field_positions
+from deepsimreg.errors import DataError, WeightsError
+from deepsimreg.image import as_image, check_same_grid, field_positions
+from deepsimreg.io import write_image
+from deepsimreg.itk import read_field
 from deepsimreg.losses import SIMILARITIES
-from deepsimreg.models import WeightsError
+from deepsimreg.metrics import indexed_labels, label_metrics, smoothness
 from deepsimreg.pretrained import pretrained
 from deepsimreg.registration import register as run_registration
 from deepsimreg.warps import sample_image, sample_labels

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
-from deepsimreg.models import WeightsError, load_model
+from deepsimreg.errors import WeightsError
+from deepsimreg.models import load_model
 
 WEIGHTS = Path(__file__).parent / "weights"
 INDEX = WEIGHTS / "index.json"

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from deepsimreg.alignment import align_affinely
-from deepsimreg.data.files import write_image
-from deepsimreg.evaluation import indexed_labels, segmentation_metrics, smoothness
-from deepsimreg.export import write_field
-from deepsimreg.images import Image, ImageLike, as_image, check_same_grid, positions, unit_range, voxel_map
+from deepsimreg.errors import WeightsError
+from deepsimreg.image import Image, ImageLike, as_image, check_same_grid, positions, unit_range, voxel_map
+from deepsimreg.io import write_image
+from deepsimreg.itk import write_field
 from deepsimreg.losses import Similarity, parse_similarity, required_extractors, similarity_terms
-from deepsimreg.models import ARCHITECTURES, EXTRACTORS, WeightsError
-from deepsimreg.optimisation import LEARNING_RATE, Level, default_levels, evaluating, optimise
+from deepsimreg.metrics import indexed_labels, segmentation_metrics, smoothness
+from deepsimreg.models import ARCHITECTURES, EXTRACTORS
+from deepsimreg.optimise import LEARNING_RATE, Level, default_levels, evaluating, optimise
 from deepsimreg.pretrained import load, pretrained
 from deepsimreg.warps import invert, jacobian_determinant, sample_image, sample_labels, warp_points
 

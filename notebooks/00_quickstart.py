@@ -33,12 +33,13 @@ similarity: str = "ncc + deepsim-seg"  # what the optimisation compares
 lam: float = 2.0  # weight of the regulariser
 
 # %%
-from deepsimreg.notebook import check_parameters
+from deepsimreg.paper.notebook import check_parameters
 
 check_parameters(globals())
 
 # %%
-from deepsimreg import load, plots, register
+from deepsimreg import load, register
+from deepsimreg.paper import plots
 from deepsimreg.data import load_dataset
 
 data = load_dataset("phantom-2d")
@@ -108,7 +109,7 @@ plots.sample_panel(moving, fixed, results, pair.moving.label, pair.fixed.label, 
 # %% tags=["nbval-ignore-output"]
 import pandas as pd
 
-from deepsimreg.evaluation import evaluate_pair
+from deepsimreg.metrics import evaluate_pair
 
 fields = {"before": None, **{name: way.displacement for name, way in ways.items()}}
 rows = {

@@ -35,18 +35,18 @@ profile: str = "quick"  # which experiments/<profile>.yaml
 dataset: str = "phantom-2d"  # a dataset of that profile
 
 # %%
-from deepsimreg.notebook import check_parameters
+from deepsimreg.paper.notebook import check_parameters
 
 check_parameters(globals())
 
 # %%
 import numpy as np
 
-from deepsimreg import plots
+from deepsimreg.paper import plots
 from deepsimreg.data.augment import augment_pair
-from deepsimreg.evaluation import evaluate_pair
-from deepsimreg.experiment import Profile, write_json
-from deepsimreg.stages import AUGMENTATIONS
+from deepsimreg.metrics import evaluate_pair
+from deepsimreg.paper.experiment import Profile, write_json
+from deepsimreg.paper.stages import AUGMENTATIONS
 
 data = Profile(profile).load(dataset)
 print(data.description)

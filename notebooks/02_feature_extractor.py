@@ -32,17 +32,17 @@ steps: int = 0  # optimiser steps; 0: the profile's
 folder: str = ""  # of the run; empty: runs/<profile>/<dataset>/extractor-<name>
 
 # %%
-from deepsimreg.notebook import check_parameters
+from deepsimreg.paper.notebook import check_parameters
 
 check_parameters(globals())
 
 # %%
 import torch
 
-from deepsimreg import plots
-from deepsimreg.experiment import Profile
+from deepsimreg.paper import plots
+from deepsimreg.paper.experiment import Profile
 from deepsimreg.models import UNet, count_parameters
-from deepsimreg.stages import extractor_training, train_extractor, training_data, try_extractor
+from deepsimreg.paper.stages import extractor_training, train_extractor, training_data, try_extractor
 
 changes = {"seed": seed} | ({"steps": steps} if steps else {})
 settings = Profile(profile).extractor(dataset, extractor, **changes)

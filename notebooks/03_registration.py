@@ -35,7 +35,7 @@ extractor: str = ""  # run folder of the feature extractor; empty: the profile's
 folder: str = ""  # of the run; empty: runs/<profile>/<dataset>/<stage>/<method>/seed-<s>
 
 # %%
-from deepsimreg.notebook import check_parameters
+from deepsimreg.paper.notebook import check_parameters
 
 check_parameters(globals())
 
@@ -45,10 +45,10 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from deepsimreg import plots
-from deepsimreg.experiment import Profile
+from deepsimreg.paper import plots
+from deepsimreg.paper.experiment import Profile
 from deepsimreg.losses import Alignment, diffusion
-from deepsimreg.stages import evaluate_method, similarity_of, train_registration, validation_table
+from deepsimreg.paper.stages import evaluate_method, similarity_of, train_registration, validation_table
 from deepsimreg.warps import jacobian_determinant, warp_image, warp_labels
 
 changes = {"seed": seed} | ({"steps": steps} if steps else {})

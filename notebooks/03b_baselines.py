@@ -28,17 +28,17 @@ dataset: str = "phantom-2d"  # a dataset of that profile
 method: str = "greedy"  # a baseline of that profile
 
 # %%
-from deepsimreg.notebook import check_parameters
+from deepsimreg.paper.notebook import check_parameters
 
 check_parameters(globals())
 
 # %%
 import pandas as pd
 
-from deepsimreg import plots
-from deepsimreg.baselines import BASELINES
-from deepsimreg.experiment import Profile
-from deepsimreg.stages import evaluate_method, run_baseline
+from deepsimreg.paper import plots
+from deepsimreg.paper.baselines import BASELINES
+from deepsimreg.paper.experiment import Profile
+from deepsimreg.paper.stages import evaluate_method, run_baseline
 
 plan = Profile(profile)
 data = plan.load(dataset)

@@ -23,14 +23,14 @@ reference: str = "deepsim-seg"  # the method that the others are tested against
 images: bool = True  # write every warped image and label
 
 # %%
-from deepsimreg.notebook import check_parameters
+from deepsimreg.paper.notebook import check_parameters
 
 check_parameters(globals())
 
 # %%
-from deepsimreg import plots
-from deepsimreg.experiment import Profile
-from deepsimreg.stages import evaluate_all
+from deepsimreg.paper import plots
+from deepsimreg.paper.experiment import Profile
+from deepsimreg.paper.stages import evaluate_all
 
 plan = Profile(profile)
 data = plan.load(dataset)

@@ -20,7 +20,8 @@ profile: str = "quick"  # which experiments/<profile>.yaml
 dataset: str = "phantom-2d"  # a dataset of that profile
 
 # %%
-from deepsimreg.notebook import check_parameters
+from deepsimreg.paper.landscape import loss_landscape_curves
+from deepsimreg.paper.notebook import check_parameters
 
 check_parameters(globals())
 
@@ -28,10 +29,9 @@ check_parameters(globals())
 import pandas as pd
 import torch
 
-from deepsimreg import plots
-from deepsimreg.evaluation import loss_landscape_curves
-from deepsimreg.experiment import Profile, configuration, figures_folder, relative, run_folder, write_json
-from deepsimreg.stages import (
+from deepsimreg.paper import plots
+from deepsimreg.paper.experiment import Profile, configuration, figures_folder, relative, run_folder, write_json
+from deepsimreg.paper.stages import (
     ablation_tables,
     evaluation_tables,
     method_of,
@@ -41,7 +41,7 @@ from deepsimreg.stages import (
     tuning_table,
 )
 from deepsimreg.warps import warp_image, warp_labels
-from deepsimreg.ways import summarise_ways, ways_tables
+from deepsimreg.paper.ways import summarise_ways, ways_tables
 
 # %%
 plan = Profile(profile)

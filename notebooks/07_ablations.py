@@ -28,14 +28,14 @@ profile: str = "quick"  # which experiments/<profile>.yaml
 dataset: str = "phantom-2d"  # a dataset of that profile
 
 # %%
-from deepsimreg.notebook import check_parameters
+from deepsimreg.paper.notebook import check_parameters
 
 check_parameters(globals())
 
 # %%
-from deepsimreg import plots
-from deepsimreg.experiment import Profile, write_json
-from deepsimreg.stages import evaluate_ablations
+from deepsimreg.paper import plots
+from deepsimreg.paper.experiment import Profile, write_json
+from deepsimreg.paper.stages import evaluate_ablations
 
 plan = Profile(profile)
 data = plan.load(dataset)

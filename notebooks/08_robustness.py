@@ -20,17 +20,17 @@ profile: str = "quick"  # which experiments/<profile>.yaml
 dataset: str = "phantom-2d"  # a dataset of that profile
 
 # %%
-from deepsimreg.notebook import check_parameters
+from deepsimreg.data.augment import add_noise
+from deepsimreg.paper.notebook import check_parameters
 
 check_parameters(globals())
 
 # %%
 import torch
 
-from deepsimreg import plots
-from deepsimreg.evaluation import add_noise
-from deepsimreg.experiment import Profile, write_json
-from deepsimreg.stages import evaluate_robustness
+from deepsimreg.paper import plots
+from deepsimreg.paper.experiment import Profile, write_json
+from deepsimreg.paper.stages import evaluate_robustness
 
 plan = Profile(profile)
 data = plan.load(dataset)

@@ -34,17 +34,18 @@ pair_index: int = 0  # test pair that is looked at
 trace_pairs: int = 3  # validation pairs that are watched at work
 
 # %%
-from deepsimreg.notebook import check_parameters
+from deepsimreg.paper.notebook import check_parameters
 
 check_parameters(globals())
 
 # %%
-from deepsimreg import plots, register
-from deepsimreg.experiment import Profile, write_json
-from deepsimreg.stages import trained_extractor
-from deepsimreg.statistics import compare_methods
+from deepsimreg.paper import plots
+from deepsimreg import register
+from deepsimreg.paper.experiment import Profile, write_json
+from deepsimreg.paper.stages import trained_extractor
+from deepsimreg.paper.statistics import compare_methods
 from deepsimreg.warps import compose, warp_image
-from deepsimreg.ways import compare_ways, summarise_ways, trace_ways, tune_ways
+from deepsimreg.paper.ways import compare_ways, summarise_ways, trace_ways, tune_ways
 
 plan = Profile(profile)
 data = plan.load(dataset)

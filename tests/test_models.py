@@ -2,16 +2,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepsimreg.models import (
-    Autoencoder,
-    Pyramid,
-    UNet,
-    VoxelMorph,
-    WeightsError,
-    count_parameters,
-    load_model,
-    save_model,
-)
+from deepsimreg.errors import WeightsError
+from deepsimreg.models import Autoencoder, Pyramid, UNet, VoxelMorph, count_parameters, load_model, save_model
 from deepsimreg.models.pyramid import correlation
 from deepsimreg.warps import compose, jacobian_determinant, warp_image
 

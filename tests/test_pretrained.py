@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from deepsimreg import load, pretrained, register
 from deepsimreg.cli import main
-from deepsimreg.models import Autoencoder, UNet, WeightsError, save_model
+from deepsimreg.errors import WeightsError
+from deepsimreg.models import Autoencoder, UNet, save_model
 
 
 @pytest.fixture

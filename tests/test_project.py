@@ -10,8 +10,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from deepsimreg.paths import NOTEBOOKS, PROJECT
-from deepsimreg.readme import BLOCK, filled
+from deepsimreg.paper.paths import NOTEBOOKS
+from deepsimreg.paper.readme import BLOCK, filled
+from deepsimreg.paths import PROJECT
 
 LOCK = {r.name.lower(): r for r in map(Requirement, (PROJECT / "requirements.lock").read_text().split())}
 TWINS = sorted(NOTEBOOKS.glob("*.py"))

@@ -9,10 +9,11 @@ import torch
 
 from deepsimreg import register
 from deepsimreg.data import load_dataset
-from deepsimreg.evaluation import evaluate_pair
+from deepsimreg.errors import WeightsError
 from deepsimreg.losses import MSE, DeepSim, FeatureFunction, Similarity, similarity_terms
-from deepsimreg.models import UNet, VoxelMorph, WeightsError, save_model
-from deepsimreg.optimisation import Level, default_levels, optimise
+from deepsimreg.metrics import evaluate_pair
+from deepsimreg.models import UNet, VoxelMorph, save_model
+from deepsimreg.optimise import Level, default_levels, optimise
 from deepsimreg.warps import (
     affine_displacement,
     compose,

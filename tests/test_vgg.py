@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from deepsimreg.errors import WeightsError
 from deepsimreg.losses import build_similarity
-from deepsimreg.models import WeightsError, load_vgg
+from deepsimreg.models import load_vgg
 from deepsimreg.models.vgg import FILE
 
 CONFIGURATION = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256), 14: (256, 256)}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from deepsimreg.data.base import SPLITS, DataError, Dataset, LazySequence, Pair, Sample
+from deepsimreg.data.base import SPLITS, Dataset, LazySequence, Pair, Sample
 from deepsimreg.data.brain import BrainMri, NeuriteOasis2d, NeuriteOasis3d
 from deepsimreg.data.hippocampus import Hippocampus
 from deepsimreg.data.own import OwnData
@@ -36,7 +36,6 @@ def load_dataset(name: str, **options) -> Dataset:
 __all__ = [
     "DATASETS",
     "SPLITS",
-    "DataError",
     "Dataset",
     "Hippocampus",
     "LazySequence",

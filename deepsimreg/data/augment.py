@@ -78,3 +78,8 @@ def augment_pair(
         [warp_image(image[None], displacement)[0] for image in images],
         [warp_labels(label[None], displacement)[0] for label in labels],
     )
+
+
+def add_noise(image: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
+    """Image (N, C, *spatial) in [0, 1] with Gaussian noise of that standard deviation, clipped to [0, 1]."""
+    return (image + deviation * torch.randn(image.shape, generator=generator, dtype=image.dtype)).clamp(0, 1)

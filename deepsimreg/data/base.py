@@ -19,10 +19,6 @@ SPLITS = ("train", "validation", "test")
 Item = TypeVar("Item")
 
 
-class DataError(ValueError):
-    """Data that cannot be used; the message names the file and the remedy."""
-
-
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One labelled image. Spacing in mm, array axis order; affine: voxel to world (RAS, mm), or None."""

@@ -15,7 +15,6 @@ import pandas as pd
 
 from deepsimreg.data.base import (
     SPLITS,
-    DataError,
     LazySequence,
     Pair,
     check_split,
@@ -25,6 +24,7 @@ from deepsimreg.data.base import (
     spread_colors,
 )
 from deepsimreg.data.labelled import Files, LabelledFiles
+from deepsimreg.errors import DataError
 from deepsimreg.paths import data_root
 
 STRUCTURES = (

@@ -22,8 +22,8 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
-from deepsimreg.data.base import DataError
 from deepsimreg.data.stacks import prepare_phc, prepare_platelet
+from deepsimreg.errors import DataError
 from deepsimreg.paths import data_root
 
 CHUNK = 1 << 18

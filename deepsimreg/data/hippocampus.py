@@ -15,9 +15,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from deepsimreg.data.base import SPLITS, DataError, Dataset, Pair, Sample, check_split, mirrored_pairs, ordered_pairs
-from deepsimreg.data.files import BROKEN_FILE, read_image
+from deepsimreg.data.base import SPLITS, Dataset, Pair, Sample, check_split, mirrored_pairs, ordered_pairs
 from deepsimreg.data.labelled import padded_sample, scaled
+from deepsimreg.errors import DataError
+from deepsimreg.io import BROKEN_FILE, read_image
 from deepsimreg.paths import data_root
 
 FOLDER = "Task04_Hippocampus"

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from deepsimreg.data.base import DataError, Dataset, LazySequence, Sample, check_split
-from deepsimreg.data.files import image_shape, read_image, read_page
+from deepsimreg.data.base import Dataset, LazySequence, Sample, check_split
+from deepsimreg.errors import DataError
+from deepsimreg.io import image_shape, read_image, read_page
 from deepsimreg.warps import pooled
 
 CHUNK = 1 << 20

@@ -25,7 +25,6 @@ import yaml
 
 from deepsimreg.data.base import (
     SPLITS,
-    DataError,
     LazySequence,
     Pair,
     check_split,
@@ -35,8 +34,9 @@ from deepsimreg.data.base import (
     shuffled_split,
     spread_colors,
 )
-from deepsimreg.data.files import image_shape
 from deepsimreg.data.labelled import Files, LabelledFiles, scaled
+from deepsimreg.errors import DataError
+from deepsimreg.io import image_shape
 
 NEEDED = ("name", "kind", "images", "labels", "classes")
 DEFAULTS = {

@@ -17,9 +17,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import tifffile
 
-from deepsimreg.data.base import DataError, Pair, check_split, neighbour_pairs
-from deepsimreg.data.files import image_shape, read_image, read_page
+from deepsimreg.data.base import Pair, check_split, neighbour_pairs
 from deepsimreg.data.labelled import Files, LabelledFiles
+from deepsimreg.errors import DataError
+from deepsimreg.io import image_shape, read_image, read_page
 from deepsimreg.paths import data_root
 
 

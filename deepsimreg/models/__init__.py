@@ -8,11 +8,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from deepsimreg.errors import WeightsError
 from deepsimreg.models.autoencoder import Autoencoder
 from deepsimreg.models.pyramid import Pyramid
 from deepsimreg.models.transmorph import TransMorph
 from deepsimreg.models.unet import UNet
-from deepsimreg.models.vgg import VGG16Features, WeightsError, load_vgg, vgg_path
+from deepsimreg.models.vgg import VGG16Features, load_vgg, vgg_path
 from deepsimreg.models.voxelmorph import VoxelMorph
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "UNet",
     "VGG16Features",
     "VoxelMorph",
-    "WeightsError",
     "count_parameters",
     "load_model",
     "load_vgg",

@@ -10,15 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from deepsimreg.errors import WeightsError
 from deepsimreg.paths import data_root
 
 FILE = "vgg16-397923af.pth"
 LEVELS = ((64, 64), (128, 128), (256, 256, 256))  # channels of the convolutions between two poolings
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's red, green and blue
-
-
-class WeightsError(ValueError):
-    """A weight file that cannot be used; the message names the file and the remedy."""
 
 
 class VGG16Features(nn.Module):

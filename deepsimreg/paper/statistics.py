@@ -1,0 +1,206 @@
+"""Are two methods different? Intervals, tests and effect sizes over the pairs of a test set.
+
+- the bootstrap percentile interval of a mean over pairs (Efron & Tibshirani, 1993); where pairs come in both
+  directions, A to B and B to A, the two are one couple and are drawn together (the cluster bootstrap,
+  Davison & Hinkley 1997);
+- the one-sided Wilcoxon signed-rank test on values paired by image pair (Wilcoxon, 1945), with Holm's
+  correction for several comparisons (Holm, 1979);
+- Cohen's d = (mean a - mean b) / s, s² = ((n_a - 1) s_a² + (n_b - 1) s_b²) / (n_a + n_b - 2) (Cohen, 1988),
+  in the words of Sawilowsky (2009).
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+EFFECT_SIZES = {
+    "huge": 2.0,
+    "very large": 1.2,
+    "large": 0.8,
+    "medium": 0.5,
+    "small": 0.2,
+    "very small": 0.01,
+    "negligible": 0.0,
+}
+
+
+def couple(pair: str) -> str:
+    """The couple of images that a pair `moving--fixed` joins: both directions have the same one."""
+    return "--".join(sorted(str(pair).split("--")))
+
+
+def couples(pairs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Sum and count of a metric (NaN left out) in each couple; columns `sum` and `count`, index the couple."""
+    values = pairs.dropna(subset=metric)
+    return values[metric].groupby(values["pair"].map(couple), sort=False).agg(["sum", "count"])
+
+
+def coupled_interval(
+    pairs: pd.DataFrame, metric: str, resamples: int = 10_000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of a metric over pairs, couples drawn as wholes.
+
+    pairs: columns `pair` (named `moving--fixed`) and the metric. With no pair in both directions it is
+    `bootstrap_interval`.
+    """
+    table = couples(pairs, metric)
+    if len(table) < 2:
+        return bootstrap_interval(pairs[metric])
+    drawn = np.random.default_rng(seed).integers(len(table), size=(resamples, len(table)))
+    means = table["sum"].to_numpy()[drawn].sum(1) / table["count"].to_numpy()[drawn].sum(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_interval(
+    values: Sequence[float],
+    statistic: Callable = np.mean,
+    resamples: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (low, high) of `statistic` over `values`, NaN left out.
+
+    The interval of one value is that value; of none, (NaN, NaN).
+    """
+    values = _without_nan(values)
+    if values.size < 2:
+        only = float(values[0]) if values.size else float("nan")
+        return only, only
+    interval = stats.bootstrap(
+        (values,),
+        statistic,
+        n_resamples=resamples,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def paired_wilcoxon(a: Sequence[float], b: Sequence[float]) -> float:
+    """p of the one-sided Wilcoxon signed-rank test that `a` is greater than `b`, pair by pair.
+
+    Pairs with a NaN are left out; where no pair differs there is no evidence at all, and p = 1.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"a has {len(a)} values and b {len(b)}; give both in the order of the pairs")
+    difference = _without_nan(np.asarray(a, dtype=float) - np.asarray(b, dtype=float))
+    if not np.any(difference):
+        return 1.0
+    return float(stats.wilcoxon(difference, alternative="greater").pvalue)
+
+
+def cohens_d(a: Sequence[float], b: Sequence[float]) -> float:
+    """Cohen's d of two independent samples: difference of the means over the pooled SD; positive if a > b.
+
+    The pairing is not used: d says how far the two clouds of pairs lie apart, not how sure the difference is.
+    NaN if a sample has fewer than two values; ±inf if both are constant and differ.
+    """
+    a, b = _without_nan(a), _without_nan(b)
+    if min(a.size, b.size) < 2:
+        return float("nan")
+    difference = a.mean() - b.mean()
+    pooled = ((a.size - 1) * a.var(ddof=1) + (b.size - 1) * b.var(ddof=1)) / (a.size + b.size - 2)
+    if pooled == 0:
+        return float(np.sign(difference) * np.inf) if difference else 0.0
+    return float(difference / np.sqrt(pooled))
+
+
+def effect_size_word(d: float) -> str:
+    """The usual word for |d|, from the lower bounds in `EFFECT_SIZES`."""
+    if np.isnan(d):
+        return "undefined"
+    return next(word for word, least in EFFECT_SIZES.items() if abs(d) >= least)
+
+
+def holm(pvalues: Sequence[float]) -> np.ndarray:
+    """Holm's step-down adjusted p-values, in the order given: family-wise error without independence."""
+    pvalues = np.asarray(pvalues, dtype=float)
+    order = np.argsort(pvalues, kind="stable")
+    stepped = pvalues[order] * np.arange(pvalues.size, 0, -1)
+    adjusted = np.empty_like(pvalues)
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return adjusted
+
+
+def compare_methods(
+    pairs: pd.DataFrame,
+    metric: str = "dice",
+    reference: str = "deepsim-seg",
+    pair: str = "pair",
+    greater_is_better: bool = True,
+) -> pd.DataFrame:
+    """Is the reference method better than each other one? One row a method, paired by image pair.
+
+    pairs: a row per method and image pair, columns `method`, `pair` (named `moving--fixed`) and the metric; rows
+    that repeat both (seeds), and then the two directions of a couple, are averaged first. Columns of the answer:
+    `method`, `n` (common couples), `mean`, `reference_mean`, `difference` (reference - method), `p` (one-sided
+    Wilcoxon, the reference is better), `p_holm`, `d` (Cohen, positive if the reference has the larger values),
+    `effect` (its word).
+    """
+    missing = [column for column in ("method", pair, metric) if column not in pairs]
+    if missing:
+        raise ValueError(f"pairs has no column {missing}; it has {list(pairs.columns)}")
+    table = pairs.pivot_table(index=pair, columns="method", values=metric, aggfunc="mean", sort=False)
+    table = table.groupby(table.index.map(couple), sort=False).mean()
+    if reference not in table:
+        raise ValueError(f"reference {reference!r} is not among the methods {sorted(table.columns)}")
+    rows = [_compare(table, other, reference, greater_is_better) for other in table if other != reference]
+    columns = ["method", "n", "mean", "reference_mean", "difference", "p", "d", "effect"]
+    result = pd.DataFrame(rows, columns=columns)
+    result.insert(columns.index("p") + 1, "p_holm", holm(result["p"]))
+    return result
+
+
+def _compare(table: pd.DataFrame, other: str, reference: str, greater_is_better: bool) -> dict:
+    common = table[[other, reference]].dropna()
+    if common.empty:
+        raise ValueError(f"{other!r} and {reference!r} share no pair; name the pairs of both runs alike")
+    ours, theirs = common[reference].to_numpy(), common[other].to_numpy()
+    d = cohens_d(ours, theirs)
+    return {
+        "method": other,
+        "n": len(common),
+        "mean": theirs.mean(),
+        "reference_mean": ours.mean(),
+        "difference": (ours - theirs).mean(),
+        "p": paired_wilcoxon(ours, theirs) if greater_is_better else paired_wilcoxon(theirs, ours),
+        "d": d,
+        "effect": effect_size_word(d),
+    }
+
+
+def _without_nan(values: Sequence[float]) -> np.ndarray:
+    values = np.asarray(values, dtype=float).ravel()
+    return values[~np.isnan(values)]
+
+
+def summary(
+    pairs: pd.DataFrame,
+    by: str | Sequence[str] = "method",
+    metrics: Sequence[str] | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Mean of each metric over the pairs of each group, with its 95 % bootstrap interval over couples of images.
+
+    pairs: a row a pair, column `pair` its name. metrics: columns to summarise; every numeric column that is not in `by`
+    if not given. Returns a row per group and metric: the `by` columns, `metric`, `mean`, `low`, `high`, `n` (pairs
+    without NaN), `couples` (pairs in both directions count once).
+    """
+    by = [by] if isinstance(by, str) else list(by)
+    metrics = list(metrics or pairs.select_dtypes("number").columns.difference(by, sort=False))
+    missing = [column for column in by + metrics if column not in pairs]
+    if missing:
+        raise ValueError(f"pairs has no column {missing}; it has {list(pairs.columns)}")
+    rows = []
+    for group, values in pairs.groupby(by, sort=False):
+        for metric in metrics:
+            low, high = coupled_interval(values, metric, resamples=resamples, seed=seed)
+            counts = {"n": values[metric].count(), "couples": len(couples(values, metric))}
+            interval = {"mean": values[metric].mean(), "low": low, "high": high} | counts
+            rows.append({**dict(zip(by, group, strict=True)), "metric": metric, **interval})
+    return pd.DataFrame(rows, columns=[*by, "metric", "mean", "low", "high", "n", "couples"])

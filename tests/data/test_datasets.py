@@ -1,0 +1,267 @@
+"""Every dataset from its archive to a table: fetch → prepare → two training steps → evaluation."""
+
+import hashlib
+import shutil
+import tracemalloc
+import zipfile
+from dataclasses import replace
+
+import archives
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+import torch
+import yaml
+
+from deepsimreg.data import DATASETS, load_dataset
+from deepsimreg.data.download import SOURCES, fetch_dataset
+from deepsimreg.data.stacks import CROP, prepare_phc, prepare_platelet
+from deepsimreg.errors import DataError
+from deepsimreg.paper import experiment, stages
+from deepsimreg.paper.experiment import Profile
+
+SMALL = {"channels": [4, 4, 4], "light": True}
+FIT = {"steps": 2, "batch": 2, "validate_every": 2}
+MADE = {
+    "phc-u373": archives.make_phc,
+    "platelet-em": archives.make_platelet,
+    "neurite-oasis-3d": lambda folder: archives.make_oasis(folder, 3),
+    "neurite-oasis-2d": lambda folder: archives.make_oasis(folder, 2),
+}
+OPTIONS = {"phc-u373": {"downsample": 8}}
+
+
+def fetched(name, folder, monkeypatch):
+    """The data root that holds a dataset: fetched from a made archive on the loopback address, or laid out."""
+    root = folder / "data"
+    if name == "brain-mri":
+        archives.lay_out_brains(root)
+        return root
+    served = folder / "served"
+    served.mkdir()
+    archive = MADE[name](served)
+    digest = f"sha256:{hashlib.sha256(archive.read_bytes()).hexdigest()}"
+    checksum = digest if SOURCES[name].checksum else ""
+    monkeypatch.setitem(SOURCES, name, replace(SOURCES[name], checksum=checksum))
+    with archives.serve(served) as url:
+        fetch_dataset(name, root, f"{url}/{archive.name}")
+    return root
+
+
+@pytest.mark.parametrize("name", ["phc-u373", "platelet-em", "brain-mri", "neurite-oasis-3d", "neurite-oasis-2d"])
+def test_from_the_archive_to_the_table(name, tmp_path, monkeypatch, runs):
+    root = fetched(name, tmp_path, monkeypatch)
+    tree = {
+        name: {
+            "data": {"root": str(root)} | OPTIONS.get(name, {}),
+            "extractors": {"network": SMALL, "fit": FIT},
+            "registration": {"network": SMALL, "fit": FIT, "similarities": {"deepsim-seg": {"lam": 1}}},
+        }
+    }
+    (tmp_path / "quick.yaml").write_text(yaml.safe_dump(tree))
+    monkeypatch.setattr(experiment, "EXPERIMENTS", tmp_path)
+    plan = Profile("quick")
+    data = plan.load(name)
+    network, _ = stages.trained_registration(plan.registration(name, "deepsim-seg"), data)
+    table = stages.evaluate_method(network, data, tmp_path / "warped")
+    assert len(table) == len(data.pairs("test")) > 0
+    assert np.isfinite(table[["dice", "folds", "sd_log_jacobian"]]).all(axis=None)
+    assert len(list((tmp_path / "warped").glob("*-label*"))) == len(table)
+
+
+@pytest.mark.parametrize("name", ["phc-u373", "platelet-em", "brain-mri", "neurite-oasis-3d", "neurite-oasis-2d"])
+def test_what_a_dataset_holds(name, tmp_path, monkeypatch):
+    data = load_dataset(name, root=fetched(name, tmp_path, monkeypatch))
+    names = {split: [sample.name for sample in data.samples(split)] for split in ("train", "validation", "test")}
+    for split, pairs in ((split, data.pairs(split)) for split in names):
+        for pair in pairs:
+            assert pair.moving.name != pair.fixed.name
+            assert pair.moving.image.shape == pair.fixed.label.shape == (1, *data.shape)
+        assert {pair.moving.name for pair in pairs} <= set(names[split])
+    assert not set(names["train"]) & set(names["test"])
+    sample = data.samples("test")[0]
+    assert 0 <= sample.image.min() < sample.image.max() <= 1
+    assert sample.label.max() < len(data.classes) == len(data.colors) == len(set(data.colors))
+    assert data.ndim == len(DATASETS[name].shape)
+    assert data.fingerprint() == load_dataset(name, root=tmp_path / "data").fingerprint()
+
+
+def test_phc_layout_and_pairs(tmp_path, monkeypatch):
+    root = fetched("phc-u373", tmp_path, monkeypatch)
+    stack = tifffile.imread(root / "PhC-U373" / "images" / "02.tif", key=range(63))
+    assert stack.shape == (63, 512, 688)
+    with zipfile.ZipFile(tmp_path / "served" / "PhC-C2DH-U373.zip") as file:
+        frame = tifffile.imread(file.open("PhC-C2DH-U373/02/t007.tif"))
+    assert (stack[7] == frame[CROP]).all()
+    data = load_dataset("phc-u373", root=root)
+    assert [pair.name for pair in data.pairs("test")] == ["02-t060--02-t061", "02-t061--02-t062"]
+    assert len(data.samples("validation")) == 50
+    distances = sorted(int(p.fixed.name[-3:]) - int(p.moving.name[-3:]) for p in data.pairs("train"))
+    assert distances == [-2, -2, -1, -1, -1, 1, 1, 1, 2, 2]
+    torch.testing.assert_close(data.samples("validation")[7].image[0], torch.from_numpy(stack[7] / 256).float())
+
+
+def test_platelet_classes_follow_the_colours(tmp_path, monkeypatch):
+    root = fetched("platelet-em", tmp_path, monkeypatch)
+    label = archives.scene((24, 40, 48), 7, 24)[0]
+    written = tifffile.imread(root / "platelet_em_reduced" / "labels-class" / "24-class.tif", key=range(24))
+    assert (written == np.minimum(label, 2)).all()
+    data = load_dataset("platelet-em", root=root)
+    assert len(data.samples("validation")) == len(data.samples("test")) == 12
+    assert (root / "platelet_em_reduced.sha256").read_text().startswith("sha256:")
+
+
+def test_a_layout_that_is_already_prepared_is_taken_as_it_is(tmp_path):
+    label, image = archives.scene((50, 16, 20), 7, 0)
+    for stack in (24, 50):
+        for part, array in (("images", (image * 255).astype(np.uint8)), ("labels-class", label)):
+            path = tmp_path / "platelet_em_reduced" / part / f"{stack}-{'images' if part == 'images' else 'class'}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(path, array[:stack])
+    assert fetch_dataset("platelet-em", tmp_path) == tmp_path / "platelet_em_reduced"
+    sample = load_dataset("platelet-em", root=tmp_path).samples("train")[3]
+    assert (sample.label[0].numpy() == np.minimum(label[3], 2)).all()
+
+
+def test_a_folder_that_was_unpacked_by_hand_is_prepared_and_kept(tmp_path):
+    with zipfile.ZipFile(archives.make_platelet(tmp_path)) as file:
+        file.extractall(tmp_path)
+    fetch_dataset("platelet-em", tmp_path)
+    assert (tmp_path / "platelet-em").is_dir()
+    assert len(load_dataset("platelet-em", root=tmp_path).samples("train")) == 50
+
+
+def test_a_download_without_a_published_checksum_must_not_change(tmp_path, monkeypatch):
+    root = fetched("platelet-em", tmp_path, monkeypatch)
+    shutil.rmtree(root / "platelet_em_reduced")
+    archives.make_platelet(tmp_path / "served", shape=(32, 32))
+    with (
+        archives.serve(tmp_path / "served") as url,
+        pytest.raises(DataError, match=r"expected [0-9a-f]{64}: remove it"),
+    ):
+        fetch_dataset("platelet-em", root, f"{url}/images_and_labels_rgba.zip")
+    assert not (root / "platelet_em_reduced").exists()
+
+
+def test_faults_of_the_archives_are_named(tmp_path):
+    with zipfile.ZipFile(archives.make_phc(tmp_path, (2, 2))) as file:
+        file.extractall(tmp_path)
+    raw = tmp_path / "PhC-C2DH-U373"
+    label = raw / "01_ST" / "SEG" / "man_seg001.tif"
+    tifffile.imwrite(label, np.zeros((5, 5), np.uint16))
+    with pytest.raises(DataError, match=r"man_seg001.tif has shape \(5, 5\), but frames are \(520, 696\)"):
+        prepare_phc(raw, tmp_path / "target")
+    label.unlink()
+    with pytest.raises(DataError, match=r"man_seg001.tif does not exist"):
+        prepare_phc(raw, tmp_path / "target")
+    with zipfile.ZipFile(archives.make_platelet(tmp_path)) as file:
+        file.extractall(tmp_path)
+    colours = tmp_path / "platelet-em" / "labels-semantic" / "24-semantic.tif"
+    stack = tifffile.imread(colours)
+    stack[5, 3, 3] = (9, 9, 9, 255)
+    tifffile.imwrite(colours, stack)
+    with pytest.raises(DataError, match=r"24-semantic.tif, slice 5 has the colour \(9, 9, 9\)"):
+        prepare_platelet(tmp_path / "platelet-em", tmp_path / "target")
+
+
+def test_what_is_killed_while_it_is_prepared_leaves_nothing(tmp_path, monkeypatch):
+    with zipfile.ZipFile(archives.make_platelet(tmp_path)) as file:
+        file.extractall(tmp_path)
+
+    def killed(raw, target):
+        prepare_platelet(raw, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(SOURCES, "platelet-em", replace(SOURCES["platelet-em"], prepare=killed))
+    with pytest.raises(KeyboardInterrupt):
+        fetch_dataset("platelet-em", tmp_path)
+    assert not (tmp_path / "platelet_em_reduced").exists()
+
+
+def test_brain_mri_goes_to_its_atlas(tmp_path):
+    archives.lay_out_brains(tmp_path)
+    data = load_dataset("brain-mri", root=tmp_path)
+    assert [pair.name for pair in data.pairs("test")] == ["s4--atlas", "s5--atlas"]
+    assert [sample.name for sample in data.samples("validation")] == ["s2", "s3"]
+    raw = nibabel.load(tmp_path / "brain_mris" / "data" / "s4" / "brain_aligned.nii.gz").get_fdata()
+    torch.testing.assert_close(data.sample("s4").image[0], torch.from_numpy(raw.clip(0, 128) / 128).float())
+    table = tmp_path / "brain_mris" / "metadata.csv"
+    table.write_text(table.read_text().replace("TEST", "exam"))
+    with pytest.raises(DataError, match=r"SPLIT of s4 is 'exam': write train, validate or test"):
+        load_dataset("brain-mri", root=tmp_path)
+    with pytest.raises(DataError, match=r"cannot be fetched: put metadata.csv"):
+        load_dataset("brain-mri", root=tmp_path / "nowhere")
+    with pytest.raises(DataError, match="brain-mri cannot be fetched"):
+        fetch_dataset("brain-mri", tmp_path)
+
+
+def test_no_more_volumes_are_kept_than_asked_for(tmp_path):
+    archives.lay_out_brains(tmp_path)
+    data = load_dataset("brain-mri", root=tmp_path, cache=2)
+    for split in ("train", "validation", "test"):
+        for _ in data.pairs(split):
+            assert data._cached.cache_info().currsize <= 2
+
+
+def test_a_downsampled_image_is_the_mean_and_keeps_its_place(tmp_path):
+    archives.lay_out_brains(tmp_path)
+    full, half = (load_dataset("brain-mri", root=tmp_path, downsample=n).sample("s0") for n in (1, 2))
+    mean = full.image[0].reshape(8, 2, 12, 2, 8, 2).mean((1, 3, 5))
+    torch.testing.assert_close(half.image[0], mean)
+    assert torch.equal(half.label[0], full.label[0][1::2, 1::2, 1::2])
+    assert half.spacing == (2.0, 2.0, 4.0)
+    np.testing.assert_allclose(half.affine @ [3, 4, 5, 1], full.affine @ [6.5, 8.5, 10.5, 1])
+
+
+@pytest.mark.parametrize("name", list(MADE))
+def test_missing_data_say_how_to_get_them(name, tmp_path):
+    with pytest.raises(DataError, match=rf"deepsimreg\.data\.download {name}"):
+        load_dataset(name, root=tmp_path)
+
+
+def peak_memory(read):
+    """Bytes that numpy had allocated at most, beyond what was there before."""
+    tracemalloc.start()
+    try:
+        read()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_number_of_volumes(tmp_path):
+    """Brains of the real size, 28 MB each as float32: 16 are read, four are kept."""
+    shape, folder = (160, 192, 224), tmp_path / "brain_mris"
+    label = np.zeros(shape, np.uint8)
+    label[40:120, 40:150, 50:170] = 2
+    archives.write_nifti(folder / "atlas" / "brain_aligned.nii.gz", label * 60)
+    archives.write_nifti(folder / "atlas" / "seg_coalesced_aligned.nii.gz", label)
+    for number in range(16):
+        (folder / "data").mkdir(exist_ok=True)
+        (folder / "data" / f"s{number}").symlink_to(folder / "atlas")
+    splits = ["train"] * 14 + ["validate", "test"]
+    (folder / "metadata.csv").write_text("subject_id,SPLIT\n" + "\n".join(f"s{i},{s}" for i, s in enumerate(splits)))
+
+    def read(count):
+        data = load_dataset("brain-mri", root=tmp_path)
+        return [pair.moving.image.shape for pair, _ in zip(data.pairs("train"), range(count), strict=False)]
+
+    few, many = peak_memory(lambda: read(5)), peak_memory(lambda: read(14))
+    assert many < 1.05 * few
+    assert many < 14 * np.prod(shape) * 4 * 0.75, "less than the volumes that were read"
+
+
+def test_a_stack_is_read_page_by_page(tmp_path):
+    """Fifty slices of 800 × 800: opening the dataset and reading one pair takes a fraction of the stack."""
+    folder = tmp_path / "platelet_em_reduced"
+    for stack, pages in (("50", 50), ("24", 24)):
+        for path in (folder / "images" / f"{stack}-images.tif", folder / "labels-class" / f"{stack}-class.tif"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(path, np.zeros((pages, 800, 800), np.uint8), compression="zlib")
+
+    def read():
+        data = load_dataset("platelet-em", root=tmp_path)
+        assert data.pairs("train")[0].moving.image.shape == (1, 800, 800)
+
+    assert peak_memory(read) < 50 * 800 * 800 * 0.9

@@ -1,0 +1,194 @@
+"""Intervals, tests and effect sizes against scipy, hand-made examples and simulation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from deepsimreg.paper.statistics import (
+    bootstrap_interval,
+    cohens_d,
+    compare_methods,
+    couple,
+    coupled_interval,
+    effect_size_word,
+    holm,
+    paired_wilcoxon,
+)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(3)
+
+
+def test_bootstrap_interval_of_a_mean_agrees_with_the_normal_interval(rng):
+    values = rng.normal(0.8, 0.05, 400)
+    half = 1.96 * values.std(ddof=1) / 20
+    assert bootstrap_interval(values) == pytest.approx((values.mean() - half, values.mean() + half), abs=6e-4)
+
+
+def test_bootstrap_interval_covers_the_true_mean_at_its_level(rng):
+    inside = 0
+    for trial in range(200):
+        low, high = bootstrap_interval(rng.normal(size=40), resamples=300, seed=trial, level=0.8)
+        inside += low <= 0 <= high
+    assert 0.70 < inside / 200 < 0.88
+
+
+def test_bootstrap_interval_leaves_nan_out_and_is_seeded(rng):
+    values = rng.normal(size=20)
+    assert bootstrap_interval([*values, np.nan]) == bootstrap_interval(values)
+    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
+    assert bootstrap_interval([0.5, np.nan]) == (0.5, 0.5)
+    assert np.isnan(bootstrap_interval([np.nan])).all()
+
+
+def test_bootstrap_interval_takes_another_statistic():
+    low, high = bootstrap_interval([*range(50), 1e6], statistic=np.median)
+    assert 10 < low < 25 < high < 40
+
+
+def test_paired_wilcoxon_is_scipys_one_sided_test(rng):
+    b = rng.normal(size=52)
+    a = b + rng.normal(0.1, 0.5, 52)
+    assert paired_wilcoxon(a, b) == stats.wilcoxon(a, b, alternative="greater").pvalue
+    assert paired_wilcoxon(a, b) + paired_wilcoxon(b, a) == pytest.approx(1, abs=0.01)
+    assert paired_wilcoxon([*a, np.nan], [*b, 5.0]) == paired_wilcoxon(a, b)
+
+
+def test_paired_wilcoxon_by_counting_the_signs():
+    """Five pairs, all greater: of the 2⁵ sign patterns only one is as extreme."""
+    assert paired_wilcoxon([2, 4, 6, 8, 10], [1, 2, 3, 4, 5]) == pytest.approx(1 / 32)
+
+
+def test_equal_pairs_are_no_evidence():
+    assert paired_wilcoxon([0.5, 0.7], [0.5, 0.7]) == 1
+
+
+def test_paired_wilcoxon_wants_pairs():
+    with pytest.raises(ValueError, match="order of the pairs"):
+        paired_wilcoxon([1, 2, 3], [1, 2])
+
+
+def test_cohens_d_by_hand_and_its_sign():
+    """Means 4 and 2, variances 4 and 1 of 3 values each: pooled SD = √2.5."""
+    assert cohens_d([2, 4, 6], [1, 2, 3]) == pytest.approx(2 / np.sqrt(2.5))
+    assert cohens_d([1, 2, 3], [2, 4, 6]) == pytest.approx(-2 / np.sqrt(2.5))
+    assert cohens_d([1, 1], [1, 1]) == 0
+    assert cohens_d([2, 2], [1, 1]) == np.inf
+    assert np.isnan(cohens_d([2], [1, 1]))
+
+
+def test_cohens_d_with_unequal_sizes_follows_from_students_t(rng):
+    a, b = rng.normal(1, 2, 12), rng.normal(0, 1, 30)
+    assert cohens_d(a, b) == pytest.approx(stats.ttest_ind(a, b).statistic * np.sqrt(1 / 12 + 1 / 30))
+
+
+@pytest.mark.parametrize(
+    ("d", "word"),
+    [
+        (0.0, "negligible"),
+        (0.01, "very small"),
+        (-0.3, "small"),
+        (0.5, "medium"),
+        (0.79, "medium"),
+        (0.8, "large"),
+        (1.3, "very large"),
+        (-2.5, "huge"),
+        (np.nan, "undefined"),
+    ],
+)
+def test_effect_size_word(d, word):
+    assert effect_size_word(d) == word
+
+
+def test_holm_by_hand():
+    """Sorted .005 .01 .03 .04 times 4 3 2 1 is .02 .03 .06 .04; the last may not be below the one before."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == pytest.approx([1, 1])
+    assert holm([]).size == 0
+
+
+def test_compare_methods_pairs_by_name_not_by_row(rng):
+    names = [f"p{i}" for i in range(20)]
+    ours, theirs = rng.uniform(0.7, 0.9, 20), rng.uniform(0.7, 0.9, 20)
+    order = rng.permutation(20)
+    pairs = pd.concat(
+        [
+            pd.DataFrame({"method": "deepsim-seg", "pair": names, "dice": ours}),
+            pd.DataFrame({"method": "ncc", "pair": np.array(names)[order], "dice": theirs[order]}),
+            pd.DataFrame({"method": "mse", "pair": names, "dice": ours - np.linspace(0.01, 0.2, 20)}),
+        ]
+    )
+    table = compare_methods(pairs).set_index("method")
+    assert list(table.index) == ["ncc", "mse"]
+    assert table.loc["ncc", "p"] == stats.wilcoxon(ours, theirs, alternative="greater").pvalue
+    assert table.loc["ncc", "d"] == pytest.approx(cohens_d(ours, theirs))
+    assert table.loc["ncc", "difference"] == pytest.approx(np.mean(ours - theirs))
+    assert table.loc["mse", "p_holm"] == pytest.approx(2 * 0.5**20)
+    assert table.loc["mse", "effect"] == effect_size_word(table.loc["mse", "d"])
+    assert compare_methods(pairs, greater_is_better=False).set_index("method").loc["mse", "p"] == 1
+
+
+def test_compare_methods_averages_seeds_and_uses_common_pairs_only():
+    pairs = pd.DataFrame(
+        {
+            "method": ["deepsim-seg"] * 4 + ["ncc"] * 3,
+            "pair": ["a", "a", "b", "c", "a", "b", "d"],
+            "dice": [0.6, 0.8, 0.5, 0.1, 0.6, 0.6, 0.9],
+        }
+    )
+    row = compare_methods(pairs).iloc[0]
+    assert row["n"] == 2
+    assert row["reference_mean"] == pytest.approx(0.6)
+
+
+def test_compare_methods_names_what_is_missing():
+    pairs = pd.DataFrame({"method": ["ncc"], "pair": ["a"], "dice": [0.5]})
+    with pytest.raises(ValueError, match="deepsim-seg"):
+        compare_methods(pairs)
+    with pytest.raises(ValueError, match="hd95"):
+        compare_methods(pairs, metric="hd95")
+
+
+def both_ways(rng, couples=60, noise=0.0):
+    """Values of pairs in both directions: what a couple shares, and noise of each direction's own."""
+    shared = np.repeat(rng.normal(0.8, 0.05, couples), 2)
+    names = [name for i in range(couples) for name in (f"a{i}--b{i}", f"b{i}--a{i}")]
+    return pd.DataFrame({"pair": names, "dice": shared + rng.normal(0, noise, 2 * couples)})
+
+
+def test_the_two_directions_of_a_pair_are_one_couple():
+    assert couple("s1--s2") == couple("s2--s1") != couple("s1--s3")
+
+
+def test_coupled_interval_is_that_of_the_couples_where_directions_agree(rng):
+    pairs = both_ways(rng)
+    low, high = coupled_interval(pairs, "dice")
+    assert (low, high) == pytest.approx(bootstrap_interval(pairs["dice"][::2]), abs=6e-4)
+    naive = np.diff(bootstrap_interval(pairs["dice"]))[0]
+    assert (high - low) / naive == pytest.approx(np.sqrt(2), rel=0.06)
+
+
+def test_coupled_interval_of_single_pairs_is_the_bootstrap_interval(rng):
+    values = rng.normal(0.8, 0.05, 100)
+    pairs = pd.DataFrame({"pair": [f"a{i}--b{i}" for i in range(100)], "dice": values})
+    assert coupled_interval(pairs, "dice") == pytest.approx(bootstrap_interval(values), abs=6e-4)
+    assert coupled_interval(pairs[:1], "dice") == (values[0], values[0])
+
+
+def test_coupled_interval_covers_the_true_mean_at_its_level(rng):
+    inside = 0
+    for trial in range(200):
+        low, high = coupled_interval(both_ways(rng, 25, 0.02), "dice", resamples=300, seed=trial, level=0.8)
+        inside += low <= 0.8 <= high
+    assert 0.70 < inside / 200 < 0.88
+
+
+def test_compare_methods_tests_couples(rng):
+    ours, theirs = both_ways(rng, 30, 0.02), both_ways(rng, 30, 0.02)
+    table = compare_methods(pd.concat([ours.assign(method="deepsim-seg"), theirs.assign(method="ncc")]))
+    halves = [values["dice"].to_numpy().reshape(-1, 2).mean(1) for values in (ours, theirs)]
+    assert table.loc[0, "n"] == 30
+    assert table.loc[0, "p"] == stats.wilcoxon(*halves, alternative="greater").pvalue

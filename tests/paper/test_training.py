@@ -1,0 +1,236 @@
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deepsimreg.data import load_dataset
+from deepsimreg.data.augment import AUGMENT_2D
+from deepsimreg.losses import MSE, DeepSim
+from deepsimreg.models import Autoencoder, UNet, VoxelMorph, load_model
+from deepsimreg.paper.training import (
+    DrawnSamples,
+    EpochSampler,
+    FitSettings,
+    ReconstructionTraining,
+    RegistrationTraining,
+    SegmentationTraining,
+    fit,
+)
+
+SMALL = {"channels": [4, 6, 8], "light": True}
+DATA = {"shape": (32, 32), "train": 4, "validation": 2, "test": 1}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_dataset("phantom-2d", **DATA)
+
+
+def train(data, folder, settings, kind="registration"):
+    folder.mkdir(exist_ok=True)
+    if kind == "registration":
+        extractor = UNet(2, len(data.classes), **SMALL)
+
+        def module():
+            network = VoxelMorph(2, **SMALL)
+            return RegistrationTraining(network, DeepSim(extractor), 0.1, len(data.classes), settings)
+
+        items = data.pairs
+    elif kind == "seg":
+        module = lambda: SegmentationTraining(UNet(2, len(data.classes), **SMALL), settings)  # noqa: E731
+        items = data.samples
+    else:
+        module = lambda: ReconstructionTraining(Autoencoder(2, 1, **SMALL), settings)  # noqa: E731
+        items = data.samples
+    return fit(module, settings, items("train"), items("validation"), AUGMENT_2D, folder)
+
+
+def test_segmentation_learns(data, tmp_path):
+    settings = FitSettings(steps=60, batch=4, learning_rate=5e-3, validate_every=20)
+    history = train(data, tmp_path, settings, "seg")
+    losses = history["train_loss"].dropna()
+    assert losses.tail(10).mean() < 0.8 * losses.head(5).mean()
+    assert len(losses) == 60
+
+
+def test_reconstruction_learns_and_keeps_its_best(data, tmp_path):
+    settings = FitSettings(steps=60, batch=4, learning_rate=5e-3, validate_every=20)
+    history = train(data, tmp_path, settings, "ae")
+    network = load_model(tmp_path / "weights.safetensors", Autoencoder)
+    images = torch.stack([sample.image for sample in data.samples("validation")])
+    error = torch.nn.functional.mse_loss(network(images), images).item()
+    assert error == pytest.approx(history["validation_loss"].min(), rel=1e-3)
+
+
+def test_same_seed_same_weights_other_seed_other_weights(data, tmp_path):
+    settings = FitSettings(steps=6, batch=2, validate_every=3)
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(data, tmp_path / name, dataclasses.replace(settings, seed=seed), "seg")
+    a, b, c = (load_file(tmp_path / name / "weights.safetensors") for name in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not all(torch.equal(a[key], c[key]) for key in a)
+
+
+def test_accumulated_batches_make_one_step(data, tmp_path):
+    settings = FitSettings(steps=4, batch=1, accumulate=3, validate_every=2)
+    history = train(data, tmp_path, settings, "seg")
+    assert history.dropna(subset="train_loss")["step"].tolist() == [1, 2, 3, 4]
+
+
+def test_early_stopping_ends_a_training_that_cannot_improve(data, tmp_path):
+    settings = FitSettings(steps=50, batch=1, validate_every=1, learning_rate=0.0, early_stopping=3)
+    assert train(data, tmp_path, settings, "seg")["step"].max() <= 5
+
+
+def test_plateau_lowers_the_learning_rate(data, tmp_path):
+    settings = FitSettings(steps=8, batch=1, validate_every=1, learning_rate=1e-6, plateau=2)
+    train(data, tmp_path, settings, "seg")
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert state["optimizer_states"][0]["param_groups"][0]["lr"] <= 1.1e-7
+
+
+def test_bfloat16_trains(data, tmp_path):
+    settings = FitSettings(steps=4, batch=2, validate_every=2, precision="bf16-mixed")
+    assert train(data, tmp_path, settings)["train_loss"].notna().sum() == 4
+
+
+def test_logs_and_files_of_a_run(data, tmp_path):
+    train(data, tmp_path, FitSettings(steps=4, batch=2, validate_every=2))
+    names = {path.name.split(".")[0] for path in tmp_path.iterdir()}
+    assert names >= {"metrics", "last", "weights", "events"}
+    metrics = pd.read_csv(tmp_path / "metrics.csv")
+    assert metrics.dropna(subset="validation_dice")["step"].tolist() == [2, 4]
+
+
+def test_checkpoint_does_not_hold_the_frozen_extractor(data, tmp_path):
+    train(data, tmp_path, FitSettings(steps=2, batch=2, validate_every=2))
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert state
+    assert all(key.startswith("network.") for key in state)
+
+
+def test_extractor_is_not_trained(data):
+    extractor = UNet(2, 3, **SMALL)
+    module = RegistrationTraining(VoxelMorph(2, **SMALL), DeepSim(extractor), 0.1, 3, FitSettings())
+    trained = {id(p) for group in module.configure_optimizers().param_groups for p in group["params"]}
+    assert not trained & {id(p) for p in extractor.parameters()}
+
+
+def test_drawn_samples_depend_on_index_and_seed_alone(data):
+    draw = DrawnSamples(data.pairs("train"), AUGMENT_2D, seed=3)
+    first, again = draw[7], DrawnSamples(data.pairs("train"), AUGMENT_2D, seed=3)[7]
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    other = DrawnSamples(data.pairs("train"), AUGMENT_2D, seed=4)[7]
+    assert not torch.equal(first["moving"], other["moving"])
+
+
+def test_a_window_is_the_same_of_every_image_of_a_pair_and_lies_in_it(data):
+    whole, cut = (DrawnSamples(data.pairs("train"), None, seed=3, crop=crop)[7] for crop in ((), (12, 999)))
+    rows, columns = whole["moving"].shape[1:]
+    starts = {key: [i for i in range(rows - 11) if torch.equal(whole[key][:, i : i + 12], cut[key])] for key in whole}
+    assert cut["fixed"].shape == (1, 12, columns)
+    assert set.intersection(*map(set, starts.values())), starts
+    windows = {DrawnSamples(data.pairs("train"), None, 3, (12, 12))[i]["moving"].sum().item() for i in range(6)}
+    assert len(windows) > 1
+
+
+def test_sampler_goes_on_where_the_last_epoch_ended():
+    sampler = EpochSampler(5)
+    assert list(sampler) == [0, 1, 2, 3, 4]
+    sampler.set_epoch(2)
+    assert list(sampler) == [10, 11, 12, 13, 14]
+
+
+def test_processes_of_a_parallel_run_share_no_sample(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    seen = []
+    for rank in (0, 1):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        for epoch in (0, 1):
+            sampler = EpochSampler(3)
+            sampler.set_epoch(epoch)
+            seen += list(sampler)
+    assert sorted(seen) == list(range(12))
+
+
+def test_number_of_workers_changes_nothing(data, tmp_path):
+    settings = FitSettings(steps=4, batch=2, validate_every=2)
+    tables = [
+        train(data, tmp_path / str(workers), dataclasses.replace(settings, workers=workers), "seg")
+        for workers in (0, 2)
+    ]
+    pd.testing.assert_frame_equal(*(table.drop(columns="seconds") for table in tables))
+
+
+def test_a_training_that_diverges_stops_and_says_what_to_do(data, tmp_path):
+    settings = FitSettings(steps=40, batch=2, validate_every=2, learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match="lower learning_rate or set gradient_clip"):
+        train(data, tmp_path, settings, "seg")
+
+
+def test_loss_is_similarity_plus_lam_times_regulariser(data):
+    network = VoxelMorph(2, **SMALL)
+    torch.nn.init.normal_(network.flow.weight)
+    module = RegistrationTraining(network, MSE(), 0.3, len(data.classes), FitSettings())
+    batch = {key: value[None] for key, value in DrawnSamples(data.pairs("train"), None, 0)[0].items()}
+    terms = module.terms(batch)
+    torch.testing.assert_close(terms["loss"], terms["similarity"] + 0.3 * terms["regulariser"])
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from test_training import DATA, FitSettings, load_dataset, train
+torch.manual_seed(5)
+train(load_dataset("phantom-2d", **DATA), Path({folder!r}), FitSettings(**{settings!r}))
+"""
+
+
+@pytest.mark.parametrize("early_stopping", [0, 4])
+def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, early_stopping):
+    """SIGKILL in the middle of an epoch; dropping learning rate and early stopping included."""
+    settings = {
+        "steps": 60,
+        "batch": 2,
+        "validate_every": 6,
+        "learning_rate": 3e-3,
+        "plateau": 1,
+        "early_stopping": early_stopping,
+    }
+
+    def start(name):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        code = KILLED.format(tests=os.path.dirname(__file__), folder=str(folder), settings=settings)
+        return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE), folder
+
+    process, whole = start("whole")
+    assert process.wait(120) == 0, process.stderr.read().decode()
+    rows_to_reach = len((whole / "metrics.csv").read_text().splitlines()) // 2
+    process, cut = start("cut")
+    while process.poll() is None:
+        table = cut / "metrics.csv"
+        if table.is_file() and len(table.read_text().splitlines()) > rows_to_reach and (cut / "last.ckpt").is_file():
+            process.send_signal(signal.SIGKILL)
+        time.sleep(0.005)
+    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+    process, cut = start("cut")
+    assert process.wait(120) == 0, process.stderr.read().decode()
+    a, b = (load_file(folder / "weights.safetensors") for folder in (whole, cut))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    a, b = (torch.load(folder / "last.ckpt", weights_only=True)["state_dict"] for folder in (whole, cut))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    a, b = (pd.read_csv(folder / "metrics.csv") for folder in (whole, cut))
+    pd.testing.assert_frame_equal(a.drop(columns="seconds"), b.drop(columns="seconds"))
+    assert b["seconds"].dropna().is_monotonic_increasing
