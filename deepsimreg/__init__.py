@@ -1,8 +1,9 @@
 """deepsimreg: image registration with semantic similarity (DeepSim)."""
 
+import lazy_loader as lazy
+
 __version__ = "0.1.0"
 
-from deepsimreg.pretrained import load
-from deepsimreg.registration import Registration, register
-
-__all__ = ["Registration", "load", "register"]
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__, submod_attrs={"pretrained": ["load"], "registration": ["Registration", "register"]}
+)

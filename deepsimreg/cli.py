@@ -9,12 +9,11 @@ from pathlib import Path
 import click
 
 from deepsimreg import __version__
-from deepsimreg.data.download import BY_HAND, SOURCES, fetch_dataset
 from deepsimreg.errors import DataError, WeightsError
 from deepsimreg.image import as_image, check_same_grid, field_positions
 from deepsimreg.io import write_image
 from deepsimreg.itk import read_field
-from deepsimreg.losses import SIMILARITIES
+from deepsimreg.losses.registry import SIMILARITIES
 from deepsimreg.metrics import indexed_labels, label_metrics, smoothness
 from deepsimreg.pretrained import pretrained
 from deepsimreg.registration import register as run_registration
@@ -128,19 +127,6 @@ def evaluate(moved_labels, fixed_labels, field, as_json) -> None:
     if field is not None:
         result |= smoothness(read_field(field))
     show(result, as_json)
-
-
-@main.command()
-@click.argument("dataset", type=click.Choice([*SOURCES, *BY_HAND]))
-@click.option("--url", help="Fetch the same archive from a mirror; the checksum is still checked.")
-@reported
-def fetch(dataset, url) -> None:
-    """Fetch and prepare DATASET, under DEEPSIMREG_DATA or ./data.
-
-    \b
-    deepsimreg fetch hippocampus-mr
-    """
-    click.echo(f"{dataset} is ready in {fetch_dataset(dataset, url=url)}")
 
 
 @main.command()

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from deepsimreg.losses import Similarity, diffusion
+from deepsimreg.losses.base import Similarity
+from deepsimreg.losses.regularisers import diffusion
 from deepsimreg.warps import crop, displacement_at, grid_step, integrate, pooled, upsample, warp_image
 
 MODELS = ("velocity", "displacement")

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from deepsimreg.errors import WeightsError
-from deepsimreg.models import load_model
+from deepsimreg.models.store import load_model
 
 WEIGHTS = Path(__file__).parent / "weights"
 INDEX = WEIGHTS / "index.json"

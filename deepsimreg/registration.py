@@ -21,25 +21,15 @@ from deepsimreg.errors import WeightsError
 from deepsimreg.image import Image, ImageLike, as_image, check_same_grid, positions, unit_range, voxel_map
 from deepsimreg.io import write_image
 from deepsimreg.itk import write_field
-from deepsimreg.losses import Similarity, parse_similarity, required_extractors, similarity_terms
+from deepsimreg.losses.base import Similarity
+from deepsimreg.losses.registry import default_lam, parse_similarity, required_extractors, similarity_terms
 from deepsimreg.metrics import indexed_labels, segmentation_metrics, smoothness
-from deepsimreg.models import ARCHITECTURES, EXTRACTORS
+from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
 from deepsimreg.optimise import LEARNING_RATE, Level, default_levels, evaluating, optimise
 from deepsimreg.pretrained import load, pretrained
 from deepsimreg.warps import invert, jacobian_determinant, sample_image, sample_labels, warp_points
 
 LABELS = ("moving label", "fixed label")  # what errors call them
-DEFAULT_LAM = {  # the paper's for hippocampus-mr; VGG's is that for platelet-em; ncc-3 and classes-seg are ours
-    "mse": 0.08,
-    "ncc": 1.0,
-    "ncc-3": 1.0,
-    "nmi": 1.0,
-    "mind": 0.25,
-    "vgg": 1.0,
-    "deepsim-ae": 0.25,
-    "deepsim-seg": 0.5,
-    "classes-seg": 0.015,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +139,7 @@ def register(
             Images on different grids are brought together by their affines. Grey values that leave [0, 1], or stay
             below 0.5, are scaled from their 1 % and 99 % quantiles for the comparison.
         similarity: a name ("ncc"), a sum ("deepsim-seg + 0.5 mind"), names with weights, or a `Similarity`.
-        lam: weight of the diffusion regulariser, derivatives in mm; None: `DEFAULT_LAM`.
+        lam: weight of the diffusion regulariser, derivatives in mm; None: that of the similarity's record.
         network: a registration network, the path of its weights, or a pretrained one's name.
         extractor: for DeepSim: anything with a method `features`, the path of its weights, or the name of a pretrained
             network or of its dataset.
@@ -173,7 +163,7 @@ def register(
     moving, fixed = as_image(moving, "moving", spacing), as_image(fixed, "fixed", spacing)
     _check_together(moving, fixed)
     compared = _similarity(similarity, extractor, fixed).to(device)
-    lam = _default_lam(similarity) if lam is None else float(lam)
+    lam = default_lam(similarity) if lam is None else float(lam)
     network = _network(network, fixed, device)
     moving_label, fixed_label = _labels(labels, moving, fixed)
     levels = levels or default_levels(fixed.shape, started=network is not None)
@@ -314,12 +304,6 @@ def _similarity(similarity, extractor, image: Image) -> Similarity:
     if built.needs_labels:
         raise ValueError(f"{similarity} compares labels, too: it trains networks, and cannot register a pair")
     return built
-
-
-def _default_lam(similarity) -> float:
-    if isinstance(similarity, nn.Module):
-        raise ValueError("give lam, the weight of the regulariser, with a similarity of your own")
-    return sum(weight * DEFAULT_LAM[name] for name, weight in similarity_terms(similarity).items())
 
 
 def _as_file(moved: Tensor, dtype: np.dtype) -> np.ndarray:

@@ -13,13 +13,13 @@
 # finds, for every pixel of the *fixed* image, where it was in the *moving* image. Grey values are a poor guide to that:
 # noise and light change them. **DeepSim** compares what a small network *sees* in both images.
 #
-# This notebook registers one pair in three ways, each a single call, with networks that come with the package:
+# This notebook registers one pair by three methods, each a single call, with networks that come with the package:
 #
-# | way | what happens |
+# | method | what happens |
 # |---|---|
-# | a network | a trained network answers in one look |
+# | a network | a trained network predicts the warp at once |
 # | optimisation | the warp of this pair is searched, step by step |
-# | both | the search starts at the network's answer |
+# | both | the optimisation starts at the network's prediction |
 #
 # The images are the phantom of this project: drawn by a program, so the true displacement is known and the answer can be
 # checked. Results on real data are in the README.
@@ -33,13 +33,8 @@ similarity: str = "ncc + deepsim-seg"  # what the optimisation compares
 lam: float = 2.0  # weight of the regulariser
 
 # %%
-from deepsimreg.paper.notebook import check_parameters
-
-check_parameters(globals())
-
-# %%
 from deepsimreg import load, register
-from deepsimreg.paper import plots
+from deepsimreg.paper import figures
 from deepsimreg.data import load_dataset
 
 data = load_dataset("phantom-2d")
@@ -53,7 +48,7 @@ labels = pair.moving.label[None], pair.fixed.label[None]
 # The contours (cytoplasm and organelles) are shown for you; no registration below sees them.
 
 # %%
-plots.image_row(
+figures.image_row(
     [moving[0], fixed[0], moving[0], fixed[0]],
     ["moving", "fixed", "moving, labels", "fixed, labels"],
     labels=[None, None, pair.moving.label, pair.fixed.label],
@@ -72,21 +67,21 @@ plots.image_row(
 
 # %% tags=["nbval-ignore-output"]
 extractor = load("phantom-2d/seg")
-plots.feature_maps(extractor.features(fixed))
+figures.feature_maps(extractor.features(fixed))
 
 # %% [markdown]
-# ## Three ways, three calls
+# ## Three methods, three calls
 #
 # `register` minimises
 #
 # $$D(I\circ\Phi, J) + \lambda\,R(u), \qquad \Phi(x) = x + u(x)$$
 #
-# over a smooth invertible warp, coarse to fine. A network's answer is one to start from; with `steps=0` it is the
-# result.
+# over a smooth invertible warp, coarse to fine. A network's prediction can initialise the optimisation; with `steps=0`
+# it is the result.
 
 # %% tags=["nbval-ignore-output"]
 given = {"extractor": extractor, "labels": labels, "progress": False}
-ways = {
+methods = {
     "network": register(moving, fixed, similarity, lam, network="phantom-2d/registration", steps=0, **given),
     "optimisation": register(moving, fixed, similarity, lam, **given),
     "both": register(moving, fixed, similarity, lam, network="phantom-2d/registration", **given),
@@ -99,8 +94,8 @@ ways = {
 # tearing.
 
 # %% tags=["nbval-ignore-output"]
-results = {name: (way.moved, way.moved_labels, way.displacement) for name, way in ways.items()}
-plots.sample_panel(moving, fixed, results, pair.moving.label, pair.fixed.label, data.classes, data.colors)
+results = {name: (found.moved, found.moved_labels, found.displacement) for name, found in methods.items()}
+figures.sample_panel(moving, fixed, results, pair.moving.label, pair.fixed.label, data.classes, data.colors)
 
 # %% [markdown]
 # Then in numbers: the overlap of the labels (Dice, 1 is perfect), the distance of each foreground pixel from its true
@@ -111,12 +106,12 @@ import pandas as pd
 
 from deepsimreg.metrics import evaluate_pair
 
-fields = {"before": None, **{name: way.displacement for name, way in ways.items()}}
+fields = {"before": None, **{name: found.displacement for name, found in methods.items()}}
 rows = {
     name: evaluate_pair(u, *labels, data.classes, data.spacing, pair.displacement[None]) for name, u in fields.items()
 }
 table = pd.DataFrame(rows).T[["dice", "target_registration_error", "folds", "sd_log_jacobian"]]
-table.assign(seconds=pd.Series({name: way.seconds["total"] for name, way in ways.items()})).round(3)
+table.assign(seconds=pd.Series({name: found.seconds["total"] for name, found in methods.items()})).round(3)
 
 # %% [markdown]
 # ## From moving to moved
@@ -127,13 +122,13 @@ table.assign(seconds=pd.Series({name: way.seconds["total"] for name, way in ways
 import ipywidgets as widgets
 
 
-def show(way: str, share: float) -> None:
-    display(plots.blended(moving, ways[way].moved, fixed, ways[way].displacement, share))
+def show(method: str, share: float) -> None:
+    display(figures.blended(moving, methods[method].moved, fixed, methods[method].displacement, share))
 
 
 # %% tags=["nbval-ignore-output"]
 controls = {
-    "way": widgets.Dropdown(options=list(ways), value="both"),
+    "method": widgets.Dropdown(options=list(methods), value="both"),
     "share": widgets.FloatSlider(value=1, min=0, max=1, step=0.1, description="share", continuous_update=False),
 }
 widgets.VBox([*controls.values(), widgets.interactive_output(show, controls)])
@@ -166,4 +161,4 @@ show("both", 1.0)
 # | train a network that registers in one step | [03_registration](03_registration.ipynb) |
 # | compare methods | [04_evaluation](04_evaluation.ipynb) |
 # | redraw the paper's figures | [05_figures](05_figures.ipynb) |
-# | optimise pairs, and compare ways to do it | [09_optimisation](09_optimisation.ipynb) |
+# | optimise pairs, and compare methods that do it | [09_optimisation](09_optimisation.ipynb) |

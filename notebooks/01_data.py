@@ -35,20 +35,16 @@ profile: str = "quick"  # which experiments/<profile>.yaml
 dataset: str = "phantom-2d"  # a dataset of that profile
 
 # %%
-from deepsimreg.paper.notebook import check_parameters
-
-check_parameters(globals())
-
-# %%
 import numpy as np
 
-from deepsimreg.paper import plots
+from deepsimreg.paper import figures
 from deepsimreg.data.augment import augment_pair
 from deepsimreg.metrics import evaluate_pair
-from deepsimreg.paper.experiment import Profile, write_json
-from deepsimreg.paper.stages import AUGMENTATIONS
+from deepsimreg.paper.plan import Profile
+from deepsimreg.paper.training import AUGMENTATIONS
 
-data = Profile(profile).load(dataset)
+plan = Profile(profile)
+data = plan.data(dataset)
 print(data.description)
 print(f"\n{data.ndim}D, {data.shape} voxels of {data.spacing} mm, classes: {', '.join(data.classes)}")
 print(f"Licence: {data.licence}\nCite: {data.citation}")
@@ -72,10 +68,10 @@ for split in ("train", "validation", "test"):
 
 # %%
 samples = [data.samples("train")[i] for i in range(4)]
-plots.image_row([s.image for s in samples], [s.name for s in samples])
+figures.image_row([s.image for s in samples], [s.name for s in samples])
 
 # %%
-plots.image_row(
+figures.image_row(
     [s.image for s in samples],
     ["with labels"] * 4,
     labels=[s.label for s in samples],
@@ -100,7 +96,7 @@ for index, name in enumerate(data.classes):
 
 # %%
 images = np.stack([sample.image.numpy() for sample in data.samples("train")])
-plots.class_histogram(images, labels, data.classes, data.colors)
+figures.class_histogram(images, labels, data.classes, data.colors)
 
 # %% [markdown]
 # ## A pair
@@ -110,7 +106,7 @@ plots.class_histogram(images, labels, data.classes, data.colors)
 
 # %%
 pair = data.pairs("test")[0]
-plots.image_row(
+figures.image_row(
     [pair.moving.image, pair.fixed.image],
     ["moving", "fixed"],
     labels=[pair.moving.label, pair.fixed.label],
@@ -141,7 +137,9 @@ for name in ("dice", "dice_foreground", "hd95"):
 # %%
 if pair.displacement is not None:
     display(
-        plots.image_row([pair.fixed.image], ["fixed, true displacement"], displacements=[pair.displacement], width=3.5)
+        figures.image_row(
+            [pair.fixed.image], ["fixed, true displacement"], displacements=[pair.displacement], width=3.5
+        )
     )
 
 # %% [markdown]
@@ -154,11 +152,11 @@ if pair.displacement is not None:
 import torch
 
 generator = torch.Generator().manual_seed(0)
-matrix = AUGMENTATIONS[data.ndim].sample(generator, data.ndim, data.shape)
+matrix = AUGMENTATIONS[data.ndim].sample(generator, data.ndim, data.shape, data.spacing)
 (moving, fixed), (moving_label, fixed_label) = augment_pair(
     [pair.moving.image, pair.fixed.image], [pair.moving.label, pair.fixed.label], matrix
 )
-plots.image_row(
+figures.image_row(
     [moving, fixed],
     ["moving, augmented", "fixed, augmented"],
     labels=[moving_label, fixed_label],
@@ -176,5 +174,5 @@ plots.image_row(
 # Next: [02_feature_extractor](02_feature_extractor.ipynb) trains a network that sees more than grey values.
 
 # %%
-folder = Profile(profile).folder(dataset, "data")
-write_json(folder / "done.json", {"dataset": dataset, "fingerprint": data.fingerprint()})
+with plan.chapter(dataset, "data").open() as run:
+    run.finish()

@@ -27,26 +27,23 @@
 profile: str = "quick"  # which experiments/<profile>.yaml
 dataset: str = "phantom-2d"  # a dataset of that profile
 extractor: str = "seg"  # seg: U-Net, cross-entropy; ae: autoencoder, mean squared error; or another of the profile
-seed: int = 0  # of initial weights, samples and augmentation
-steps: int = 0  # optimiser steps; 0: the profile's
-folder: str = ""  # of the run; empty: runs/<profile>/<dataset>/extractor-<name>
-
-# %%
-from deepsimreg.paper.notebook import check_parameters
-
-check_parameters(globals())
+seed: str = "profile"  # of initial weights, samples and augmentation; a number needs a folder
+steps: str = "profile"  # optimiser steps; a number needs a folder
+folder: str = ""  # of a run with settings of your own; empty: runs/<profile>/<dataset>/extractor-<name>
 
 # %%
 import torch
 
-from deepsimreg.paper import plots
-from deepsimreg.paper.experiment import Profile
+from deepsimreg.paper import figures
 from deepsimreg.models import UNet, count_parameters
-from deepsimreg.paper.stages import extractor_training, train_extractor, training_data, try_extractor
+from deepsimreg.paper.extractors import evaluate_extractor, extractor_training, source_data, train_extractor
+from deepsimreg.paper.plan import Profile
 
-changes = {"seed": seed} | ({"steps": steps} if steps else {})
-settings = Profile(profile).extractor(dataset, extractor, **changes)
-data = training_data(settings, Profile(profile).load(dataset))
+given = {"seed": seed, "steps": steps}
+changes = {name: value for name, value in given.items() if value != "profile"}
+plan = Profile(profile)
+run = plan.extractor(dataset, extractor, folder, **changes)
+data = source_data(plan, run)
 
 # %% [markdown]
 # ## The network
@@ -60,7 +57,7 @@ data = training_data(settings, Profile(profile).load(dataset))
 # CPUs works at half resolution in its last layers, where most of the time would go.
 
 # %%
-network = extractor_training(settings, data).network
+network = extractor_training(run.settings, data).network
 print(f"{type(network).__name__}, {count_parameters(network):,} weights")
 for level, features in enumerate(network.features(data.samples("train")[0].image[None]), start=1):
     print(f"level {level}: {tuple(features.shape)}")
@@ -77,10 +74,10 @@ for level, features in enumerate(network.features(data.samples("train")[0].image
 # cut off, it goes on from its last checkpoint and ends with the weights that an uninterrupted run would have.
 
 # %% tags=["nbval-ignore-output"]
-network, history, run = train_extractor(settings, data, folder)
+network, history = train_extractor(run, data)
 
 # %% tags=["nbval-ignore-output"]
-plots.learning_curve(history.dropna(axis=1, how="all")) if settings.fit.steps else "initial weights, not trained"
+figures.learning_curve(history.dropna(axis=1, how="all")) if run.settings.fit.steps else "initial weights, not trained"
 
 # %% [markdown]
 # A training curve that still falls while validation rises is a network that learns its images by heart. Where both have
@@ -92,7 +89,7 @@ plots.learning_curve(history.dropna(axis=1, how="all")) if settings.fit.steps el
 # (`test/`), with the grid of their originals, and as a table.
 
 # %% tags=["nbval-ignore-output"]
-table = try_extractor(network, data, run.folder / "test")
+table = evaluate_extractor(network, run.settings.kind, data, run.folder / "test")
 table.describe().loc[["mean", "std", "min", "max"]].round(4)
 
 # %%
@@ -103,9 +100,9 @@ images = [sample.image for sample in samples]
 if isinstance(network, UNet):
     predictions = [output.argmax(1)[0] for output in outputs]
     labels = [sample.label for sample in samples]
-    gallery = plots.segmentation_gallery(images, labels, predictions, data.classes, data.colors)
+    gallery = figures.segmentation_gallery(images, labels, predictions, data.classes, data.colors)
 else:
-    gallery = plots.reconstruction_gallery(images, [output[0, 0] for output in outputs])
+    gallery = figures.reconstruction_gallery(images, [output[0, 0] for output in outputs])
 gallery
 
 # %% [markdown]
@@ -118,7 +115,7 @@ gallery
 # %%
 with torch.no_grad():
     levels = network.features(samples[0].image[None])
-plots.feature_maps(levels)
+figures.feature_maps(levels)
 
 # %% [markdown]
 # ## What to take away
@@ -130,5 +127,5 @@ plots.feature_maps(levels)
 # Next: [03_registration](03_registration.ipynb) uses the features as a similarity.
 
 # %% tags=["nbval-ignore-output"]
-run.finish(test=table.drop(columns="image").mean().round(6).to_dict())
-print(run)
+best = ", ".join(f"{name} {value:.4g}" for name, value in run.result()["best"].items())
+print(f"{run}: best {best}")

@@ -28,34 +28,28 @@ profile: str = "quick"  # which experiments/<profile>.yaml
 dataset: str = "phantom-2d"  # a dataset of that profile
 method: str = "deepsim-seg"  # a similarity of the profile; in the stage ablation: a variant
 stage: str = "registration"  # tuning, registration or ablation
-lam: float = -1.0  # weight of the regulariser; negative: the profile's, or the one that 06_tuning chose
-seed: int = 0  # of initial weights, samples and augmentation
-steps: int = 0  # optimiser steps; 0: the profile's
-extractor: str = ""  # run folder of the feature extractor; empty: the profile's
-folder: str = ""  # of the run; empty: runs/<profile>/<dataset>/<stage>/<method>/seed-<s>
+lam: str = "tuned"  # weight of the regulariser: a number, or tuned: the profile's, or the best of its grid
+seed: str = "profile"  # of initial weights, samples and augmentation; profile: its first
+steps: str = "profile"  # optimiser steps; a number needs a folder
+extractor: str = ""  # run folder of another feature extractor; it needs a folder
+folder: str = ""  # of a run with settings of your own; empty: runs/<profile>/<dataset>/<stage>/<method>/seed-<s>
 
 # %%
-from deepsimreg.paper.notebook import check_parameters
-
-check_parameters(globals())
-
-# %%
-from dataclasses import replace
-
 import pandas as pd
 import torch
 
-from deepsimreg.paper import plots
-from deepsimreg.paper.experiment import Profile
+from deepsimreg.paper import figures
 from deepsimreg.losses import Alignment, diffusion
-from deepsimreg.paper.stages import evaluate_method, similarity_of, train_registration, validation_table
+from deepsimreg.paper.evaluate import Entry, evaluate
+from deepsimreg.paper.plan import Profile
+from deepsimreg.paper.registrations import similarity_of, train_registration
 from deepsimreg.warps import jacobian_determinant, warp_image, warp_labels
 
-changes = {"seed": seed} | ({"steps": steps} if steps else {})
-settings = Profile(profile).registration(dataset, method, lam if lam >= 0 else None, stage, **changes)
-if extractor:
-    settings = replace(settings, extractor=extractor)
-data = Profile(profile).load(dataset)
+plan = Profile(profile)
+data = plan.data(dataset)
+changes = {} if steps == "profile" else {"steps": steps}
+first = None if seed == "profile" else int(seed)
+run = plan.registration(dataset, method, stage, lam, first, folder, extractor, **changes)
 
 # %% [markdown]
 # ## The similarity
@@ -65,7 +59,7 @@ data = Profile(profile).load(dataset)
 # | `mse` | $\frac1P\sum_p (I_p - J_p)^2$ | grey values |
 # | `ncc` | $1 - \frac1P\sum_p \frac{\mathrm{cov}_w(I, J)_p^2}{\mathrm{var}_w(I)_p\,\mathrm{var}_w(J)_p}$ | grey values in a window $w$, up to brightness and contrast |
 # | `ncc-sup` | `ncc` + $\frac1P\sum_p \lVert \text{label}_I - \text{label}_J\rVert^2$ | grey values and, in training, labels |
-# | `nmi` | $2 - \frac{H(I) + H(J)}{H(I, J)}$ | how well one histogram foretells the other |
+# | `nmi` | $2 - \frac{H(I) + H(J)}{H(I, J)}$ | how well the grey values of one image predict those of the other |
 # | `mind` | $\operatorname{mean} \lVert \text{MIND}(I) - \text{MIND}(J)\rVert^2$ | each voxel's likeness to its neighbourhood |
 # | `vgg` | as below, $F$ of a network trained on photographs | edges and textures of photographs (2D) |
 # | `deepsim-…` | $1 - \frac1L\sum_l \frac{1}{P_l}\sum_p \frac{\langle F_l(I)_p,\, F_l(J)_p\rangle}{\lVert F_l(I)_p\rVert\,\lVert F_l(J)_p\rVert}$ | what a frozen network sees, at $L = 3$ resolutions |
@@ -74,8 +68,7 @@ data = Profile(profile).load(dataset)
 # profile it is trained here if it is missing.
 
 # %% tags=["nbval-ignore-output"]
-measure, _ = similarity_of(settings, data)
-measure = measure.eval()
+measure = similarity_of(plan, run).eval()
 
 # %%
 pair = data.pairs("test")[0]
@@ -123,11 +116,11 @@ print(f"R of a translation {diffusion(shift):.3f}, of random noise {diffusion(to
 # (`stage=registration`), and variants (`stage=ablation`).
 
 # %% tags=["nbval-ignore-output"]
-network, history, run = train_registration(settings, data, folder)
+network, history = train_registration(plan, run, data)
 
 # %% tags=["nbval-ignore-output"]
 columns = ["train_loss", "validation_loss", "train_dice", "validation_dice", "validation_folds"]
-plots.learning_curve(history, columns)
+figures.learning_curve(history, columns)
 
 # %% [markdown]
 # Labels play no part in these losses (but in `ncc-sup`). That Dice rises all the same is the evidence that the similarity pulls anatomy
@@ -148,7 +141,7 @@ with torch.no_grad():
     displacement = network(moving, fixed)
 moved = warp_image(moving, displacement)
 moved_label = warp_labels(pair.moving.label[None], displacement)
-plots.pair_before_after(
+figures.pair_before_after(
     moving,
     fixed,
     moved,
@@ -172,9 +165,9 @@ print(f"|u| up to {displacement.norm(dim=1).max():.1f} voxels, J from {jacobian.
 
 # %% tags=["nbval-ignore-output"]
 columns = ["dice", "dice_foreground", "folds", "sd_log_jacobian", "target_registration_error"]
-before = evaluate_method(None, data, split="validation")[columns].mean()
-after = pd.read_csv(validation_table(run.folder))[columns].mean()
-before.to_frame("unregistered").assign(**{run.settings.method: after}).T.round(4)
+before = evaluate([Entry({}, None)], data, "validation")[columns].mean()
+after = pd.read_csv(run.validation)[columns].mean()
+before.to_frame("unregistered").assign(**{method: after}).T.round(4)
 
 # %% [markdown]
 # ## What to take away
@@ -186,4 +179,5 @@ before.to_frame("unregistered").assign(**{run.settings.method: after}).T.round(4
 # Next: [04_evaluation](04_evaluation.ipynb) puts all methods side by side.
 
 # %% tags=["nbval-ignore-output"]
-print(run)
+best = ", ".join(f"{name} {value:.4g}" for name, value in run.result()["best"].items())
+print(f"{run}: λ {run.result()['lam']:g}, best {best}")

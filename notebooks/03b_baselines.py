@@ -28,45 +28,42 @@ dataset: str = "phantom-2d"  # a dataset of that profile
 method: str = "greedy"  # a baseline of that profile
 
 # %%
-from deepsimreg.paper.notebook import check_parameters
-
-check_parameters(globals())
-
-# %%
 import pandas as pd
 
-from deepsimreg.paper import plots
+from deepsimreg.paper import figures
 from deepsimreg.paper.baselines import BASELINES
-from deepsimreg.paper.experiment import Profile
-from deepsimreg.paper.stages import evaluate_method, run_baseline
+from deepsimreg.paper.evaluate import Entry, choose, evaluate
+from deepsimreg.paper.methods import run_baseline
+from deepsimreg.paper.plan import Profile
 
 plan = Profile(profile)
-data = plan.load(dataset)
-settings = plan.baseline(dataset, method)
-print(f"{method}: {BASELINES[method].tuned}; values {', '.join(f'{v:g}' for v in settings.values)}")
+data = plan.data(dataset)
+run = plan.baseline(dataset, method)
+values = ", ".join(f"{value:g}" for value in run.settings.smoothing)
+print(f"{method}: {BASELINES[method].tuned}; values {values}")
 
 # %% [markdown]
 # ## One number is tuned
 #
 # What λ is to a network, a smoothing is to these methods: it says how much the warp may bend. Each value registers all
-# validation pairs; the one with the highest mean Dice is taken to the test pairs. Every pair is written as soon as it is
-# done, so a run that is cut off goes on from there.
+# validation pairs; the one with the highest mean Dice among those that fold at most one voxel in ten thousand is taken to
+# the test pairs. Every pair is written as soon as it is done, so a run that is cut off goes on from there.
 
 # %% tags=["nbval-ignore-output"]
-tables, run = run_baseline(settings, data)
+tables = run_baseline(plan, run, data)
 columns = ["dice", "dice_foreground", "folds", "sd_log_jacobian", "seconds"]
-tables["validation"].groupby("lam")[columns].mean().round(4)
+choose(tables["validation"]).set_index("lam")[[*columns, "chosen", "mark"]].round(4)
 
 # %% [markdown]
 # ## The test pairs
 
 # %% tags=["nbval-ignore-output"]
-before = evaluate_method(None, data)
+before = evaluate([Entry({}, None)], data)
 tables["test"][columns].mean().to_frame(method).assign(unregistered=before[columns].mean()).T.round(4)
 
 # %% tags=["nbval-ignore-output"]
 both = [before.assign(method="unregistered"), tables["test"].assign(method=method)]
-plots.dice_boxplot(pd.concat(both))
+figures.dice_boxplot(pd.concat(both))
 
 # %% [markdown]
 # ## What to take away
@@ -77,4 +74,4 @@ plots.dice_boxplot(pd.concat(both))
 # Next: [04_evaluation](04_evaluation.ipynb) puts all methods side by side.
 
 # %% tags=["nbval-ignore-output"]
-print(f"value {run.result_of(run.folder)['value']:g}, test Dice {tables['test']['dice'].mean():.3f}")
+print(f"smoothing {run.result()['smoothing']:g}, test Dice {tables['test']['dice'].mean():.3f}")

@@ -19,21 +19,15 @@
 # %% tags=["parameters"]
 profile: str = "quick"  # which experiments/<profile>.yaml
 dataset: str = "phantom-2d"  # a dataset of that profile
-reference: str = "deepsim-seg"  # the method that the others are tested against
 images: bool = True  # write every warped image and label
 
 # %%
-from deepsimreg.paper.notebook import check_parameters
-
-check_parameters(globals())
-
-# %%
-from deepsimreg.paper import plots
-from deepsimreg.paper.experiment import Profile
-from deepsimreg.paper.stages import evaluate_all
+from deepsimreg.paper import figures
+from deepsimreg.paper.plan import Profile
+from deepsimreg.paper.tables import evaluation
 
 plan = Profile(profile)
-data = plan.load(dataset)
+data = plan.data(dataset)
 
 # %% [markdown]
 # ## All methods on all test pairs
@@ -48,13 +42,13 @@ data = plan.load(dataset)
 #
 # Every method is at *its* λ: the profile's, or the one that [06_tuning](06_tuning.ipynb) chose on the validation pairs (for
 # SyN and greedy: the smoothing that [03b_baselines](03b_baselines.ipynb) chose). The test pairs played no part in it. In the
-# quick profile, networks that are missing are trained here: six small ones, about two minutes.
+# quick profile, networks that are missing are trained first.
 #
 # `jacobian_variance_published`, $\sigma^2(\log|J|)$ as the authors' code computes it, is there to compare with their
 # tables only: it takes the absolute value of each finite difference and counts folded voxels as valid.
 
 # %% tags=["nbval-ignore-output"]
-results = evaluate_all(plan, data, reference, images)
+results = evaluation(plan, dataset, images)
 results["runs"].round(4)
 
 # %% [markdown]
@@ -79,7 +73,7 @@ dice[["mean", "low", "high", "n"]].round(4)
 means[[f"dice_{name}" for name in data.classes]].round(4)
 
 # %% tags=["nbval-ignore-output"]
-plots.dice_boxplot(results["means"])
+figures.dice_boxplot(results["means"])
 
 # %% [markdown]
 # ## Overlap and smoothness together
@@ -88,18 +82,19 @@ plots.dice_boxplot(results["means"])
 
 # %% tags=["nbval-ignore-output"]
 registered = results["means"].query("method != 'unregistered'")
-plots.smoothness_against_dice(registered)
+figures.smoothness_against_dice(registered)
 
 # %% [markdown]
 # Where a method was tried with several λ, its validation pairs give a curve, and methods can be compared at *one* smoothness.
 
 # %% tags=["nbval-ignore-output"]
-plots.matched_smoothness(results["smoothness"])
+figures.matched_smoothness(results["smoothness"])
 
 # %% [markdown]
 # ## Could it be chance?
 #
-# One-sided Wilcoxon signed-rank test on the Dice of the same pairs: is the reference method better than the other?
+# One-sided Wilcoxon signed-rank test on the Dice of the same pairs: is the profile's reference method (DeepSim with a
+# segmenting extractor, unless it names another) better than the other?
 # p-values are corrected for the number of tests (Holm). Cohen's d says how large the difference is against the spread of
 # the pairs. A small p with a tiny d is a sure thing that hardly matters. Where pairs come in both directions, as in
 # hippocampus-mr, the two share their images: they count as one couple, in the intervals and in the test.

@@ -28,27 +28,21 @@ profile: str = "quick"  # which experiments/<profile>.yaml
 dataset: str = "phantom-2d"  # a dataset of that profile
 
 # %%
-from deepsimreg.paper.notebook import check_parameters
-
-check_parameters(globals())
-
-# %%
-from deepsimreg.paper import plots
-from deepsimreg.paper.experiment import Profile, write_json
-from deepsimreg.paper.stages import evaluate_ablations
+from deepsimreg.paper import figures
+from deepsimreg.paper.plan import Profile
+from deepsimreg.paper.tables import ablations
 
 plan = Profile(profile)
-data = plan.load(dataset)
 for name, (group, base) in plan.groups(dataset).items():
     print(f"{name:20s} {'the method itself' if name == base else f'{group}, a variant of {base}'}")
 
 # %% [markdown]
 # ## Every variant on the test pairs
 #
-# In the quick profile, networks that are missing are trained here.
+# In the quick profile, networks that are missing are trained first.
 
 # %% tags=["nbval-ignore-output"]
-tables = evaluate_ablations(plan, data)
+tables = ablations(plan, dataset)
 columns = ["method", "group", "base", "lam", "dice", "dice_foreground", "folds", "sd_log_jacobian"]
 tables["variants"][columns].round(4)
 
@@ -58,7 +52,7 @@ tables["variants"][columns].round(4)
 # Dice with its interval, and the roughness of the warp. The line is the method without changes.
 
 # %% tags=["nbval-ignore-output"]
-plots.ablation_bars(tables["pairs"])
+figures.ablation_bars(tables["pairs"])
 
 # %% [markdown]
 # ### Extract before the warp, or after it?
@@ -79,7 +73,3 @@ plots.ablation_bars(tables["pairs"])
 # - One seed and short trainings: differences smaller than the spread of the seeds mean nothing.
 #
 # Next: [08_robustness](08_robustness.ipynb) adds noise.
-
-# %% tags=["nbval-ignore-output"]
-results = tables["variants"].set_index("method")["dice"].round(6).to_dict()
-write_json(plan.folder(dataset, "ablations") / "done.json", {"dice": results})

@@ -20,41 +20,36 @@ profile: str = "quick"  # which experiments/<profile>.yaml
 dataset: str = "phantom-2d"  # a dataset of that profile
 
 # %%
-from deepsimreg.data.augment import add_noise
-from deepsimreg.paper.notebook import check_parameters
-
-check_parameters(globals())
-
-# %%
 import torch
 
-from deepsimreg.paper import plots
-from deepsimreg.paper.experiment import Profile, write_json
-from deepsimreg.paper.stages import evaluate_robustness
+from deepsimreg.data.augment import add_noise
+from deepsimreg.paper import figures
+from deepsimreg.paper.plan import Profile
+from deepsimreg.paper.tables import robustness
 
 plan = Profile(profile)
-data = plan.load(dataset)
+data = plan.data(dataset)
 
 # %% [markdown]
 # ## What the methods get to see
 
 # %%
 image = data.pairs("test")[0].fixed.image[None]
-levels = [0.0, *plan.noise(dataset)]
+levels = [0.0, *plan.part(dataset).robustness.noise]
 noisy = [add_noise(image, sd, torch.Generator().manual_seed(0)) for sd in levels]
-plots.image_row(noisy, [f"SD {sd:g}" for sd in levels])
+figures.image_row(noisy, [f"SD {sd:g}" for sd in levels])
 
 # %% [markdown]
 # ## Every method at every level of noise
 #
-# In the quick profile, networks that are missing are trained here.
+# In the quick profile, networks that are missing are trained first.
 
 # %% tags=["nbval-ignore-output"]
-table = evaluate_robustness(plan, data)
+table = robustness(plan, dataset)
 table.pivot_table(index="method", columns="noise", values="dice", sort=False).round(4)
 
 # %% tags=["nbval-ignore-output"]
-plots.robustness(table)
+figures.robustness(table)
 
 # %% [markdown]
 # ## And the warps?
@@ -71,8 +66,3 @@ table.pivot_table(index="method", columns="noise", values="sd_log_jacobian", sor
 # - All networks were trained without the added noise; training with it would be another experiment.
 #
 # [05_figures](05_figures.ipynb) draws these results beside the others.
-
-# %% tags=["nbval-ignore-output"]
-means = table.groupby(["method", "noise"], sort=False)["dice"].mean().round(6)
-results = {f"{method} {noise:g}": value for (method, noise), value in means.items()}
-write_json(plan.folder(dataset, "robustness") / "done.json", {"dice": results})

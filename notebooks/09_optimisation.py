@@ -9,8 +9,9 @@
 # %% [markdown]
 # # 9 · One pair, as well as it can be done
 #
-# A network sees a pair once and answers. It has learned to be right on average. With a second or two to spare, the pair
-# itself can be asked: start from nothing, or from the network's answer, and follow the gradient of
+# A network sees a pair once and predicts its warp. It has learned to be right on average. Given a second or two, we can
+# optimise the warp for this pair instead: start from the identity, or from the network's prediction, and follow the
+# gradient of
 #
 # $$L(u) = D(M\circ\Phi, F) + \lambda\,R(u), \qquad \Phi(x) = x + u(x)$$
 #
@@ -31,28 +32,22 @@
 profile: str = "quick"  # which experiments/<profile>.yaml
 dataset: str = "phantom-2d"  # a dataset of that profile
 pair_index: int = 0  # test pair that is looked at
-trace_pairs: int = 3  # validation pairs that are watched at work
 
 # %%
-from deepsimreg.paper.notebook import check_parameters
-
-check_parameters(globals())
-
-# %%
-from deepsimreg.paper import plots
+from deepsimreg.paper import figures
 from deepsimreg import register
-from deepsimreg.paper.experiment import Profile, write_json
-from deepsimreg.paper.stages import trained_extractor
+from deepsimreg.paper.extractors import load_extractor
+from deepsimreg.paper.optimisation import best_on_validation, optimisation
+from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.statistics import compare_methods
 from deepsimreg.warps import compose, warp_image
-from deepsimreg.paper.ways import compare_ways, summarise_ways, trace_ways, tune_ways
 
 plan = Profile(profile)
-data = plan.load(dataset)
-for way in plan.ways(dataset):
-    what = way.baseline or " + ".join(f"{weight:g} {name}" for name, weight in way.similarity.items())
-    start = f"network {way.network}" + (", then " if what else "") if way.network else ""
-    print(f"{way.name:38s} {start}{what}")
+data = plan.data(dataset)
+for name, part in plan.methods(dataset).items():
+    what = part.baseline or " + ".join(f"{weight:g} {term}" for term, weight in part.similarity.items())
+    start = f"network {part.network}" + (", then " if what else "") if part.network else ""
+    print(f"{name:38s} {start}{what}")
 
 # %% [markdown]
 # ## One call
@@ -69,14 +64,14 @@ for way in plan.ways(dataset):
 pair = data.pairs("test")[pair_index]
 moving, fixed = pair.moving.image[None], pair.fixed.image[None]
 labels = pair.moving.label[None], pair.fixed.label[None]
-extractor = trained_extractor(plan.extractor(dataset, "seg"), data)
+extractor = load_extractor(plan, dataset, "seg")
 result = register(
     moving, fixed, "ncc + deepsim-seg", lam=1, extractor=extractor, spacing=data.spacing, labels=labels, progress=False
 )
 print(f"Dice {result.metrics['dice']:.3f}, folds {result.metrics['folds']:.3%}")
 
 # %% tags=["nbval-ignore-output"]
-plots.pair_before_after(
+figures.pair_before_after(
     moving, fixed, result.moved, result.displacement, *labels, result.moved_labels, data.classes, data.colors
 )
 
@@ -107,42 +102,43 @@ print(f"there and back: mean {loop.mean():.4f} voxels, largest {loop.max():.4f}"
 # quarter, a half and all of their iterations.
 
 # %% tags=["nbval-ignore-output"]
-traces = trace_ways(plan, data, trace_pairs)
-plots.ways_traces(traces)
+tables = optimisation(plan, dataset)
+figures.methods_traces(tables["traces"])
 
 # %% [markdown]
 # ## λ is tuned on validation
 #
-# Of the λ of each way, the one with the highest Dice among those that fold at most one voxel in ten thousand.
+# Of the λ of each method, the one with the highest Dice among those that fold at most one voxel in ten thousand. Where all
+# of them fold more, the smoothest is taken and marked `folds`; a λ at an edge of its grid is marked `edge`.
 
 # %% tags=["nbval-ignore-output"]
-tuned = tune_ways(plan, data)
-tuned[["way", "lam", "dice", "folds", "sd_log_jacobian", "seconds", "chosen"]].round(4)
+columns = ["method", "lam", "dice", "folds", "sd_log_jacobian", "seconds", "chosen", "mark"]
+tables["tuned"][columns].fillna({"mark": ""}).round(4)
 
 # %% [markdown]
 # ## The test pairs
 #
-# Every way registers a pair before the next pair is looked at, so that a slow moment of the machine strikes all alike.
-# Seconds are medians.
+# Methods are interleaved: each pair is registered by all of them before the next one, so load on the machine affects all
+# of them equally. Seconds are medians.
 
 # %% tags=["nbval-ignore-output"]
-table = compare_ways(plan, data)
-overview = summarise_ways(table)
-columns = ["way", "lam", "dice", "dice_foreground", "hd95", "folds", "sd_log_jacobian", "seconds"]
-overview[columns].set_index("way").round(4)
+overview = tables["summary"]
+columns = ["method", "lam", "dice", "dice_foreground", "hd95", "folds", "sd_log_jacobian", "seconds"]
+overview[columns].set_index("method").round(4)
 
 # %% tags=["nbval-ignore-output"]
-plots.ways_overview(overview)
+figures.methods_overview(overview)
 
 # %% [markdown]
-# Is the way with the highest overlap ahead by more than chance? A one-sided Wilcoxon test against each other one, over
-# couples of images (both directions of a couple are one), corrected by Holm for their number.
+# The optimisation with the highest overlap on the *validation* pairs is tested against each other method on the test
+# pairs: choosing it on the test pairs as well would find a winner by chance alone. One-sided Wilcoxon test over unordered
+# pairs of images, corrected by Holm for the number of methods.
 
 # %% tags=["nbval-ignore-output"]
-best = overview.loc[overview["dice"].idxmax(), "way"]
-tests = compare_methods(table.rename(columns={"way": "method"}), reference=best)
+best = best_on_validation(tables)
+tests = compare_methods(tables["test"], reference=best)
 print(f"{best}, compared with")
-tests[["method", "n", "difference", "p", "p_holm", "d", "effect"]].set_index("method").round(4)
+tests[["method", "n", "difference", "p", "p_holm", "d"]].set_index("method").round(4)
 
 # %% [markdown]
 # ## Try it
@@ -166,7 +162,7 @@ def registered(similarity: str, lam: float, steps: int):
 
 def explore(similarity: str, lam: float, steps: int, share: float) -> None:
     found = registered(similarity, lam, steps)
-    display(plots.blended(moving, found.moved, fixed, found.displacement, share))
+    display(figures.blended(moving, found.moved, fixed, found.displacement, share))
     print(f"Dice {found.metrics['dice']:.3f}, folds {found.metrics['folds']:.3%}")
 
 
@@ -195,10 +191,3 @@ explore("ncc", 1.0, 20, 1.0)
 # - Compare at equal smoothness: overlap that is bought with a rough warp is no merit of the similarity.
 # - A network's answer is a start: from there fewer steps lead as far. For some pairs it starts a search by grey values
 #   in the wrong place, where the loss is low and the overlap poor.
-
-# %% tags=["nbval-ignore-output"]
-overview.to_csv(plan.folder(dataset, "optimisation") / "overview.csv", index=False)
-write_json(
-    plan.folder(dataset, "optimisation") / "done.json",
-    {"dice": dict(zip(overview["way"], overview["dice"], strict=True))},
-)

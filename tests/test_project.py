@@ -1,7 +1,9 @@
 """What keeps the project in one piece: pins, twins, executed notebooks, README."""
 
+import ast
 import json
 import re
+import sys
 import tomllib
 from importlib import metadata
 
@@ -14,7 +16,13 @@ from deepsimreg.paper.paths import NOTEBOOKS
 from deepsimreg.paper.readme import BLOCK, filled
 from deepsimreg.paths import PROJECT
 
-LOCK = {r.name.lower(): r for r in map(Requirement, (PROJECT / "requirements.lock").read_text().split())}
+
+
+def canonical(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+LOCK = {canonical(r.name): r for r in map(Requirement, (PROJECT / "requirements.lock").read_text().split())}
 TWINS = sorted(NOTEBOOKS.glob("*.py"))
 NAMES = [twin.stem for twin in TWINS]
 
@@ -24,11 +32,34 @@ def test_lock_pins_exactly():
     assert all(str(r.specifier).startswith("==") for r in LOCK.values())
 
 
-def test_pyproject_agrees_with_the_lock():
+def test_pyproject_asks_for_lower_bounds_that_the_lock_meets():
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
     for requirement in (Requirement(text) for group in groups for text in group):
-        assert requirement.specifier == LOCK[requirement.name.lower()].specifier, requirement.name
+        if requirement.name == "deepsimreg":
+            continue
+        (bound,) = requirement.specifier
+        assert bound.operator == ">=", requirement
+        (pin,) = LOCK[canonical(requirement.name)].specifier
+        assert requirement.specifier.contains(pin.version), requirement
+    assert project["requires-python"] == ">=3.11"
+
+
+def test_the_library_needs_no_more_than_it_says():
+    """What its floor imports, at any depth, is a dependency or part of Python."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    declared = {canonical(Requirement(text).name) for text in project["dependencies"]}
+    imported = set()
+    for path in (PROJECT / "deepsimreg").rglob("*.py"):
+        if path.relative_to(PROJECT / "deepsimreg").parts[0] not in ("data", "paper"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    imported.add(node.module.split(".")[0])
+    optional = {"monai"}  # of the extra transmorph, with a message that says so
+    ours = imported - set(sys.stdlib_module_names) - optional - {"deepsimreg"}
+    assert {canonical(name) for name in ours} <= declared
 
 
 def test_environment_and_makefile_install_the_lock():

@@ -1,49 +1,44 @@
-"""Datasets by name: `load_dataset("phantom-2d")`. One module a dataset; base.py says what they share."""
+"""Datasets by name: `load_dataset("phantom-2d")`. One module per dataset; base.py defines what they share.
 
-from collections.abc import Callable
+Names are imported when they are read: importing this package loads no dataset.
+"""
 
-from deepsimreg.data.base import SPLITS, Dataset, LazySequence, Pair, Sample
-from deepsimreg.data.brain import BrainMri, NeuriteOasis2d, NeuriteOasis3d
-from deepsimreg.data.hippocampus import Hippocampus
-from deepsimreg.data.own import OwnData
-from deepsimreg.data.phantom import Phantom, phantom_2d, phantom_3d
-from deepsimreg.data.stacks import PhcU373, PlateletEm
+from deepsimreg.lazy import Registry
 
-DATASETS: dict[str, Callable[..., Dataset]] = {
-    "phantom-2d": phantom_2d,
-    "phantom-3d": phantom_3d,
-    "hippocampus-mr": Hippocampus,
-    "phc-u373": PhcU373,
-    "platelet-em": PlateletEm,
-    "brain-mri": BrainMri,
-    "neurite-oasis-3d": NeuriteOasis3d,
-    "neurite-oasis-2d": NeuriteOasis2d,
+DATASETS = Registry(
+    {
+        "phantom-2d": "deepsimreg.data.phantom:phantom_2d",
+        "phantom-3d": "deepsimreg.data.phantom:phantom_3d",
+        "hippocampus-mr": "deepsimreg.data.hippocampus:Hippocampus",
+        "phc-u373": "deepsimreg.data.phc:PhcU373",
+        "platelet-em": "deepsimreg.data.platelet:PlateletEm",
+        "brain-mri": "deepsimreg.data.brain_mri:BrainMri",
+        "neurite-oasis-3d": "deepsimreg.data.neurite:NeuriteOasis3d",
+        "neurite-oasis-2d": "deepsimreg.data.neurite:NeuriteOasis2d",
+    }
+)
+_MODULES = {
+    "base": ("SPLITS", "Dataset", "LazySequence", "Pair", "Sample"),
+    "hippocampus": ("Hippocampus",),
+    "own": ("OwnData",),
+    "phantom": ("Phantom", "phantom_2d", "phantom_3d"),
 }
+_NAMES = Registry({name: f"{__name__}.{module}:{name}" for module, names in _MODULES.items() for name in names})
 
 
-def load_dataset(name: str, **options) -> Dataset:
-    """The dataset of that name; `options` go to its constructor. ValueError lists the names there are.
+def load_dataset(name: str, **options):
+    """The dataset of that name; `options` go to its constructor. ValueError lists the names.
 
     A name that ends in .yaml or .yml is the description of a dataset of your own (`own.py`).
     """
     if name.endswith((".yaml", ".yml")):
-        return OwnData(name, **options)
+        return _NAMES["OwnData"](name, **options)
     if name not in DATASETS:
         raise ValueError(f"dataset is {name!r}: choose one of {', '.join(DATASETS)}")
     return DATASETS[name](**options)
 
 
-__all__ = [
-    "DATASETS",
-    "SPLITS",
-    "Dataset",
-    "Hippocampus",
-    "LazySequence",
-    "OwnData",
-    "Pair",
-    "Phantom",
-    "Sample",
-    "load_dataset",
-    "phantom_2d",
-    "phantom_3d",
-]
+def __getattr__(name: str):
+    if name in _NAMES:
+        return _NAMES[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

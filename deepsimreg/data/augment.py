@@ -1,8 +1,9 @@
-"""Random affine augmentation: `sample` draws a matrix, `augment_pair` applies it, the same for both images.
+"""Random affine augmentation: `sample` draws a matrix, `augment_pair` applies it to all images of a pair.
 
 The matrix [A | t] (1, D, D + 1) pulls about the centre of the array, voxels, array axis order:
-augmented(x) = image(A (x - c) + c + t), with A = rotation · scale · shear · flip. Ranges of the paper:
-2D rotation ±180°, scale 0.8 to 1.2, shear ±0.03, translation, flips; 3D rotation ±5°, flips.
+augmented(x) = image(A (x - c) + c + t), with A = S⁻¹ · rotation · scale · shear · flip · S and S = diag(spacing), so
+that a rotation is rigid in mm. Ranges of the paper: 2D rotation ±180°, scale 0.8 to 1.2, shear ±0.03, translation,
+flips; 3D rotation ±5°, flips.
 """
 
 import math
@@ -20,9 +21,9 @@ from deepsimreg.warps import affine_displacement, warp_image, warp_labels
 class Augmentation:
     """Ranges to draw from, uniformly.
 
-    rotation: largest angle in degrees, in each plane of two axes; scale: smallest and largest, one for all
-    axes; shear: largest off-diagonal entry; translation: largest shift as a fraction of each side; flips:
-    mirror each axis with probability 1/2.
+    rotation: largest angle in degrees, in each plane of two axes; scale: smallest and largest, the same for all axes;
+    shear: largest off-diagonal entry; translation: largest shift as a fraction of each side; flips: mirror each axis
+    with probability 1/2.
     """
 
     rotation: float = 0.0
@@ -37,14 +38,20 @@ class Augmentation:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale is {self.scale}: give (smallest, largest) with 0 < smallest <= largest")
 
-    def sample(self, generator: torch.Generator, ndim: int, shape: Sequence[int]) -> Tensor:
-        """An affine matrix (1, ndim, ndim + 1), float32, for images of spatial `shape`."""
+    def sample(
+        self, generator: torch.Generator, ndim: int, shape: Sequence[int], spacing: Sequence[float] | None = None
+    ) -> Tensor:
+        """An affine matrix (1, ndim, ndim + 1), float32, voxels, for images of spatial `shape`.
+
+        spacing: mm, array axis order; None: the same along all axes. ValueError unless shape and spacing fit ndim.
+        """
 
         def uniform(low: float, high: float, *size: int) -> Tensor:
             return low + (high - low) * torch.rand(size, generator=generator, dtype=torch.float64)
 
-        if len(shape) != ndim:
-            raise ValueError(f"shape is {tuple(shape)} and ndim is {ndim}: give one side for each axis")
+        steps = torch.tensor([1.0] * ndim if spacing is None else list(spacing), dtype=torch.float64)
+        if len(shape) != ndim or len(steps) != ndim or steps.min() <= 0:
+            raise ValueError(f"shape {tuple(shape)} and spacing {spacing} need {ndim} positive values each")
         linear = torch.eye(ndim, dtype=torch.float64)
         for first, second in combinations(range(ndim), 2):
             angle = math.radians(uniform(-self.rotation, self.rotation).item())
@@ -55,6 +62,8 @@ class Augmentation:
         shear = uniform(-self.shear, self.shear, ndim, ndim)
         signs = torch.where(uniform(0, 1, ndim) < 0.5 * self.flips, -1.0, 1.0).double()
         linear = linear * uniform(*self.scale) @ shear.fill_diagonal_(1) @ torch.diag(signs)
+        ratios = steps / steps[0]  # exactly 1 for equal spacing
+        linear = linear * ratios / ratios[:, None]
         shift = uniform(-self.translation, self.translation, ndim) * torch.tensor(shape, dtype=torch.float64)
         return torch.cat([linear, shift[:, None]], dim=1)[None].float()
 
@@ -80,6 +89,10 @@ def augment_pair(
     )
 
 
-def add_noise(image: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
-    """Image (N, C, *spatial) in [0, 1] with Gaussian noise of that standard deviation, clipped to [0, 1]."""
-    return (image + deviation * torch.randn(image.shape, generator=generator, dtype=image.dtype)).clamp(0, 1)
+def add_noise(image: Tensor, std: float, generator: torch.Generator) -> Tensor:
+    """Image (N, C, *spatial) in [0, 1] plus Gaussian noise of that standard deviation, clipped to [0, 1].
+
+    The noise is drawn on the generator's device, so it does not depend on the image's device or dtype.
+    """
+    noise = torch.randn(image.shape, generator=generator, device=generator.device)
+    return (image + std * noise.to(image)).clamp(0, 1)

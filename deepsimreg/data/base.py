@@ -1,6 +1,6 @@
-"""What every dataset gives: labelled images, pairs of them to register, and three splits.
+"""What every dataset provides: labelled images, pairs of them to register, three splits, and where it comes from.
 
-Image (1, *spatial) float32 in [0, 1]; label (1, *spatial) uint8, a class index a voxel; displacement
+Image (1, *spatial) float32 in [0, 1]; label (1, *spatial) uint8, one class index per voxel; displacement
 (D, *spatial), voxels, components in array axis order, on the fixed grid: fixed(x) = moving(x + u(x)).
 """
 
@@ -9,7 +9,9 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -19,9 +21,31 @@ SPLITS = ("train", "validation", "test")
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a dataset is fetched from, and under which terms.
+
+    folder: what the data root receives: a folder, or a file if `archive` is "file". archive: tar, tar.gz, zip or file.
+    checksum: `algorithm:hexadecimal`, or its first digits; "" where none is published: the digest of the first download
+    is then kept in `<folder>.sha256`. raw: the folder inside the archive ("": same as `folder`; ".": all of it), which
+    `prepare(raw, target)` converts to `folder`; without `prepare` it is used as it is.
+    """
+
+    name: str
+    url: str
+    checksum: str
+    size_bytes: int
+    archive: str
+    folder: str
+    licence: str
+    citation: str = ""
+    raw: str = ""
+    prepare: Callable[[Path, Path], None] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One labelled image. Spacing in mm, array axis order; affine: voxel to world (RAS, mm), or None."""
+    """One labelled image. Spacing in mm, array axis order; affine (4, 4): voxel to world (RAS, mm), or None."""
 
     image: Tensor
     label: Tensor
@@ -32,7 +56,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two samples on one grid size. The displacement is the exact solution where it is known, else None."""
+    """Two samples of the same shape. displacement: the exact solution where it is known, else None."""
 
     moving: Sample
     fixed: Sample
@@ -44,25 +68,26 @@ class Pair:
 
 
 class LazySequence(Sequence[Item]):
-    """A sequence whose items are made when they are asked for: `make(index)` for 0 <= index < length."""
+    """A sequence whose items are made on access: item i is `make(keys[i])`. Pickles if `make` does.
 
-    def __init__(self, length: int, make: Callable[[int], Item]):
-        self._indices, self._make = range(length), make
+    keys: a sequence, or the length n of `range(n)`.
+    """
+
+    def __init__(self, keys: Sequence | int, make: Callable[[Any], Item]):
+        self._keys, self._make = range(keys) if isinstance(keys, int) else keys, make
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self._keys)
 
-    def __iter__(self):  # Sequence.__iter__ would take an IndexError inside `make` for the end
-        return map(self._make, self._indices)
+    def __iter__(self):  # Sequence.__iter__ would mistake an IndexError inside `make` for the end
+        return map(self._make, self._keys)
 
     def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self._make(i) for i in self._indices[index]]
-        return self._make(self._indices[index])
+        return list(map(self._make, self._keys[index])) if isinstance(index, slice) else self._make(self._keys[index])
 
 
 class Dataset(ABC):
-    """Attributes are facts that figures and run records quote; shape is common to all samples."""
+    """The attributes are facts that figures and run records quote; all samples have the same shape."""
 
     name: str
     classes: tuple[str, ...]
@@ -72,6 +97,8 @@ class Dataset(ABC):
     description: str
     licence: str
     citation: str
+    source: ClassVar[Source | None] = None
+    by_hand: ClassVar[str] = "there is nothing to download"  # how to get it if `source` is None
 
     @property
     def ndim(self) -> int:
@@ -87,52 +114,42 @@ class Dataset(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Prefix of the SHA-256 of the content: the same data give the same sixteen hex digits."""
+        """First 16 hex digits of a SHA-256 of the content: equal data have equal fingerprints."""
 
 
 def check_split(split: str) -> str:
-    """The split itself; ValueError that lists the splits if there is none of that name."""
+    """The split itself, or a ValueError that lists the splits."""
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}: choose one of {', '.join(SPLITS)}")
     return split
 
 
-def shuffled_split(names: Sequence[str], shares: Sequence[float] = (0.6, 0.2), seed: int = 42) -> dict[str, list[str]]:
-    """Names of each split: shuffled by `random.Random(seed)`; the shares train and validate, the rest tests."""
+def shuffled_split(names: Sequence[str], fractions: Sequence[float] = (0.6, 0.2), seed: int = 42):
+    """Split → names, shuffled by `random.Random(seed)`. fractions: of train and validation; the rest is for testing."""
     names = list(names)
     random.Random(seed).shuffle(names)
-    train, validation = (round(share * len(names)) for share in shares)
+    train, validation = (round(fraction * len(names)) for fraction in fractions)
     edges = (0, train, train + validation, len(names))
     return {split: names[edges[i] : edges[i + 1]] for i, split in enumerate(SPLITS)}
 
 
+def pair_of(get: Callable[[Any], Sample], keys: tuple[Any, Any]) -> Pair:
+    """The pair of the samples `get(moving)` and `get(fixed)`."""
+    return Pair(*map(get, keys))
+
+
 def ordered_pairs(samples: Sequence[Sample]) -> Sequence[Pair]:
     """Every ordered pair of different samples."""
-    n = len(samples)
-
-    def ordered(index: int) -> Pair:
-        moving, other = divmod(index, n - 1)
-        return Pair(samples[moving], samples[other + (other >= moving)])
-
-    return LazySequence(n * (n - 1), ordered)
+    return LazySequence(len(samples) * (len(samples) - 1), partial(_ordered_pair, samples))
 
 
-def mirrored_pairs(samples: Sequence[Sample]) -> Sequence[Pair]:
-    """Sample i (moving) to sample n - 1 - i; one in the middle is left out, so none is paired with itself."""
-    n = len(samples)
-    indices = [i for i in range(n) if i != n - 1 - i]
-    return LazySequence(len(indices), lambda k: Pair(samples[indices[k]], samples[n - 1 - indices[k]]))
-
-
-def neighbour_pairs(samples: Sequence[Sample], distances: Sequence[int], both: bool) -> Sequence[Pair]:
-    """Sample i (moving) to the samples that many places on; `both`: and back."""
-    indices = [(i, i + d) for i in range(len(samples)) for d in distances if i + d < len(samples)]
-    indices = [pair for i, j in indices for pair in ([(i, j), (j, i)] if both else [(i, j)])]
-    return LazySequence(len(indices), lambda k: Pair(samples[indices[k][0]], samples[indices[k][1]]))
+def _ordered_pair(samples: Sequence[Sample], index: int) -> Pair:
+    moving, other = divmod(index, len(samples) - 1)
+    return Pair(samples[moving], samples[other + (other >= moving)])
 
 
 def spread_colors(count: int) -> tuple[str, ...]:
-    """Black and count - 1 colours, neighbours far apart in hue and in lightness: for many classes."""
+    """Black and count - 1 colours whose neighbours differ in hue and lightness: for many classes."""
     hues = ((0.08 + 0.618034 * i) % 1 for i in range(count - 1))
     colors = (colorsys.hls_to_rgb(hue, (0.35, 0.55, 0.75)[i % 3], 0.75) for i, hue in enumerate(hues))
     return ("#000000", *("#" + "".join(f"{round(255 * part):02x}" for part in color) for color in colors))

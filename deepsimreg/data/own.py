@@ -5,53 +5,133 @@
     images: images/{subject}.tif            # {subject} stands for what images and labels have in common
     labels: labels/{subject}_mask.tif
     classes: {0: background, 255: nucleus}  # value in the label files: name; or a list, for the values 0, 1, …
-    intensity: {range: [0, 255]}            # or {quantiles: [0.01, 0.99]} of each image; brought to 0 … 1
+    intensity: {range: [0, 255]}            # or {quantiles: [0.01, 0.99]} of each image; mapped to 0 … 1
     split: {train: 0.6, validation: 0.2, test: 0.2, seed: 42}  # or a list of subjects for each
     pairs: all                              # all, neighbours, {atlas: subject}, or {file: pairs.csv}
 
-pairs.csv has the columns moving, fixed and split.
-
-Further keys: neighbours (distances for stacks, [1]), spacing (mm, array axis order), colors, description, licence,
-citation. Paths start at the YAML file.
+pairs.csv has the columns moving, fixed and split. Optional keys: neighbours (distances in stacks, [1]), spacing (mm,
+array axis order), colors, description, licence, citation. Paths start at the YAML file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
-import pandas as pd
 import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, PositiveFloat
+from pydantic import PositiveInt, ValidationError, model_validator
 
-from deepsimreg.data.base import (
-    SPLITS,
-    LazySequence,
-    Pair,
-    check_split,
-    mirrored_pairs,
-    neighbour_pairs,
-    ordered_pairs,
-    shuffled_split,
-    spread_colors,
-)
-from deepsimreg.data.labelled import Files, LabelledFiles, scaled
+from deepsimreg.data.base import SPLITS, Pair, check_split, shuffled_split, spread_colors
+from deepsimreg.data.files import SUBJECT, LabelledFiles, matched_files, read_table, scaled, stack_pages
 from deepsimreg.errors import DataError
-from deepsimreg.io import image_shape
 
-NEEDED = ("name", "kind", "images", "labels", "classes")
-DEFAULTS = {
-    "intensity": {"quantiles": [0.01, 0.99]},
-    "split": {"train": 0.6, "validation": 0.2, "test": 0.2},
-    "pairs": None,
-    "neighbours": [1],
-    "spacing": None,
-    "colors": None,
-    "description": "",
-    "licence": "not stated",
-    "citation": "",
-}
-KINDS = ("planes", "volumes", "stacks")
-SUBJECT = "{subject}"
+
+def _pattern(value: str) -> str:
+    if SUBJECT not in value:
+        raise ValueError(f"must contain {SUBJECT}, as in scans/{SUBJECT}.nii.gz")
+    return value
+
+
+def _part(value: Any) -> float | list[str]:
+    if isinstance(value, list):
+        return list(map(str, value))
+    if isinstance(value, int | float) and 0 < value < 1:
+        return float(value)
+    raise ValueError("give a fraction between 0 and 1, or a list of subjects")
+
+
+def _policy(value: Any) -> str | dict[str, Any] | None:
+    if value in (None, "all", "neighbours") or (isinstance(value, dict) and list(value) in (["atlas"], ["file"])):
+        return value
+    raise ValueError("choose all, neighbours, {atlas: subject} or {file: pairs.csv}")
+
+
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Part = Annotated[float | list[str], PlainValidator(_part)]
+Limits = tuple[float, float] | None
+Classes = Annotated[
+    dict[int, str],
+    BeforeValidator(lambda value: dict(enumerate(value)) if isinstance(value, list) else value),
+    Field(min_length=2, max_length=254),
+]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+
+class Intensity(_Settings):
+    """The grey values, or the quantiles of each image, that become 0 and 1."""
+
+    range: Limits = None
+    quantiles: Limits = None
+
+    @model_validator(mode="after")
+    def _one(self):
+        given = [limits for limits in (self.range, self.quantiles) if limits is not None]
+        low, high = given[0] if len(given) == 1 else (0, 0)
+        if low >= high or (self.quantiles and not 0 <= low < high <= 1):
+            raise ValueError("give either range: [low, high] or quantiles: [low, high], these from 0 to 1")
+        return self
+
+
+class Split(_Settings):
+    """Fractions of the shuffled subjects, or lists of subjects."""
+
+    train: Part = 0.6
+    validation: Part = 0.2
+    test: Part = 0.2
+    seed: int = 42
+
+    @model_validator(mode="after")
+    def _whole(self):
+        parts = [getattr(self, split) for split in SPLITS]
+        if len({isinstance(part, list) for part in parts}) > 1:
+            raise ValueError("give three fractions or three lists of subjects")
+        if isinstance(self.train, float) and abs(sum(parts) - 1) > 1e-6:
+            raise ValueError("the fractions must add up to 1")
+        return self
+
+
+class Description(_Settings):
+    """The keys of the YAML file."""
+
+    name: str
+    kind: Literal["planes", "volumes", "stacks"]
+    images: Pattern
+    labels: Pattern
+    classes: Classes
+    intensity: Intensity = Intensity(quantiles=(0.01, 0.99))
+    split: Split = Split()
+    pairs: Annotated[Any, PlainValidator(_policy)] = None
+    neighbours: list[PositiveInt] = [1]
+    spacing: list[PositiveFloat] | None = None
+    colors: list[str] | None = None
+    description: str = ""
+    licence: str = "not stated"
+    citation: str = ""
+
+
+def read_description(path: Path) -> Description:
+    """The settings of a YAML file. DataError with one line per fault, which names the file, the key and the choices."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: name the YAML file that describes your dataset")
+    try:
+        return Description.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not YAML: {error}") from error
+    except ValidationError as error:
+        raise DataError("\n".join(f"{path}: {_line(fault)}" for fault in error.errors())) from None
+
+
+def _line(fault: dict[str, Any]) -> str:
+    place = fault["loc"]
+    key, model = ".".join(map(str, place)), Description if len(place) < 2 else Description.model_fields[place[0]].annotation
+    if fault["type"] in ("extra_forbidden", "missing"):
+        problem = "unknown key" if fault["type"] == "extra_forbidden" else "missing key"
+        return f"{problem} {key}; the keys are {', '.join(model.model_fields)}"
+    return f"{key}: {fault['msg'].removeprefix('Value error, ')}, found {fault['input']!r}"
 
 
 class OwnData(LabelledFiles):
@@ -60,153 +140,83 @@ class OwnData(LabelledFiles):
     Args:
         description: the YAML file.
         downsample: whole number, for a first look or a small machine.
-        cache: images that are kept in memory.
+        cache: images kept in memory.
 
     Raises:
-        DataError: an unknown key or value, no files, or a file that cannot be used; named with the remedy.
+        DataError: an unknown key or value, no files, or a file that cannot be used; names the remedy.
     """
 
     def __init__(self, description: str | Path, downsample: int = 1, cache: int = 64):
         self.path = Path(description)
-        self.settings = DEFAULTS | self._checked()
-        own = self.settings
-        self.name, self.description = str(own["name"]), own["description"] or f"described by {self.path.name}"
-        self.licence, self.citation = own["licence"], own["citation"]
-        given = own["classes"]
-        self.values = list(given) if isinstance(given, Mapping) else list(range(len(given)))
-        self.classes = tuple(map(str, given.values() if isinstance(given, Mapping) else given))
-        self.colors = tuple(own["colors"] or spread_colors(len(self.classes)))
+        self.settings = own = read_description(self.path)
+        self.name, self.description = own.name, own.description or f"described by {self.path.name}"
+        self.licence, self.citation, self.classes = own.licence, own.citation, tuple(own.classes.values())
+        self.colors = tuple(own.colors or spread_colors(len(self.classes)))
         if len(self.colors) != len(self.classes):
-            raise DataError(f"{self.path}: {len(self.colors)} colors for {len(self.classes)} classes: give one each")
-        subjects = self._subjects()
-        files = {}
-        for subject, (image, label) in subjects.items():
-            if own["kind"] != "stacks":
-                files[subject] = Files(image, label)
-                continue
-            shape = image_shape(image)
-            if len(shape) != 3:
-                raise DataError(f"{image} has shape {shape}: a stack is (pages, rows, columns); or set kind: planes")
-            files |= {f"{subject}-t{page:03d}": Files(image, label, page) for page in range(shape[0])}
-        splits = self._splits(list(subjects))
-        if own["kind"] == "stacks":
-            splits = {
-                split: [name for name in files if name.rpartition("-t")[0] in names] for split, names in splits.items()
-            }
-        self.open(files, splits, downsample, cache, own["spacing"])
-        if (len(self.shape) == 3) != (own["kind"] == "volumes"):
-            raise DataError(f"{self.path}: kind is {own['kind']}, but the images have {len(self.shape)} axes")
-        self._pairs = self._listed_pairs() if isinstance(own["pairs"], Mapping) and "file" in own["pairs"] else None
+            raise DataError(f"{self.path}: colors has {len(self.colors)} entries for {len(self.classes)} classes")
+        folder = self.path.parent
+        files = matched_files(folder, own.images, own.labels, both=False)
+        if not files:
+            raise DataError(f"{self.path}: images: no file is called {folder / own.images}")
+        splits = self._splits(list(files))
+        if own.kind == "stacks":
+            stacks = {subject: stack_pages(subject, *entry[:2]) for subject, entry in files.items()}
+            files = {name: page for pages in stacks.values() for name, page in pages.items()}
+            splits = {split: [name for subject in names for name in stacks[subject]] for split, names in splits.items()}
+        self.open(folder, files, splits, downsample, cache, own.spacing)
+        if (len(self.shape) == 3) != (own.kind == "volumes"):
+            raise DataError(f"{self.path}: kind is {own.kind}, but the images have {len(self.shape)} axes")
+        self._listed = self._listed_pairs()
 
     def pairs(self, split: str) -> Sequence[Pair]:
-        """As `pairs` of the description says; default: neighbours in stacks, else all.
-
-        all: every ordered pair to train, subject i to subject n - 1 - i for validation and test.
-        """
-        samples, policy = self.samples(check_split(split)), self.settings["pairs"]
-        policy = policy or ("neighbours" if self.settings["kind"] == "stacks" else "all")
-        if self._pairs is not None:
-            listed = self._pairs[split]
-            return LazySequence(len(listed), lambda index: Pair(*map(self.sample, listed[index])))
-        if isinstance(policy, Mapping):
-            atlas = policy["atlas"]
-            names = [name for name in self.splits[split] if name != atlas]
-            return LazySequence(len(names), lambda index: Pair(self.sample(names[index]), self.sample(atlas)))
+        """As `pairs` of the description says; default: neighbours in stacks, else all (see `LabelledFiles.pairs`)."""
+        policy = self.settings.pairs or ("neighbours" if self.settings.kind == "stacks" else "all")
+        if policy == "all":
+            return super().pairs(split)
         if policy == "neighbours":
-            return neighbour_pairs(samples, self.settings["neighbours"], both=split == "train")
-        return ordered_pairs(samples) if split == "train" else mirrored_pairs(samples)
+            return self.neighbours(split, self.settings.neighbours)
+        return self.named_pairs(self._listed[check_split(split)])
 
     def intensities(self, image: np.ndarray, path: Path) -> np.ndarray:
-        intensity = self.settings["intensity"]
-        low, high = intensity["range"] if "range" in intensity else np.quantile(image, intensity["quantiles"])
-        return scaled(image, low, high, path)
+        intensity = self.settings.intensity
+        return scaled(image, *(intensity.range or np.quantile(image, intensity.quantiles)), path)
 
     def class_indices(self, label: np.ndarray, path: Path) -> np.ndarray:
         indices = np.full(label.shape, 255, np.uint8)
-        for index, value in enumerate(self.values):
+        for index, value in enumerate(self.settings.classes):
             indices[label == value] = index
         if (indices == 255).any():
             raise DataError(
                 f"{path} has the label {label[indices == 255][0]}, which is no class of {self.path.name}: "
-                f"{dict(zip(self.values, self.classes, strict=True))}"
+                f"{self.settings.classes}"
             )
         return indices
 
-    def _checked(self) -> dict[str, Any]:
-        if not self.path.is_file():
-            raise DataError(f"{self.path} does not exist: name the YAML file that describes your dataset")
-        try:
-            own = yaml.safe_load(self.path.read_text())
-        except yaml.YAMLError as error:
-            raise DataError(f"{self.path} is not YAML: {error}") from error
-        if not isinstance(own, dict):
-            raise DataError(f"{self.path} holds no settings: it needs {', '.join(NEEDED)}")
-        unknown, missing = set(own) - {*NEEDED, *DEFAULTS}, set(NEEDED) - set(own)
-        if unknown:
-            there = ", ".join((*NEEDED, *DEFAULTS))
-            raise DataError(f"{self.path} has unknown keys {', '.join(sorted(map(str, unknown)))}; there is: {there}")
-        if missing:
-            raise DataError(f"{self.path} lacks {', '.join(sorted(missing))}")
-        choices = {
-            "kind": own["kind"] in KINDS,
-            "classes": isinstance(own["classes"], list | dict) and 1 < len(own["classes"]) < 255,
-            "intensity": set(own.get("intensity", {"range": 0})) in ({"range"}, {"quantiles"}),
-            "pairs": own.get("pairs") in (None, "all", "neighbours")
-            or (isinstance(own["pairs"], dict) and set(own["pairs"]) in ({"atlas"}, {"file"})),
-            "split": isinstance(own.get("split", {}), dict) and set(own.get("split", SPLITS)) - {"seed"} == set(SPLITS),
-        }
-        for key, right in choices.items():
-            if not right:
-                raise DataError(f"{self.path}: {key} is {own[key]!r}; see deepsimreg/data/own.py for what it may be")
-        for key in ("images", "labels"):
-            if SUBJECT not in own[key]:
-                where = f"{self.path}: {key} is {own[key]!r}"
-                raise DataError(f"{where}, but must hold {SUBJECT}, as in scans/{SUBJECT}.nii.gz")
-        return own
-
-    def _subjects(self) -> dict[str, tuple[Path, Path]]:
-        """Subject → image and label, sorted by subject."""
-        folder, patterns = self.path.parent, (self.settings["images"], self.settings["labels"])
-        found = []
-        for pattern in patterns:
-            before, _, after = str(folder / pattern).partition(SUBJECT)
-            paths = folder.glob(pattern.replace(SUBJECT, "*"))
-            found.append({str(path)[len(before) : len(str(path)) - len(after)]: path for path in paths})
-        images, labels = found
-        if not images:
-            raise DataError(f"{self.path}: no file is called {folder / patterns[0]}: check the key images")
-        for subject in sorted(images):
-            if subject not in labels:
-                label = folder / patterns[1].replace(SUBJECT, subject)
-                raise DataError(f"{label} is missing beside {images[subject]}: add it, or remove the image")
-        return {subject: (images[subject], labels[subject]) for subject in sorted(images)}
-
     def _splits(self, subjects: list[str]) -> dict[str, list[str]]:
-        split = dict(self.settings["split"])
-        if isinstance(split["train"], list):
-            strange = {str(name) for part in SPLITS for name in split[part]} - set(subjects)
-            if strange:
-                raise DataError(f"{self.path}: split names {', '.join(sorted(strange))}, of which there is no image")
-            return {part: list(map(str, split[part])) for part in SPLITS}
-        shares = [split[part] for part in SPLITS]
-        if abs(sum(shares) - 1) > 1e-6:
-            raise DataError(f"{self.path}: the shares of split are {shares}: they must add up to 1")
-        atlas = self.settings["pairs"].get("atlas") if isinstance(self.settings["pairs"], dict) else None
-        return shuffled_split([name for name in subjects if name != atlas], shares[:2], split.get("seed", 42))
+        split, pairs = self.settings.split, self.settings.pairs
+        if isinstance(split.train, float):
+            atlas = pairs.get("atlas") if isinstance(pairs, dict) else None
+            return shuffled_split([s for s in subjects if s != atlas], (split.train, split.validation), split.seed)
+        parts = {part: getattr(split, part) for part in SPLITS}
+        unknown = {name for names in parts.values() for name in names} - set(subjects)
+        if unknown:
+            raise DataError(f"{self.path}: split names {', '.join(sorted(unknown))}, of which there is no image")
+        return parts
 
     def _listed_pairs(self) -> dict[str, list[tuple[str, str]]]:
-        path = self.path.parent / self.settings["pairs"]["file"]
-        if not path.is_file():
-            raise DataError(f"{path} does not exist: {self.path} names it for its pairs")
-        table = pd.read_csv(path, dtype=str)
-        missing = {"moving", "fixed", "split"} - set(table)
-        if missing:
-            raise DataError(f"{path} has no column {', '.join(sorted(missing))}: it needs moving, fixed, split")
-        strange = ({*table["moving"], *table["fixed"]} - set(self.files)) | (set(table["split"]) - set(SPLITS))
-        if strange:
-            raise DataError(f"{path} names {', '.join(sorted(strange))}, which is no image and no split of {self.path}")
-        rows = table.itertuples()
-        pairs = {split: [] for split in SPLITS}
-        for row in rows:
-            pairs[row.split].append((row.moving, row.fixed))
-        return pairs
+        """Split → names (moving, fixed), if the description names an atlas or a file of pairs."""
+        pairs = self.settings.pairs
+        if not isinstance(pairs, dict):
+            return {}
+        if "atlas" in pairs:
+            path, atlas = self.path, str(pairs["atlas"])
+            rows = [(name, atlas, split) for split in SPLITS for name in self.splits[split] if name != atlas]
+        else:
+            path, columns = self.path.parent / pairs["file"], ("moving", "fixed", "split")
+            if not path.is_file():
+                raise DataError(f"{path} does not exist: {self.path} names it for its pairs")
+            rows = [tuple(row[column] for column in columns) for row in read_table(path, columns)]
+        unknown = {name for row in rows for name in row[:2]} - set(self.files) | {row[2] for row in rows} - set(SPLITS)
+        if unknown:
+            raise DataError(f"{path} names {', '.join(sorted(unknown))}, which is no image and no split of {self.path}")
+        return {split: [row[:2] for row in rows if row[2] == split] for split in SPLITS}

@@ -14,6 +14,7 @@ Everything follows from (seed, split, index).
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -84,17 +85,18 @@ class Phantom(Dataset):
     def spacing(self) -> tuple[float, ...]:
         return (1.0,) * self.ndim
 
+    def __getstate__(self):
+        return self.__dict__ | {"_cache": {}}
+
     def pairs(self, split: str) -> Sequence[Pair]:
-        return LazySequence(getattr(self, check_split(split)), lambda index: self._pair(split, index))
+        return LazySequence(getattr(self, check_split(split)), partial(self._pair, split))
 
     def samples(self, split: str) -> Sequence[Sample]:
-        pairs = self.pairs(split)
+        return LazySequence(2 * getattr(self, check_split(split)), partial(self._sample, split))
 
-        def sample(index: int) -> Sample:
-            pair = pairs[index // 2]
-            return pair.fixed if index % 2 else pair.moving
-
-        return LazySequence(2 * len(pairs), sample)
+    def _sample(self, split: str, index: int) -> Sample:
+        pair = self._pair(split, index // 2)
+        return pair.fixed if index % 2 else pair.moving
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr(self).encode())

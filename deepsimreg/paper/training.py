@@ -1,20 +1,17 @@
-"""Training of extractors and registration networks: Lightning modules, and `fit`, which survives being killed.
+"""Training of a network by Lightning, in a way that survives being killed.
 
-What a step sees depends on its number and the seed alone: sample i is drawn by a generator seeded with (seed, i), and
-an epoch is the stretch of steps between two validations. A checkpoint is written at the end of each epoch, so a run
-that was killed repeats the epoch that it was in and ends with the weights of an uninterrupted run; on a CPU they are
-equal bit for bit.
+A checkpoint is written at the end of each epoch, so a run that was killed repeats the epoch that it was in, and ends
+with the weights of an uninterrupted run; on a CPU they are equal bit for bit (samples.py says why).
 """
 
 import csv
 import logging
 import math
 import os
-import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence, Sized
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence, Sized
+from dataclasses import replace
 from pathlib import Path
 
 import lightning
@@ -24,129 +21,23 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from deepsimreg.data.augment import Augmentation, augment_pair
-from deepsimreg.data.base import Pair, Sample
-from deepsimreg.losses import Alignment, Similarity, diffusion
+from deepsimreg.data.augment import AUGMENT_2D, AUGMENT_3D
+from deepsimreg.data.base import Dataset
 from deepsimreg.metrics import dice_per_class
-from deepsimreg.models import save_model
-from deepsimreg.warps import jacobian_determinant, warp_labels
+from deepsimreg.models.store import load_model, save_model
+from deepsimreg.paper.errors import SettingsError
+from deepsimreg.paper.evaluate import write_table
+from deepsimreg.paper.files import read_json, write_json
+from deepsimreg.paper.run import Run
+from deepsimreg.paper.samples import DrawnSamples, EpochSampler, InOrder
+from deepsimreg.paper.settings import Fit
 
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How a network is trained."""
-
-    steps: int = 300  # optimiser steps; rounded up to whole validation intervals; 0 keeps the initial weights
-    batch: int = 4  # samples of a batch
-    accumulate: int = 1  # batches of an optimiser step
-    learning_rate: float = 1e-4  # of Adam
-    validate_every: int = 50  # optimiser steps between two validations
-    schedule: str = "plateau"  # of the learning rate: plateau, or cosine, which ends at 0 with the last step
-    warmup: int = 0  # steps in which the learning rate rises from 0
-    plateau: int = 10  # validations without a lower loss before the learning rate drops to a tenth
-    early_stopping: int = 0  # validations without a lower loss before training ends; 0: never
-    gradient_clip: float = 0.0  # largest norm of a step's gradient; 0: any
-    augment: bool = True  # random affine and flips, the same for both images of a pair
-    flips: bool = True  # part of the augmentation; False where left and right, front and back mean something
-    crop: tuple[int, ...] = ()  # sides of the random window that training sees of an image, voxels; empty: all of it
-    precision: str = "32-true"  # Lightning's name: 32-true, bf16-mixed, 16-mixed
-    workers: int = 0  # processes that load and augment samples; what they yield does not depend on their number
-    devices: int = 1  # processes; one a GPU where there are GPUs
-    seed: int = 0  # of initial weights, samples and augmentation
-
-    def __post_init__(self):
-        if self.schedule not in ("plateau", "cosine"):
-            raise ValueError(f"schedule is {self.schedule!r}: choose plateau or cosine")
-        object.__setattr__(self, "crop", tuple(self.crop))
-
-
-class DrawnSamples(Dataset):
-    """Item i is drawn, augmented and returned by a generator seeded with (seed, i): repeatable from any step."""
-
-    def __init__(
-        self,
-        items: Sequence[Sample] | Sequence[Pair],
-        augmentation: Augmentation | None,
-        seed: int,
-        crop: Sequence[int] = (),
-    ):
-        self.items, self.augmentation, self.seed, self.crop = items, augmentation, seed, crop
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(random.Random(f"{self.seed} {index}").getrandbits(63))
-        choice = int(torch.randint(len(self.items), (), generator=generator))
-        batch = to_tensors(self.items[choice])
-        if self.augmentation is not None:
-            batch = self._augmented(batch, generator)
-        return self._window(batch, generator) if self.crop else batch
-
-    def _augmented(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        images = [key for key in batch if "label" not in key]
-        labels = [key for key in batch if "label" in key]
-        shape = batch[images[0]].shape[1:]
-        matrix = self.augmentation.sample(generator, len(shape), shape)
-        warped = augment_pair([batch[key] for key in images], [batch[key] for key in labels], matrix)
-        return dict(zip(images + labels, [*warped[0], *warped[1]], strict=True))
-
-    def _window(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """The same window of every image; a side of the window that is longer than the image is cut to it."""
-        shape = next(iter(batch.values())).shape[1:]
-        starts = [
-            int(torch.randint(max(size - side, 0) + 1, (), generator=generator))
-            for size, side in zip(shape, self.crop, strict=True)
-        ]
-        window = tuple(slice(start, start + side) for start, side in zip(starts, self.crop, strict=True))
-        return {name: image[(slice(None), *window)] for name, image in batch.items()}
-
-
-class InOrder(Dataset):
-    """Every item once, as it is."""
-
-    def __init__(self, items: Sequence[Sample] | Sequence[Pair]):
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return to_tensors(self.items[index])
-
-
-class EpochSampler(Sampler):
-    """Indices of one epoch: `length` for each process of a parallel run, in turn, so that no two see the same."""
-
-    def __init__(self, length: int):
-        self.length, self.epoch = length, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of an epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        rank, world = 0, 1
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        start = self.epoch * self.length * world
-        return iter(range(start + rank, start + self.length * world, world))
-
-
-def to_tensors(item: Sample | Pair) -> dict[str, Tensor]:
-    """Named tensors of a sample or a pair: images (C, *spatial), labels (1, *spatial)."""
-    if isinstance(item, Sample):
-        return {"image": item.image, "label": item.label}
-    return {
-        "moving": item.moving.image,
-        "fixed": item.fixed.image,
-        "moving_label": item.moving.label,
-        "fixed_label": item.fixed.label,
-    }
+AUGMENTATIONS = {2: AUGMENT_2D, 3: AUGMENT_3D}
+HARMLESS = (".*exists and is not empty.*", ".*does not have many workers.*", ".*LeafSpec.*", ".*in eval mode.*")
+METRIC_TERMS = ("loss", "similarity", "regulariser", "dice", "folds")
 
 
 class Trained(lightning.LightningModule):
@@ -159,7 +50,7 @@ class Trained(lightning.LightningModule):
     best_metric: str  # of validation, decides which weights are kept
     best_is_highest: bool
 
-    def __init__(self, network: nn.Module, settings: FitSettings):
+    def __init__(self, network: nn.Module, settings: Fit):
         super().__init__()
         self.network, self.settings = network, settings
 
@@ -216,75 +107,6 @@ class Trained(lightning.LightningModule):
         )
 
 
-class SegmentationTraining(Trained):
-    """U-Net, cross-entropy; keeps the weights of the highest validation Dice."""
-
-    best_metric, best_is_highest = "validation_dice", True
-
-    def terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        logits = self.network(batch["image"]).float()
-        label = batch["label"][:, 0].long()
-        terms = {"loss": functional.cross_entropy(logits, label)}
-        if not self.training:
-            terms["dice"] = mean_dice(logits.argmax(1, keepdim=True), batch["label"], logits.shape[1])
-        return terms
-
-
-class ReconstructionTraining(Trained):
-    """Autoencoder, mean squared error; keeps the weights of the lowest validation error."""
-
-    best_metric, best_is_highest = "validation_loss", False
-
-    def terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"loss": functional.mse_loss(self.network(batch["image"]).float(), batch["image"])}
-
-
-class RegistrationTraining(Trained):
-    """Registration network: D(I∘Φ, J) + λ·R(Φ) (Czolbe et al. 2023); keeps the highest validation Dice.
-
-    Args:
-        network: (moving, fixed) → displacement.
-        similarity: the loss D.
-        lam: weight λ of the diffusion regulariser R.
-        classes: number of classes of the labels.
-    """
-
-    best_metric, best_is_highest = "validation_dice", True
-
-    def __init__(self, network: nn.Module, similarity: Similarity, lam: float, classes: int, settings: FitSettings):
-        super().__init__(network, settings)
-        self.similarity, self.lam, self.classes = similarity, lam, classes
-
-    def terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        displacement = self.network(batch["moving"], batch["fixed"])
-        names = ("moving", "fixed", "moving_label", "fixed_label")
-        similarity = self.similarity.compare(Alignment(displacement=displacement, **{key: batch[key] for key in names}))
-        regulariser = diffusion(displacement)
-        terms = {
-            "loss": similarity + self.lam * regulariser,
-            "similarity": similarity,
-            "regulariser": regulariser,
-        }
-        if not self.training:
-            terms["folds"] = (jacobian_determinant(displacement) <= 0).float().mean()
-        with torch.no_grad():
-            moved_label = warp_labels(batch["moving_label"], displacement)
-            terms["dice"] = mean_dice(moved_label, batch["fixed_label"], self.classes)
-        return terms
-
-    def state_dict(self, *args, **kwargs) -> dict:
-        """Without the frozen extractor: its weights live in its own run."""
-        state = super().state_dict(*args, **kwargs)
-        return {key: value for key, value in state.items() if not key.startswith("similarity.")}
-
-    def load_state_dict(self, state_dict: dict, strict: bool = True, assign: bool = False):
-        result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        missing = [key for key in result.missing_keys if not key.startswith("similarity.")]
-        if strict and (missing or result.unexpected_keys):
-            raise RuntimeError(f"checkpoint of another network: {missing + result.unexpected_keys}")
-        return result
-
-
 def mean_dice(prediction: Tensor, label: Tensor, classes: int) -> Tensor:
     """Mean over images and all classes, background included; a class that neither image has is left out."""
     return torch.nanmean(torch.stack([dice_per_class(a, b, classes) for a, b in zip(prediction, label, strict=True)]))
@@ -305,7 +127,8 @@ class MetricsTable(Callback):
             return
         if trainer.global_step and self.path.is_file():
             with self.path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
+                whole = [row for row in csv.DictReader(file) if None not in row.values()]  # a killed run may cut a row
+                rows = [row for row in whole if int(row["step"]) <= trainer.global_step]
         spent = max((float(row["seconds"] or 0) for row in rows), default=0.0)
         self.started = time.perf_counter() - spent
         temporary = self.path.with_suffix(".tmp")
@@ -386,61 +209,21 @@ class Progress(Callback):
         self.bar.close()
 
 
-def fit(
-    make_module: Callable[[], Trained],
-    settings: FitSettings,
-    train: Sized,
-    validation: Sized,
-    augmentation: Augmentation | None,
-    folder: Path,
-    label: str = "training",
-) -> pd.DataFrame:
-    """Train to the end, from `last.ckpt` of the folder where there is one.
-
-    Args:
-        make_module: makes the Lightning module; called after the seed is set, so that initial weights repeat.
-        settings: lengths, batch, seed and so on.
-        train, validation: samples or pairs.
-        augmentation: of the training samples, None for none.
-        folder: receives metrics.csv, TensorBoard events, last.ckpt and weights.safetensors (best on validation).
-        label: of the progress bar.
-
-    Returns:
-        metrics.csv as a table: column `step`, and `train_…` and `validation_…` columns.
-    """
-    torch.set_flush_denormal(True)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in HARMLESS:
-        warnings.filterwarnings("ignore", message)
-    lightning.seed_everything(settings.seed, verbose=False)
-    module = make_module()
-    if settings.steps == 0:
-        save_model(module.network, folder / "weights.safetensors")
-        return pd.DataFrame({"step": [0]})
-    every = min(settings.validate_every, settings.steps)
-    epochs = -(-settings.steps // every)
-    if augmentation is not None:
-        augmentation = replace(augmentation, flips=settings.flips) if settings.augment else None
-    samples = DrawnSamples(train, augmentation, settings.seed, settings.crop)
+def trainer_of(settings: Fit, folder: Path, label: str, epochs: int, every: int) -> lightning.Trainer:
+    """The Lightning trainer of a run: what it logs, checkpoints and keeps."""
     columns = [f"{kind}_{term}" for kind in ("train", "validation") for term in METRIC_TERMS]
-    last = folder / "last.ckpt"
     callbacks = [
         MetricsTable(folder / "metrics.csv", columns),
         BestWeights(folder / "weights.safetensors"),
         Progress(label, epochs * every),
         ModelCheckpoint(
-            folder,
-            filename=last.stem,
-            save_top_k=1,
-            enable_version_counter=False,
-            save_on_train_epoch_end=True,
+            folder, filename="last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
         ),
     ]
     if settings.early_stopping:
-        callbacks.append(
-            EarlyStopping("validation_loss", patience=settings.early_stopping, check_on_train_epoch_end=False)
-        )
-    trainer = lightning.Trainer(
+        patience = settings.early_stopping
+        callbacks.append(EarlyStopping("validation_loss", patience=patience, check_on_train_epoch_end=False))
+    return lightning.Trainer(
         max_epochs=epochs,
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=settings.devices,
@@ -455,7 +238,51 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(
+
+
+def fit(
+    make_module: Callable[[], Trained],
+    settings: Fit,
+    train: Sized,
+    validation: Sized,
+    dataset: Dataset,
+    folder: Path,
+    label: str = "training",
+) -> pd.DataFrame:
+    """Train to the end, from `last.ckpt` of the folder where there is one.
+
+    Args:
+        make_module: makes the Lightning module; called after the seed is set, so that initial weights repeat.
+        settings: lengths, batch, seed and so on.
+        train, validation: samples or pairs.
+        dataset: whose rank and spacing the augmentation follows.
+        folder: receives metrics.csv, TensorBoard events, last.ckpt and weights.safetensors (best on validation).
+        label: of the progress bar.
+
+    Returns:
+        metrics.csv as a table: column `step`, and `train_…` and `validation_…` columns.
+
+    Raises:
+        SettingsError: several devices in a notebook, where processes that are forked after threads have run hang.
+    """
+    if settings.devices > 1 and in_notebook():
+        raise SettingsError(f"devices is {settings.devices}: several devices hang in a notebook; train from a script")
+    torch.set_flush_denormal(True)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in HARMLESS:
+        warnings.filterwarnings("ignore", message)
+    lightning.seed_everything(settings.seed, verbose=False)
+    module = make_module()
+    if settings.steps == 0:
+        save_model(module.network, folder / "weights.safetensors")
+        return pd.DataFrame({"step": [0]})
+    every = min(settings.validate_every, settings.steps)
+    epochs = -(-settings.steps // every)
+    preset = AUGMENTATIONS[dataset.ndim]
+    augmentation = replace(preset, flips=settings.flips) if settings.augment else None
+    samples = DrawnSamples(train, augmentation, settings.seed, settings.crop, dataset.spacing)
+    last = folder / "last.ckpt"
+    trainer_of(settings, folder, label, epochs, every).fit(
         module,
         DataLoader(
             samples,
@@ -471,5 +298,41 @@ def fit(
     return pd.read_csv(folder / "metrics.csv")
 
 
-HARMLESS = (".*exists and is not empty.*", ".*does not have many workers.*", ".*LeafSpec.*", ".*in eval mode.*")
-METRIC_TERMS = ("loss", "similarity", "regulariser", "dice", "folds")
+def trained(
+    run: Run, make_module: Callable[[], Trained], kind: type[nn.Module], dataset: Dataset, items: Callable
+) -> tuple[nn.Module, pd.DataFrame]:
+    """Train a run's network unless that has been done; `run` is open.
+
+    Args:
+        run: whose settings have a `fit`.
+        make_module: as `fit`.
+        kind: class of the network.
+        dataset: that it is trained on.
+        items: split → samples or pairs.
+
+    Returns:
+        The network of the best validation, in evaluation mode, and its metrics by step. `training.json` of the folder
+        says that training has ended: what follows it can be repeated without training.
+    """
+    end = run.folder / "training.json"
+    if read_json(end) is None:
+        history = fit(make_module, run.settings.fit, items("train"), items("validation"), dataset, run.folder, run.name)
+        result = {"best": {"step": 0}, "seconds": 0.0}
+        if "validation_loss" in history:
+            columns = [*history.filter(like="train_"), "seconds"]
+            measured = history.dropna(subset="validation_loss").drop(columns=columns)
+            by_dice = measured["validation_dice"].notna().any()
+            best = measured["validation_dice"].idxmax() if by_dice else measured["validation_loss"].idxmin()
+            result = {"best": measured.loc[best].dropna().to_dict(), "seconds": history["seconds"].max()}
+        write_table(history, run.folder / "metrics.csv")
+        write_json(end, result)
+    return load_model(run.weights, kind), pd.read_csv(run.folder / "metrics.csv")
+
+
+def in_notebook() -> bool:
+    """Whether an IPython kernel runs this code."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    return hasattr(get_ipython(), "kernel")

@@ -6,7 +6,8 @@ from torch.nn import functional
 
 from deepsimreg.data.augment import add_noise
 from deepsimreg.models import UNet
-from deepsimreg.paper.baselines import BASELINES, feature_channels
+from deepsimreg.paper.baselines import BASELINES
+from deepsimreg.paper.optimisers import feature_channels
 from deepsimreg.warps import jacobian_determinant, warp_image
 
 SHAPES = {2: (40, 48), 3: (24, 28, 32)}
@@ -37,7 +38,7 @@ def test_a_known_warp_is_found_on_an_anisotropic_grid(method, ndim):
     baseline = BASELINES[method]
     extractor = UNet(ndim, 2, channels=[8, 8]).eval() if baseline.extractor else None
     spacing = (0.5, 1.5, 1.0)[:ndim]
-    found = baseline.register(moving, fixed, spacing, extractor, baseline.value)
+    found = baseline.register(moving, fixed, spacing, extractor, baseline.smoothing)
     assert found.shape == truth.shape
     inside = (..., *[slice(6, -6)] * ndim)
     before, after = truth[inside].norm(dim=1).mean(), (found - truth)[inside].norm(dim=1).mean()

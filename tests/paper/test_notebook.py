@@ -1,92 +1,119 @@
+"""Running chapters: parameters, failures, start-up, and processes that outlive their graph."""
+
+import json
 import subprocess
 import sys
+import time
 
 import nbformat
+import psutil
 import pytest
+from click.testing import CliRunner
 
-from deepsimreg.paper.experiment import SettingsError
-from deepsimreg.paper.notebook import STATE, VIEW, check_parameters, main, run, without_closed_bars
+from deepsimreg.paper.errors import SettingsError
+from deepsimreg.paper.notebook import checked, main, run
 from deepsimreg.paper.paths import NOTEBOOKS
+from deepsimreg.paper.processes import RECORD, end_all
 
 
 @pytest.fixture
 def notebook(tmp_path):
-    """A notebook of three cells: parameters, their check, and what they came to."""
+    """A notebook of two cells: parameters, and what they came to."""
     made = nbformat.v4.new_notebook()
     made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    lines = (
+        "lam: float = 0.1  # weight",
+        "name: str = ''  # any",
+        "steps: int = 3  # how many",
+        "on: bool = True  # or off",
+    )
     made.cells = [
-        nbformat.v4.new_code_cell(
-            "lam: float = 0.1  # weight\nname: str = ''  # any", metadata={"tags": ["parameters"]}
-        ),
-        nbformat.v4.new_code_cell(
-            "from deepsimreg.paper.notebook import check_parameters as check\n\ncheck(globals())"
-        ),
-        nbformat.v4.new_code_cell("print(lam, name)"),
+        nbformat.v4.new_code_cell("\n".join(lines), metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("print(repr((lam, name, steps, on)))"),
     ]
     path = tmp_path / "small.ipynb"
     nbformat.write(made, path)
     return path
 
 
-def test_parameters_reach_the_notebook(notebook, tmp_path):
-    assert main(["run", str(notebook), str(tmp_path / "run"), "-p", "lam=1e-05", "name=a"]) == 0
+def call(*arguments):
+    return CliRunner().invoke(main, ["run", *map(str, arguments)])
+
+
+def test_parameters_reach_the_notebook_with_their_types(notebook, tmp_path):
+    done = call(notebook, tmp_path / "run", "-p", "lam=1e-05", "name=0.5", "on=false")
+    assert done.exit_code == 0, done.output
     executed = nbformat.read(tmp_path / "run" / "notebook.ipynb", 4)
-    assert executed.cells[-1].outputs[0].text == "1e-05 a\n"
+    assert executed.cells[-1].outputs[0].text == "(1e-05, '0.5', 3, False)\n"
+    assert not (tmp_path / "run" / RECORD).exists()
 
 
-def test_unknown_parameter_is_refused_before_anything_runs(notebook, tmp_path, capsys):
-    assert main(["run", str(notebook), str(tmp_path / "run"), "-p", "lamb=0.5"]) == 2
-    assert "unknown parameter of small.ipynb 'lamb'; there is: lam, name" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("lamb=0.5", "unknown parameter of small.ipynb 'lamb'; there is: lam, name, steps, on"),
+        ("lam=much", "parameter lam of small.ipynb is 'much', but must be of type float"),
+        ("steps=2.5", "parameter steps of small.ipynb is '2.5', but must be of type int"),
+        ("on=maybe", "parameter on of small.ipynb is 'maybe', but must be of type bool"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(notebook, tmp_path, value, message):
+    done = call(notebook, tmp_path / "run", "-p", value)
+    assert done.exit_code == 2
+    assert message in done.output
     assert not (tmp_path / "run").exists()
 
 
-def test_unknown_parameter_is_refused_by_the_notebook_itself(notebook, tmp_path):
-    command = [sys.executable, "-m", "papermill", notebook, tmp_path / "out.ipynb", "-p", "lamb", "0.5"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert "unknown parameter 'lamb'; there is: lam, name" in result.stderr
+def test_a_failing_cell_is_reported_and_the_notebook_kept(runs, tmp_path, capsys):
+    assert run(NOTEBOOKS / "03_registration.ipynb", tmp_path / "run", {"method": "ssim"}) == 1
+    assert "unknown similarity of the profile 'ssim'; there is: mse, deepsim-ae" in capsys.readouterr().err
+    assert (tmp_path / "run" / "notebook.ipynb").is_file()
 
 
-def test_value_of_another_type_fails_the_run_with_its_message(notebook, tmp_path, capsys):
-    assert main(["run", str(notebook), str(tmp_path / "run"), "-p", "lam=much"]) == 1
-    assert "parameter lam is 'much', but must be of type float" in capsys.readouterr().err
-
-
-def test_types_are_checked_outside_a_notebook_too():
-    namespace = {"__annotations__": {"steps": int, "on": bool}, "steps": 3, "on": True}
-    check_parameters(namespace)
-    with pytest.raises(SettingsError, match="parameter steps is True, but must be of type int"):
-        check_parameters(namespace | {"steps": True})
-
-
-def test_run_into_a_folder_that_cannot_be_written(notebook, tmp_path):
+def test_a_folder_that_cannot_be_written(notebook, tmp_path):
     with pytest.raises(SettingsError, match="cannot be written"):
         run(notebook, notebook / "below-a-file", {})
 
 
-def test_unknown_similarity_fails_at_the_start(runs, tmp_path, capsys):
-    arguments = ["run", str(NOTEBOOKS / "03_registration.ipynb"), str(tmp_path / "run"), "-p", "method=ssim"]
-    assert main(arguments) == 1
-    assert "unknown similarity 'ssim'; there is: mse, ncc" in capsys.readouterr().err
+def test_the_chapters_parameters_are_annotated():
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        checked(path, {})
 
 
-def test_closed_progress_bars_leave_nothing_and_open_ones_stay():
-    def bar(name, visibility):
-        layout = {"state": {"visibility": visibility}}
-        box = {"state": {"layout": f"IPY_MODEL_{name}-layout", "children": [f"IPY_MODEL_{name}-text"]}}
-        return {name: box, f"{name}-layout": layout, f"{name}-text": {"state": {"value": "3/3"}}}
+def test_the_parent_of_a_job_stays_light():
+    code = "import sys, deepsimreg.paper.notebook as n; import papermill; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "pandas", "lightning", "matplotlib", "scipy", "snakemake", "SimpleITK"} & {*loaded}
 
-    def view(name):
-        return nbformat.v4.new_output("display_data", {VIEW: {"model_id": name}, "text/plain": name})
 
-    outputs = [view("done"), view("open"), nbformat.v4.new_output("stream", text="a line")]
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_markdown_cell("text"), nbformat.v4.new_code_cell("work()", outputs=outputs)],
-        metadata={"widgets": {STATE: {"state": bar("done", "hidden") | bar("open", None)}}},
-    )
-    without_closed_bars(notebook)
-    assert set(notebook.metadata.widgets[STATE].state) == {"open", "open-layout", "open-text"}
-    assert notebook.cells[1].outputs == outputs[1:]
-    plain = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=outputs[2:])])
-    without_closed_bars(plain)
-    assert plain.cells[0].outputs == outputs[2:]
+def test_what_outlives_its_graph_is_ended_with_its_kernel_and_nothing_else(runs, notebook, tmp_path):
+    slow = nbformat.read(notebook, 4)
+    slow.cells.append(nbformat.v4.new_code_cell("import time\ntime.sleep(600)"))
+    nbformat.write(slow, notebook)
+    folder, other = runs / "a.b" / "data" / "run", runs / "a-b" / "data" / "run"
+    command = [sys.executable, "-m", "deepsimreg.paper.notebook", "run", str(notebook)]
+    ours, theirs = (subprocess.Popen([*command, str(place)]) for place in (folder, other))
+    try:
+        deadline = time.time() + 60
+        started = ((folder, ours), (other, theirs))
+        while not all((place / RECORD).is_file() and psutil.Process(p.pid).children() for place, p in started):
+            assert time.time() < deadline
+            time.sleep(0.2)
+        kernels = psutil.Process(ours.pid).children(recursive=True)
+        assert end_all("a.b") == 1 + len(kernels)
+        ours.wait(10)
+        assert not any(kernel.is_running() and kernel.status() != psutil.STATUS_ZOMBIE for kernel in kernels)
+        assert theirs.poll() is None
+        assert end_all("a.b") == 0
+    finally:
+        end_all("a-b")
+        theirs.wait(10)
+
+
+def test_a_record_of_another_process_ends_nothing(runs):
+    folder = runs / "mine"
+    folder.mkdir(parents=True)
+    own = psutil.Process()
+    (folder / RECORD).write_text(json.dumps({"pid": own.pid, "started": own.create_time() - 99}))
+    assert end_all("mine") == 0
+    assert not (folder / RECORD).exists()

@@ -1,22 +1,24 @@
 """Shipping networks: from the runs of a profile to files that load by name; and the files that are shipped."""
 
 import hashlib
+import json
 
 import pytest
-import yaml
+from conftest_tree import FIT, SMALL, D, make_inputs
 
 from deepsimreg import load, pretrained
 from deepsimreg.models import Autoencoder, Pyramid, UNet, VoxelMorph
-from deepsimreg.paper import experiment
-from deepsimreg.paper import release as publish
-from deepsimreg.paper.experiment import Profile
-from deepsimreg.paper.stages import evaluate_method, train_extractor, train_registration, try_extractor
+from deepsimreg.paper import publish, release
+from deepsimreg.paper.errors import SettingsError
+from deepsimreg.paper.evaluate import Entry, evaluate
+from deepsimreg.paper.extractors import evaluate_extractor, train_extractor
+from deepsimreg.paper.registrations import train_registration
+from deepsimreg.paper.stale import stale_files
+from deepsimreg.paper.tables import evaluation
 from deepsimreg.pretrained import WEIGHTS
 
-SMALL = {"channels": [4, 6, 8], "light": True}
-FIT = {"steps": 2, "batch": 2, "validate_every": 2}
 TREE = {
-    "phantom-2d": {
+    D: {
         "data": {"shape": [32, 32], "train": 2, "validation": 2, "test": 2},
         "extractors": {"network": SMALL, "fit": FIT},
         "registration": {"network": SMALL, "fit": FIT, "similarities": {"mse": {"lam": 1}}},
@@ -24,36 +26,55 @@ TREE = {
 }
 
 
-def test_what_is_published_loads_by_name_with_the_figures_of_its_card(tmp_path, monkeypatch, runs):
-    (tmp_path / "quick.yaml").write_text(yaml.safe_dump(TREE))
-    monkeypatch.setattr(experiment, "EXPERIMENTS", tmp_path)
-    plan = Profile("quick")
-    data = plan.load("phantom-2d")
-    _, _, run = train_registration(plan.registration("phantom-2d", "mse"), data)
-    run.finish(best={"validation_dice": 0.5}, seconds=1.0)
+def test_what_is_released_loads_by_name_with_the_figures_of_its_card(profile, tmp_path, monkeypatch):
+    plan = profile(TREE)
+    data = plan.data(D)
+    train_registration(plan, plan.registration(D, "mse"), data)
     for kind in ("seg", "ae"):
-        _, _, run = train_extractor(plan.extractor("phantom-2d", kind), data)
-        run.finish(best={"validation_loss": 0.25}, seconds=1.0)
+        train_extractor(plan.extractor(D, kind), data)
     folder = tmp_path / "weights"
     with monkeypatch.context() as patch:
-        patch.setattr(publish, "MOST", 1000)
+        patch.setattr(release, "MOST", 1000)
         with pytest.raises(ValueError, match="MiB of weights: ship smaller"):
-            publish.publish(plan, data, "mse", folder)
+            release.release(plan, D, "mse", folder)
     assert not folder.exists(), "refused before anything is written"
-    files = publish.publish(plan, data, "mse", folder)
+    files = release.release(plan, D, "mse", folder)
     assert [path.name for path in files] == [f"phantom-2d-{k}.safetensors" for k in ("seg", "ae", "registration")]
     monkeypatch.setattr(pretrained, "WEIGHTS", folder)
     monkeypatch.setattr(pretrained, "INDEX", folder / "index.json")
     index = pretrained.pretrained()
-    network = load("phantom-2d/registration", VoxelMorph)
-    dice = evaluate_method(network, data)["dice"].mean()
+    dice = evaluate([Entry({}, load("phantom-2d/registration", VoxelMorph))], data)["dice"].mean()
     assert index["phantom-2d/registration"]["test"]["dice"] == pytest.approx(dice, rel=1e-3)
-    found = try_extractor(load("phantom-2d/ae", Autoencoder), data)["mean_squared_error"].mean()
+    found = evaluate_extractor(load("phantom-2d/ae", Autoencoder), "ae", data)["mean_squared_error"].mean()
     assert index["phantom-2d/ae"]["test"]["mean_squared_error"] == pytest.approx(found, rel=1e-3)
     card = (folder / "phantom-2d-seg.md").read_text()
     for part in (index["phantom-2d/seg"]["sha256"], data.licence, "channels", 'deepsimreg.load("phantom-2d/seg")'):
         assert part in card
     assert str(tmp_path) not in card
+
+
+def test_only_a_named_act_publishes_and_what_it_publishes_says_where_it_is_from(profile, tmp_path):
+    plan, figures = profile(TREE), tmp_path / "figures"
+    with pytest.raises(SettingsError, match="evaluation: there is no finished run"):
+        publish.publish(plan, D, figures)
+    assert not figures.exists()
+    make_inputs(plan, plan.chapter(D, "figures"))
+    evaluation(plan, D)
+    drawn = plan.chapter(D, "figures")
+    with drawn.open():
+        (drawn.folder / "dice.png").write_bytes(b"a picture")
+        (drawn.folder / "dice.json").write_text('{"caption": "Dice"}')
+        drawn.finish()
+    publish.publish(plan, D, figures)
+    source = figures / D / "source.json"
+    record = json.loads(source.read_text())
+    assert record["files"]["pairs.csv"]["identity"] == plan.chapter(D, "evaluation").identity
+    assert record["files"]["dice.png"] == {"run": "figures", "identity": drawn.identity, "caption": "Dice"}
+    assert (figures / D / "pairs.csv").read_bytes() == (plan.chapter(D, "evaluation").folder / "pairs.csv").read_bytes()
+    assert stale_files(source) == []
+    changed = TREE[D] | {"registration": TREE[D]["registration"] | {"similarities": {"mse": {"lam": 2}}}}
+    profile({D: changed})
+    assert any(line.startswith("pairs.csv: evaluation has another identity") for line in stale_files(source))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-import dataclasses
 import os
 import signal
 import subprocess
@@ -14,15 +13,11 @@ from deepsimreg.data import load_dataset
 from deepsimreg.data.augment import AUGMENT_2D
 from deepsimreg.losses import MSE, DeepSim
 from deepsimreg.models import Autoencoder, UNet, VoxelMorph, load_model
-from deepsimreg.paper.training import (
-    DrawnSamples,
-    EpochSampler,
-    FitSettings,
-    ReconstructionTraining,
-    RegistrationTraining,
-    SegmentationTraining,
-    fit,
-)
+from deepsimreg.paper.extractors import ReconstructionTraining, SegmentationTraining
+from deepsimreg.paper.registrations import RegistrationTraining
+from deepsimreg.paper.samples import DrawnSamples, EpochSampler
+from deepsimreg.paper.settings import Fit
+from deepsimreg.paper.training import fit
 
 SMALL = {"channels": [4, 6, 8], "light": True}
 DATA = {"shape": (32, 32), "train": 4, "validation": 2, "test": 1}
@@ -40,7 +35,7 @@ def train(data, folder, settings, kind="registration"):
 
         def module():
             network = VoxelMorph(2, **SMALL)
-            return RegistrationTraining(network, DeepSim(extractor), 0.1, len(data.classes), settings)
+            return RegistrationTraining(network, DeepSim(extractor), 0.1, data, settings)
 
         items = data.pairs
     elif kind == "seg":
@@ -49,11 +44,11 @@ def train(data, folder, settings, kind="registration"):
     else:
         module = lambda: ReconstructionTraining(Autoencoder(2, 1, **SMALL), settings)  # noqa: E731
         items = data.samples
-    return fit(module, settings, items("train"), items("validation"), AUGMENT_2D, folder)
+    return fit(module, settings, items("train"), items("validation"), data, folder)
 
 
 def test_segmentation_learns(data, tmp_path):
-    settings = FitSettings(steps=60, batch=4, learning_rate=5e-3, validate_every=20)
+    settings = Fit(steps=60, batch=4, learning_rate=5e-3, validate_every=20)
     history = train(data, tmp_path, settings, "seg")
     losses = history["train_loss"].dropna()
     assert losses.tail(10).mean() < 0.8 * losses.head(5).mean()
@@ -61,7 +56,7 @@ def test_segmentation_learns(data, tmp_path):
 
 
 def test_reconstruction_learns_and_keeps_its_best(data, tmp_path):
-    settings = FitSettings(steps=60, batch=4, learning_rate=5e-3, validate_every=20)
+    settings = Fit(steps=60, batch=4, learning_rate=5e-3, validate_every=20)
     history = train(data, tmp_path, settings, "ae")
     network = load_model(tmp_path / "weights.safetensors", Autoencoder)
     images = torch.stack([sample.image for sample in data.samples("validation")])
@@ -70,39 +65,39 @@ def test_reconstruction_learns_and_keeps_its_best(data, tmp_path):
 
 
 def test_same_seed_same_weights_other_seed_other_weights(data, tmp_path):
-    settings = FitSettings(steps=6, batch=2, validate_every=3)
+    settings = Fit(steps=6, batch=2, validate_every=3)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train(data, tmp_path / name, dataclasses.replace(settings, seed=seed), "seg")
+        train(data, tmp_path / name, settings.model_copy(update={"seed": seed}), "seg")
     a, b, c = (load_file(tmp_path / name / "weights.safetensors") for name in "abc")
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert not all(torch.equal(a[key], c[key]) for key in a)
 
 
 def test_accumulated_batches_make_one_step(data, tmp_path):
-    settings = FitSettings(steps=4, batch=1, accumulate=3, validate_every=2)
+    settings = Fit(steps=4, batch=1, accumulate=3, validate_every=2)
     history = train(data, tmp_path, settings, "seg")
     assert history.dropna(subset="train_loss")["step"].tolist() == [1, 2, 3, 4]
 
 
 def test_early_stopping_ends_a_training_that_cannot_improve(data, tmp_path):
-    settings = FitSettings(steps=50, batch=1, validate_every=1, learning_rate=0.0, early_stopping=3)
+    settings = Fit(steps=50, batch=1, validate_every=1, learning_rate=0.0, early_stopping=3)
     assert train(data, tmp_path, settings, "seg")["step"].max() <= 5
 
 
 def test_plateau_lowers_the_learning_rate(data, tmp_path):
-    settings = FitSettings(steps=8, batch=1, validate_every=1, learning_rate=1e-6, plateau=2)
+    settings = Fit(steps=8, batch=1, validate_every=1, learning_rate=1e-6, plateau=2)
     train(data, tmp_path, settings, "seg")
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert state["optimizer_states"][0]["param_groups"][0]["lr"] <= 1.1e-7
 
 
 def test_bfloat16_trains(data, tmp_path):
-    settings = FitSettings(steps=4, batch=2, validate_every=2, precision="bf16-mixed")
+    settings = Fit(steps=4, batch=2, validate_every=2, precision="bf16-mixed")
     assert train(data, tmp_path, settings)["train_loss"].notna().sum() == 4
 
 
 def test_logs_and_files_of_a_run(data, tmp_path):
-    train(data, tmp_path, FitSettings(steps=4, batch=2, validate_every=2))
+    train(data, tmp_path, Fit(steps=4, batch=2, validate_every=2))
     names = {path.name.split(".")[0] for path in tmp_path.iterdir()}
     assert names >= {"metrics", "last", "weights", "events"}
     metrics = pd.read_csv(tmp_path / "metrics.csv")
@@ -110,7 +105,7 @@ def test_logs_and_files_of_a_run(data, tmp_path):
 
 
 def test_checkpoint_does_not_hold_the_frozen_extractor(data, tmp_path):
-    train(data, tmp_path, FitSettings(steps=2, batch=2, validate_every=2))
+    train(data, tmp_path, Fit(steps=2, batch=2, validate_every=2))
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     assert state
     assert all(key.startswith("network.") for key in state)
@@ -118,7 +113,7 @@ def test_checkpoint_does_not_hold_the_frozen_extractor(data, tmp_path):
 
 def test_extractor_is_not_trained(data):
     extractor = UNet(2, 3, **SMALL)
-    module = RegistrationTraining(VoxelMorph(2, **SMALL), DeepSim(extractor), 0.1, 3, FitSettings())
+    module = RegistrationTraining(VoxelMorph(2, **SMALL), DeepSim(extractor), 0.1, data, Fit())
     trained = {id(p) for group in module.configure_optimizers().param_groups for p in group["params"]}
     assert not trained & {id(p) for p in extractor.parameters()}
 
@@ -162,16 +157,16 @@ def test_processes_of_a_parallel_run_share_no_sample(monkeypatch):
 
 
 def test_number_of_workers_changes_nothing(data, tmp_path):
-    settings = FitSettings(steps=4, batch=2, validate_every=2)
+    settings = Fit(steps=4, batch=2, validate_every=2)
     tables = [
-        train(data, tmp_path / str(workers), dataclasses.replace(settings, workers=workers), "seg")
+        train(data, tmp_path / str(workers), settings.model_copy(update={"workers": workers}), "seg")
         for workers in (0, 2)
     ]
     pd.testing.assert_frame_equal(*(table.drop(columns="seconds") for table in tables))
 
 
 def test_a_training_that_diverges_stops_and_says_what_to_do(data, tmp_path):
-    settings = FitSettings(steps=40, batch=2, validate_every=2, learning_rate=1e30)
+    settings = Fit(steps=40, batch=2, validate_every=2, learning_rate=1e30)
     with pytest.raises(FloatingPointError, match="lower learning_rate or set gradient_clip"):
         train(data, tmp_path, settings, "seg")
 
@@ -179,7 +174,7 @@ def test_a_training_that_diverges_stops_and_says_what_to_do(data, tmp_path):
 def test_loss_is_similarity_plus_lam_times_regulariser(data):
     network = VoxelMorph(2, **SMALL)
     torch.nn.init.normal_(network.flow.weight)
-    module = RegistrationTraining(network, MSE(), 0.3, len(data.classes), FitSettings())
+    module = RegistrationTraining(network, MSE(), 0.3, data, Fit())
     batch = {key: value[None] for key, value in DrawnSamples(data.pairs("train"), None, 0)[0].items()}
     terms = module.terms(batch)
     torch.testing.assert_close(terms["loss"], terms["similarity"] + 0.3 * terms["regulariser"])
@@ -191,9 +186,9 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
-from test_training import DATA, FitSettings, load_dataset, train
+from test_training import DATA, Fit, load_dataset, train
 torch.manual_seed(5)
-train(load_dataset("phantom-2d", **DATA), Path({folder!r}), FitSettings(**{settings!r}))
+train(load_dataset("phantom-2d", **DATA), Path({folder!r}), Fit(**{settings!r}))
 """
 
 

@@ -1,8 +1,17 @@
-"""Autoencoder without skip connections; its encoder is the extractor of DeepSim_ae (Czolbe et al. 2021)."""
+"""The two extractors of the papers: a U-Net that segments, and an autoencoder that reconstructs.
+
+Sources: Ronneberger et al., U-Net (MICCAI 2015); Czolbe et al. 2021 (MIDL), 2023 (Medical Image Analysis).
+"""
 
 from torch import Tensor
 
 from deepsimreg.models.backbone import ImageNetwork
+
+
+class UNet(ImageNetwork):
+    """Segments: (N, C, *spatial) in, class logits (N, classes, *spatial) out, with skip connections."""
+
+    skips = True
 
 
 class Autoencoder(ImageNetwork):

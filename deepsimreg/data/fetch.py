@@ -1,0 +1,199 @@
+"""Fetch a dataset: `deepsimreg fetch hippocampus-mr` puts it under the data root, once.
+
+The download is kept as `.part` and resumes where it stopped; it is checked before it is used, and unpacked and prepared
+in a temporary folder. The result takes its final name when it is complete.
+"""
+
+import hashlib
+import os
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from dataclasses import replace
+from http import HTTPStatus
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+
+import click
+from tqdm.auto import tqdm
+
+from deepsimreg.data import DATASETS
+from deepsimreg.data.base import Source
+from deepsimreg.errors import DataError
+from deepsimreg.paths import data_root
+
+CHUNK = 1 << 18
+TIMEOUT = 30  # s
+VGG16 = Source(  # the weights of the similarity `vgg`
+    name="vgg16",
+    url="https://download.pytorch.org/models/vgg16-397923af.pth",
+    checksum="sha256:397923af",
+    size_bytes=528_000_000,
+    archive="file",
+    folder="vgg16-397923af.pth",
+    licence="BSD 3-Clause (torchvision)",
+    citation="Simonyan & Zisserman, Very deep convolutional networks, ICLR (2015)",
+)
+
+
+def fetch_dataset(name: str, root: str | Path | None = None, url: str | None = None) -> Path:
+    """Fetch a dataset, or the weights vgg16, by name; return where it lies.
+
+    Args:
+        name: of DATASETS, or vgg16.
+        root: None: the data root.
+        url: of a mirror of the same archive; the checksum still holds.
+
+    Raises:
+        DataError: an unknown name, or a dataset that cannot be fetched; as `fetch`.
+    """
+    if name not in (*DATASETS, VGG16.name):
+        raise DataError(f"nothing is called {name!r}: choose one of {', '.join((*DATASETS, VGG16.name))}")
+    dataset = None if name == VGG16.name else DATASETS[name]
+    source = VGG16 if dataset is None else getattr(dataset, "source", None)
+    if source is None:
+        raise DataError(f"{name} cannot be fetched: {getattr(dataset, 'by_hand', 'it is made in code')}")
+    return fetch(source if url is None else replace(source, url=url), Path(root or data_root()))
+
+
+def fetch(source: Source, root: Path) -> Path:
+    """Download, check, unpack and prepare into `root / source.folder`; return that. Does nothing if it exists.
+
+    An archive or raw folder that was put into the root by hand is used without a download.
+
+    Raises:
+        DataError: names the URL, the file and the remedy; a failed fetch leaves no folder behind.
+    """
+    target = root / source.folder
+    if target.exists():
+        print(f"{source.name} is already at {target}: nothing to do")
+        return target
+    root.mkdir(parents=True, exist_ok=True)
+    if source.prepare and (root / source.raw).is_dir():
+        print(f"{source.name}: preparing {root / source.raw} -> {target}")
+        return _prepared(source, root / source.raw, target)
+    size = f"{source.size_bytes / 1e6:.0f} MB"
+    print(f"{source.name}: {size}, licence {source.licence}\n  {source.citation}\n  {source.url}\n  -> {target}")
+    record = root / f"{source.folder}.sha256"
+    checksum = source.checksum or (record.read_text().strip() if record.is_file() else "")
+    archive = target if source.archive == "file" else root / f"{source.folder}.{source.archive}"
+    if archive.exists():
+        verify(archive, checksum)
+    else:
+        download(source.url, archive, checksum)
+    if archive == target:
+        return target
+    if not checksum:
+        record.write_text(f"sha256:{_digest(archive, 'sha256')}\n")
+        print(f"{source.name}: no checksum is published; that of this download is kept in {record.name}")
+    with tempfile.TemporaryDirectory(dir=root, prefix=f".{source.folder}-") as unpacked:
+        extract(archive, Path(unpacked), source.archive)
+        raw = Path(unpacked) / (source.raw or source.folder)
+        if not raw.is_dir():
+            raise DataError(f"{archive} from {source.url} holds no folder {raw.name}: check the URL")
+        _prepared(source, raw, target)
+    archive.unlink()
+    return target
+
+
+def _prepared(source: Source, raw: Path, target: Path) -> Path:
+    """Convert a raw folder to the target, which appears when it is complete."""
+    if source.prepare is None:
+        os.replace(raw, target)
+        return target
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{source.folder}-") as folder:
+        source.prepare(raw, Path(folder) / "ready")
+        os.replace(Path(folder) / "ready", target)
+    return target
+
+
+def download(url: str, path: Path, checksum: str) -> None:
+    """Fetch `url` to `path`, which appears only with the right checksum; `<path>.part` is continued by an HTTP range."""
+    part = path.with_name(path.name + ".part")
+    remedy = f"run again to resume, or download it by hand to {path}"
+    try:
+        missing = _receive(url, part)
+    except (HTTPException, OSError) as error:
+        raise DataError(f"{url} could not be fetched ({error}): {remedy}") from error
+    if missing:
+        raise DataError(f"{url} stopped {missing} bytes before the end: {remedy}")
+    try:
+        verify(part, checksum)
+    except DataError:
+        part.unlink()
+        raise
+    os.replace(part, path)
+
+
+def _receive(url: str, part: Path) -> int:
+    """Append what `part` lacks, from 0 if the server cannot resume; return how many bytes are missing."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "deepsimreg"} | ({"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        return 0  # all bytes are there; the checksum decides
+    with answer:
+        have = have if answer.status == HTTPStatus.PARTIAL_CONTENT else 0
+        total = have + int(answer.headers.get("Content-Length", 0))
+        bar = tqdm(total=total or None, initial=have, unit="B", unit_scale=True, desc=part.stem)
+        with part.open("ab" if have else "wb") as file, bar:
+            while chunk := answer.read(CHUNK):
+                bar.update(file.write(chunk))
+            return max(total - file.tell(), 0)
+
+
+def verify(path: Path, checksum: str) -> None:
+    """DataError unless the file has the checksum, `algorithm:hexadecimal` or its first digits; "" is not checked."""
+    algorithm, _, expected = checksum.partition(":")
+    if checksum and not (found := _digest(path, algorithm)).startswith(expected):
+        raise DataError(
+            f"{path} has {algorithm} {found}, expected {expected}: remove it if it is still there and fetch it again; "
+            "if that repeats, the file at the URL has changed"
+        )
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
+def extract(archive: Path, folder: Path, kind: str) -> None:
+    """Unpack a tar, tar.gz or zip without the `._*` files of macOS. DataError for members that leave `folder`."""
+
+    def wanted(name: str) -> bool:
+        return not any(part.startswith("._") for part in PurePosixPath(name).parts)
+
+    try:
+        if kind == "zip":
+            with zipfile.ZipFile(archive) as file:
+                names = [name for name in file.namelist() if wanted(name)]
+                if unsafe := [name for name in names if name.startswith("/") or ".." in PurePosixPath(name).parts]:
+                    raise DataError(f"{archive} holds {unsafe[0]!r}, outside of its folder: do not use this archive")
+                file.extractall(folder, names)
+        else:
+            with tarfile.open(archive) as file:
+                file.extractall(folder, [member for member in file if wanted(member.name)], filter="data")
+    except tarfile.FilterError as error:
+        raise DataError(f"{archive} is unsafe ({error}): do not use this archive") from error
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(f"{archive} is damaged or not {kind} ({error}): fetch it again") from error
+
+
+@click.command("fetch")
+@click.argument("name")
+@click.option("--url", help="Fetch the same archive from a mirror; the checksum is still checked.")
+def command(name: str, url: str | None) -> None:
+    """Fetch the dataset NAME, or the weights vgg16, to the data root: $DEEPSIMREG_DATA, else ./data."""
+    try:
+        click.echo(f"{name} is ready in {fetch_dataset(name, url=url)}")
+    except (DataError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,73 @@
+"""neurite-oasis: 414 subjects of OASIS-1, aligned affinely; volumes (3D) or one coronal slice of each (2D).
+
+Sources: Hoopes et al. 2022; Marcus et al. 2007. Structures are numbered as in the files.
+"""
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from deepsimreg.data.base import Source, shuffled_split, spread_colors
+from deepsimreg.data.files import LabelledFiles, matched_files, not_fetched
+from deepsimreg.errors import DataError
+from deepsimreg.paths import data_root
+
+
+def _source(name: str, file: str, checksum: str, size_bytes: int) -> Source:
+    return Source(
+        name=name,
+        url=f"https://surfer.nmr.mgh.harvard.edu/ftp/data/neurite/data/{file}.tar",
+        checksum=checksum,
+        size_bytes=size_bytes,
+        archive="tar",
+        folder=file,
+        licence="OASIS data use agreement",
+        citation="Hoopes et al., Learning the effect of registration hyperparameters with HyperMorph, MELBA 1 (2022); "
+        "Marcus et al., Open Access Series of Imaging Studies (OASIS), J. Cognitive Neuroscience 19:1498 (2007)",
+        raw=".",
+    )
+
+
+class NeuriteOasis3d(LabelledFiles):
+    """Volumes with 35 structures, subject to subject; 60/20/20 of the shuffled names.
+
+    root: the folder that holds `source.folder`. downsample: whole number. cache: images kept in memory.
+    """
+
+    source = _source("neurite-oasis-3d", "neurite-oasis.v1.0", "md5:081392a8150ff99ab7a64a9ded377835", 6_600_000_000)
+    name, licence, citation = source.name, source.licence, source.citation
+    shape = (160, 192, 224)
+    image_name: ClassVar[str] = "aligned_norm.nii.gz"
+    description = "T1 MRI of OASIS-1, 414 subjects, 35 structures, affinely aligned"
+
+    def __init__(self, root: str | Path | None = None, downsample: int = 1, cache: int = 8):
+        self._open(root, "aligned_seg35.nii.gz", 35, downsample, cache)
+
+    def _open(self, root: str | Path | None, label_name: str, structures: int, downsample: int, cache: int) -> None:
+        root = Path(root or data_root())
+        folder = root / self.source.folder
+        self.classes = ("background", *(f"structure {number}" for number in range(1, structures + 1)))
+        self.colors = spread_colors(structures + 1)
+        files = matched_files(folder, f"{{subject}}/{self.image_name}", f"{{subject}}/{label_name}")
+        if not files:
+            raise not_fetched(folder, self.name)
+        self.open(root, files, shuffled_split(list(files)), downsample, cache)
+
+    def intensities(self, image: np.ndarray, path: Path) -> np.ndarray:
+        """Unchanged if they lie in [0, 1], else divided by the largest."""
+        return super().intensities(image / max(1.0, float(image.max())), path)
+
+
+class NeuriteOasis2d(NeuriteOasis3d):
+    """One coronal slice per subject; labels: 4 or 24 structures."""
+
+    source = _source("neurite-oasis-2d", "neurite-oasis.2d.v1.0", "md5:c9ae5864f250c7e4b8d83a104e51ae8e", 24_000_000)
+    name = source.name
+    shape, image_name = (160, 192), "slice_norm.nii.gz"
+    description = "T1 MRI of OASIS-1, one coronal slice of each of 414 subjects"
+
+    def __init__(self, root: str | Path | None = None, labels: int = 24, downsample: int = 1, cache: int = 512):
+        if labels not in (4, 24):
+            raise DataError(f"labels is {labels}: neurite-oasis-2d has 4 or 24 structures")
+        self._open(root, f"slice_seg{labels}.nii.gz", labels, downsample, cache)

@@ -1,0 +1,130 @@
+"""Every similarity by its name: label and colour, default λ, where it is found, and what it needs.
+
+A new similarity is one module, one record here, and a line in a profile. Nothing but a similarity that is built loads
+torch.
+"""
+
+import math
+import pkgutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SimilarityRecord:
+    """What is known of a similarity without loading it.
+
+    label, color: of figures. loss: "module:Class". options: that are bound. lam: default weight λ of the regulariser in
+    `register`; None if there is none. extractor: kind of the network that it looks through, None for none. needs_labels:
+    it compares labels, too, and can only train networks.
+    """
+
+    label: str
+    color: str
+    loss: str
+    lam: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    extractor: str | None = None
+    needs_labels: bool = False
+
+
+_DEEPSIM, _CLASSES = "deepsimreg.losses.deepsim:DeepSim", "deepsimreg.losses.classes:ClassProbabilities"
+_NCC = "deepsimreg.losses.ncc:NCC"
+
+# λ is the paper's for hippocampus-mr; VGG's is that for platelet-em; those of ncc-3, nmi and classes-seg are ours.
+SIMILARITIES: dict[str, SimilarityRecord] = {
+    "mse": SimilarityRecord("MSE", "#E69F00", "deepsimreg.losses.mse:MSE", 0.08),
+    "ncc": SimilarityRecord("NCC", "#56B4E9", _NCC, 1.0),
+    "ncc-3": SimilarityRecord("NCC (window 3)", "#00305E", _NCC, 1.0, {"window": 3}),
+    "ncc-sup": SimilarityRecord("NCC + labels", "#0072B2", "deepsimreg.losses.supervised:SupervisedNCC", needs_labels=True),
+    "nmi": SimilarityRecord("NMI", "#F0E442", "deepsimreg.losses.nmi:NMI", 0.05),
+    "mind": SimilarityRecord("MIND", "#CC79A7", "deepsimreg.losses.mind:MIND", 0.25),
+    "vgg": SimilarityRecord("VGG", "#000000", _DEEPSIM, 1.0, extractor="vgg"),
+    "deepsim-ae": SimilarityRecord("DeepSim (AE)", "#009E73", _DEEPSIM, 0.25, extractor="ae"),
+    "deepsim-seg": SimilarityRecord("DeepSim (seg)", "#D55E00", _DEEPSIM, 0.5, extractor="seg"),
+    "classes-seg": SimilarityRecord("Classes (seg)", "#8B5A2B", _CLASSES, 0.015, extractor="seg"),
+}
+
+
+def record(name: str) -> SimilarityRecord:
+    """The record of that name. ValueError lists the names there are."""
+    if name not in SIMILARITIES:
+        raise ValueError(f"unknown similarity '{name}'; there is: {', '.join(SIMILARITIES)}")
+    return SIMILARITIES[name]
+
+
+def build_similarity(name: str, extractors: Mapping[str, object] | None = None, **options):
+    """The similarity called `name`, made with `options`; `extractors` maps "seg", "ae", "vgg" to networks.
+
+    Raises ValueError for an unknown name and for a missing extractor, TypeError for an unknown option.
+    """
+    known = record(name)
+    if known.extractor is not None and known.extractor not in (extractors or {}):
+        kind = known.extractor
+        raise ValueError(
+            f"{name} needs the feature extractor '{kind}': train one in the chapter 02_feature_extractor and pass "
+            f"extractors={{'{kind}': network}}"
+        )
+    network = [] if known.extractor is None else [extractors[known.extractor]]
+    return pkgutil.resolve_name(known.loss)(*network, **{**known.options, **options})
+
+
+def similarity_terms(similarity: str | Mapping[str, float]) -> dict[str, float]:
+    """Weight of each similarity of a sum: "deepsim-seg + 0.5 mind" or {"deepsim-seg": 1, "mind": 0.5}.
+
+    Raises:
+        ValueError: an unknown name, a name twice, or a weight that is no positive number.
+    """
+    if isinstance(similarity, str):
+        parts = [part.split() for part in similarity.split("+")]
+        if not all(0 < len(part) < 3 for part in parts):
+            raise ValueError(f"similarity is {similarity!r}: write names, or sums such as 'deepsim-seg + 0.5 mind'")
+        pairs = [(part[-1], part[0] if len(part) == 2 else 1.0) for part in parts]
+    elif isinstance(similarity, Mapping) and similarity:
+        pairs = list(similarity.items())
+    else:
+        raise ValueError(
+            f"similarity is {similarity!r}: give a name, a sum such as 'ncc + 0.5 mind', or {{name: weight}}"
+        )
+    terms = {}
+    for name, weight in pairs:
+        record(name)
+        try:
+            value = float(weight)
+        except ValueError:
+            value = float("nan")
+        if not 0 < value < math.inf or name in terms:
+            raise ValueError(f"similarity is {similarity!r}: give each name once, with a positive weight")
+        terms[name] = value
+    return terms
+
+
+def parse_similarity(similarity: str | Mapping[str, float], extractors: Mapping[str, object] | None = None):
+    """The similarity, or weighted sum, that `similarity_terms` reads; errors as there and as `build_similarity`."""
+    from deepsimreg.losses.base import WeightedSum
+
+    terms = similarity_terms(similarity)
+    built = [build_similarity(name, extractors) for name in terms]
+    return built[0] if list(terms.values()) == [1.0] else WeightedSum(built, list(terms.values()))
+
+
+def default_lam(similarity: str | Mapping[str, float]) -> float:
+    """λ of a similarity, or of a sum: the weighted sum of the records' λ.
+
+    Raises:
+        ValueError: a similarity of one's own, or one whose record has no λ.
+    """
+    if not isinstance(similarity, str | Mapping):
+        raise ValueError("give lam, the weight of the regulariser, with a similarity of your own")
+    terms = similarity_terms(similarity)
+    missing = [name for name in terms if record(name).lam is None]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} has no default weight of the regulariser: give lam")
+    return sum(weight * record(name).lam for name, weight in terms.items())
+
+
+def required_extractors(names: Iterable[str]) -> list[str]:
+    """The kinds of extractors that these similarities need."""
+    kinds = [record(name).extractor for name in names]
+    return list(dict.fromkeys(kind for kind in kinds if kind))

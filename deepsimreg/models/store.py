@@ -1,0 +1,82 @@
+"""The one way to keep a network: safetensors with its class and configuration in the header."""
+
+import json
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from deepsimreg.errors import WeightsError
+from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
+
+_NAMES = {"seg": "unet", "ae": "autoencoder"}  # in files, since the first version
+RETIRED = {"stages": 1}  # options that older files hold, with the value that is what the network does now
+
+
+def model_class(name: str) -> type[nn.Module]:
+    """The class of a network by the name that files have for it. KeyError for another name."""
+    kinds = {_NAMES.get(kind, kind): kind for kind in EXTRACTORS}
+    return EXTRACTORS[kinds[name]] if name in kinds else ARCHITECTURES[name]
+
+
+def model_names() -> list[str]:
+    """The names that files have for networks."""
+    return [*(_NAMES.get(kind, kind) for kind in EXTRACTORS), *ARCHITECTURES]
+
+
+def save_model(model: nn.Module, path: Path) -> Path:
+    """Write weights and configuration to `path` (.safetensors), under a temporary name first.
+
+    WeightsError for a class that is not in the registry, such as a subclass of one that is.
+    """
+    name = next((name for name in model_names() if type(model) is model_class(name)), None)
+    if name is None:
+        raise WeightsError(
+            f"{path}: {type(model).__name__} is not registered, so it could not be loaded again: add its class to "
+            "deepsimreg.models.registry"
+        )
+    temporary = path.with_suffix(".tmp")
+    tensors = {key: value.detach().contiguous().cpu() for key, value in model.state_dict().items()}
+    temporary.write_bytes(save(tensors, metadata={"model": name, "config": json.dumps(model.config)}))
+    os.replace(temporary, path)
+    return path
+
+
+def load_model(path: Path, kind: type[nn.Module] | None = None) -> nn.Module:
+    """Rebuild the network that `save_model` wrote, in evaluation mode.
+
+    Args:
+        path: the .safetensors file.
+        kind: the class that is expected.
+
+    Raises:
+        WeightsError: no such file, damaged, or another network than `kind`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weight file; train it or name a run that holds weights.safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: damaged or not safetensors ({error}); train or fetch it again") from error
+    if metadata.get("model") not in model_names():
+        raise WeightsError(f"{path}: not a network of deepsimreg (known: {', '.join(model_names())})")
+    cls = model_class(metadata["model"])
+    if kind is not None and cls is not kind:
+        raise WeightsError(f"{path}: holds weights of {cls.__name__}, but {kind.__name__} is needed; name another run")
+    config = json.loads(metadata["config"])
+    model = cls(**{key: value for key, value in config.items() if RETIRED.get(key) != value})
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: weights do not fit their own configuration: {error}") from error
+    return model.eval()
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -1,0 +1,163 @@
+"""The one loop that evaluates methods, and the one rule that chooses their λ.
+
+A method maps (moving, fixed), each (1, 1, *spatial), to a displacement (1, D, *spatial) in voxels: a network, an
+optimisation, a network followed by one, or a baseline; None stands for the pair before registration. Methods are
+interleaved: each pair is registered by all of them before the next one, so load on the machine affects all alike.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from deepsimreg.data.augment import add_noise
+from deepsimreg.data.base import Dataset, Pair, Sample
+from deepsimreg.io import write_image
+from deepsimreg.metrics import evaluate_pair
+from deepsimreg.warps import warp_image, warp_labels
+
+Method = Callable[[Tensor, Tensor], Tensor]
+MOST_FOLDS = 1e-4  # fraction of voxels; a λ with more folds is not chosen if there is one with fewer
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method and the columns that tell it apart, as {"method": "mse", "lam": 0.1, "seed": 0}."""
+
+    columns: Mapping[str, Any]
+    register: Method | None
+
+
+def device() -> torch.device:
+    """Where networks and optimisations run: a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@torch.no_grad()
+def evaluate(
+    entries: Sequence[Entry],
+    dataset: Dataset,
+    split: str = "test",
+    rows: Path | None = None,
+    limit: int = 0,
+    noise: float = 0.0,
+    images: Path | None = None,
+) -> pd.DataFrame:
+    """Every metric of every pair of a split, for every method.
+
+    Args:
+        entries: the methods; all have the same columns.
+        dataset: the data.
+        split: of the dataset.
+        rows: a CSV file that keeps the rows pair by pair; what is in it is not registered again.
+        limit: the first pairs only; 0: all of them.
+        noise: standard deviation of Gaussian noise that is added to both images; the same for every method.
+        images: folder that receives the warped images and labels; None writes none.
+
+    Returns:
+        One row per pair and method: the columns of the entry, `pair`, the metrics of `evaluate_pair`, and `seconds` of
+        the registration alone.
+    """
+    keys = [*entries[0].columns]
+    table = _read_rows(rows)
+    known = {tuple(None if pd.isna(row[key]) else row[key] for key in (*keys, "pair")) for row in table}
+    pairs = dataset.pairs(split)
+    for number in tqdm(range(min(limit, len(pairs)) or len(pairs)), desc=f"{split} pairs", unit="pair", leave=False):
+        pair = pairs[number]
+        missing = [one for one in entries if (*(one.columns[key] for key in keys), pair.name) not in known]
+        if not missing:
+            continue
+        moving, fixed = _noisy(pair, noise, number) if noise else (pair.moving.image[None], pair.fixed.image[None])
+        for entry in missing:
+            displacement, seconds = timed(entry.register, moving.to(device()), fixed.to(device()))
+            metrics = measure(displacement, pair, dataset)
+            table.append({**entry.columns, "pair": pair.name, **metrics, "seconds": seconds})
+            if images is not None and displacement is not None:
+                _write_moved(images, pair, displacement.cpu())
+        if rows is not None:
+            write_table(pd.DataFrame(table), rows)
+    return pd.DataFrame(table)
+
+
+def timed(register: Method | None, moving: Tensor, fixed: Tensor) -> tuple[Tensor | None, float]:
+    """A method's displacement, and the seconds that it took."""
+    started = time.perf_counter()
+    displacement = None if register is None else register(moving, fixed)
+    if moving.is_cuda:
+        torch.cuda.synchronize()
+    return displacement, time.perf_counter() - started
+
+
+def measure(displacement: Tensor | None, pair: Pair, dataset: Dataset) -> dict[str, float]:
+    """Every metric of one registered pair."""
+    truth = None if pair.displacement is None else pair.displacement[None]
+    labels = pair.moving.label[None], pair.fixed.label[None]
+    moved = None if displacement is None else displacement.cpu()
+    return evaluate_pair(moved, *labels, dataset.classes, dataset.spacing, truth, published=True)
+
+
+def choose(table: pd.DataFrame) -> pd.DataFrame:
+    """Which λ (or smoothing) each method takes: of its validation means, the highest Dice among those that fold at most
+    `MOST_FOLDS`; if all fold more, the smoothest.
+
+    table: rows of `evaluate`, columns `method` and `lam` among them. Returns one row per method and λ: means of the
+    metrics, median `seconds`, `chosen`, and for the chosen row `mark`: "edge" if λ lies at an edge of its grid, "folds"
+    if it folds more than `MOST_FOLDS`.
+    """
+    groups = table.groupby(["method", "lam"], sort=False)
+    means = groups.mean(numeric_only=True).assign(seconds=groups["seconds"].median()).reset_index()
+    means["chosen"], means["mark"] = False, ""
+    for _, rows in means.groupby("method", sort=False):
+        smooth = rows[rows["folds"] <= MOST_FOLDS]
+        best = smooth["dice"].idxmax() if len(smooth) else rows["sd_log_jacobian"].idxmin()
+        at_edge = len(rows) > 1 and rows.loc[best, "lam"] in (rows["lam"].min(), rows["lam"].max())
+        marks = ["edge"] * at_edge + ["folds"] * (not len(smooth))
+        means.loc[best, ["chosen", "mark"]] = True, " ".join(marks)
+    return means
+
+
+def chosen_lams(table: pd.DataFrame) -> dict[str, float]:
+    """Method → the λ that `choose` takes."""
+    return dict(choose(table).query("chosen")[["method", "lam"]].itertuples(index=False)) if len(table) else {}
+
+
+def _noisy(pair: Pair, noise: float, number: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(number)
+    return [add_noise(image[None], noise, generator) for image in (pair.moving.image, pair.fixed.image)]
+
+
+def _read_rows(path: Path | None) -> list[dict[str, Any]]:
+    """The whole rows of an unfinished table."""
+    if path is None or not path.is_file():
+        return []
+    try:
+        return pd.read_csv(path).dropna(subset="seconds").to_dict("records")
+    except (ValueError, KeyError):  # a damaged table: all pairs are registered again
+        return []
+
+
+def _write_moved(folder: Path, pair: Pair, displacement: Tensor) -> None:
+    moved = warp_image(pair.moving.image[None], displacement), warp_labels(pair.moving.label[None], displacement)
+    for name, values in zip(("image", "label"), moved, strict=True):
+        write_sample(folder / f"{pair.name}-{name}", values[0, 0], pair.fixed)
+
+
+def write_sample(stem: Path, values: Tensor, like: Sample) -> None:
+    """Write (*spatial) on the grid of a sample: NIfTI for volumes, TIFF for planes."""
+    suffix = ".nii.gz" if values.ndim == 3 else ".tif"
+    write_image(stem.with_name(stem.name + suffix), values.cpu().numpy(), like.spacing, like.affine)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """CSV under a temporary name, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    table.to_csv(temporary, index=False)
+    os.replace(temporary, path)

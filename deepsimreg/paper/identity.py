@@ -1,0 +1,118 @@
+"""Which code decides a run's numbers: the modules that it reaches inside the package, and their digest.
+
+Imports are read from the syntax trees, nothing is executed. Names in the lazy registries are not followed: a run names
+the entries that it uses (its network, similarity, dataset) as starting points, so a change of one loss concerns the
+runs with that loss alone. Comments, docstrings and formatting do not count. Neither do the modules in `SETTINGS_ONLY`:
+what a run takes from them stands in its resolved settings.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import deepsimreg
+
+ROOT = Path(deepsimreg.__file__).resolve().parent.parent
+SETTINGS_ONLY = {
+    "deepsimreg.lazy",
+    "deepsimreg.paths",
+    "deepsimreg.losses.registry",
+    "deepsimreg.models.registry",
+    "deepsimreg.paper.baselines",
+    "deepsimreg.paper.identity",
+    "deepsimreg.paper.paths",
+    "deepsimreg.paper.errors",
+    "deepsimreg.paper.files",
+    "deepsimreg.paper.plan",
+    "deepsimreg.paper.resolve",
+    "deepsimreg.paper.run",
+    "deepsimreg.paper.settings",
+}
+
+
+def digest(content: Any) -> str:
+    """Sixteen hex digits of something that JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def code_digest(entries: Iterable[str]) -> str:
+    """Digest of the code that modules, or files such as a chapter's twin, reach."""
+    return digest({name: _content(_file(name)) for name in sorted(reached(entries))})
+
+
+def reached(entries: Iterable[str]) -> set[str]:
+    """The modules inside the package that entries import, directly and indirectly, and the entries themselves."""
+    found: set[str] = set()
+    waiting = list(entries)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name not in SETTINGS_ONLY:
+            found.add(name)
+            waiting.extend(_imported(_file(name)))
+    return found
+
+
+def _file(name: str) -> Path:
+    """The file of a module; a name that ends in .py is a path that starts at the project."""
+    if name.endswith(".py"):
+        return ROOT / name
+    path = ROOT.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _is_module(name: str) -> bool:
+    return name.startswith("deepsimreg") and _file(name).is_file()
+
+
+def _stamp(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+@cache
+def _tree(path: Path, stamp: int) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _content(path: Path) -> str:
+    """Digest of the source without comments, docstrings and layout."""
+    return _normalised(path, _stamp(path))
+
+
+@cache
+def _normalised(path: Path, stamp: int) -> str:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return digest(ast.unparse(tree))
+
+
+def _imported(path: Path) -> set[str]:
+    """Modules of the package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(_tree(path, _stamp(path))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if _is_module(alias.name)}
+        elif isinstance(node, ast.ImportFrom) and node.module and _is_module(node.module):
+            lazy = _lazy_names(_file(node.module))
+            for alias in node.names:
+                inner = f"{node.module}.{lazy.get(alias.name, alias.name)}"
+                found |= {inner} if _is_module(inner) else {node.module}
+    return found
+
+
+def _lazy_names(path: Path) -> dict[str, str]:
+    """Name → submodule of a package that attaches its names lazily (`lazy_loader.attach`)."""
+    for node in ast.walk(_tree(path, _stamp(path))):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "attach":
+            for keyword in node.keywords:
+                if keyword.arg == "submod_attrs":
+                    given = ast.literal_eval(keyword.value)
+                    return {name: module for module, names in given.items() for name in names}
+    return {}

@@ -1,0 +1,330 @@
+"""The runs of a profile, each with its settings, inputs, code, folder and identity; nothing is made here."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from deepsimreg.data import DATASETS, load_dataset
+from deepsimreg.data.base import Dataset
+from deepsimreg.losses.registry import SIMILARITIES, required_extractors
+from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
+from deepsimreg.paper.baselines import BASELINES
+from deepsimreg.paper.errors import SettingsError, check_choice
+from deepsimreg.paper.resolve import (
+    FIXED_EXTRACTORS,
+    ChapterSettings,
+    RegistrationSettings,
+    baseline_settings,
+    changed_fit,
+    extractor_names,
+    extractor_part,
+    extractor_settings,
+    registration_settings,
+    variant_names,
+)
+from deepsimreg.paper.run import Run
+from deepsimreg.paper.settings import DatasetPart, Lam, MethodPart, Resources, Strict, read_profile
+from deepsimreg.paths import PROJECT
+
+PAPER = "deepsimreg.paper"
+CHAPTERS = {  # stage → notebook
+    "data": "01_data",
+    "extractor": "02_feature_extractor",
+    "registration": "03_registration",
+    "baseline": "03b_baselines",
+    "evaluation": "04_evaluation",
+    "figures": "05_figures",
+    "tuning": "06_tuning",
+    "ablations": "07_ablations",
+    "robustness": "08_robustness",
+    "optimisation": "09_optimisation",
+}
+
+
+class Profile:
+    """The runs of `experiments/<name>.yaml`.
+
+    Args:
+        name: of the profile.
+        fingerprints: of datasets whose files are not at hand; others are computed when they are needed.
+
+    Raises:
+        SettingsError: anything in the profile that cannot be; the message names file, key and what there is.
+    """
+
+    def __init__(self, name: str, fingerprints: Mapping[str, str] | None = None):
+        self.name, self.parts = name, read_profile(name)
+        self._fingerprints = dict(fingerprints or {})
+        self._loaded: dict[str, Dataset] = {}
+        self._runs: dict[tuple, Run] = {}
+        for dataset, part in self.parts.items():
+            try:
+                self._check(dataset, part)
+            except SettingsError as error:
+                raise SettingsError(f"{name}.yaml: {dataset}: {error}") from None
+
+    def _check(self, dataset: str, part: DatasetPart) -> None:
+        """Names that refer to other parts of the profile."""
+        if "description" not in part.data:
+            check_choice("dataset", dataset, DATASETS)
+        for stage in part.resources:
+            check_choice("stage in resources", stage, ("default", *CHAPTERS))
+        for name in extractor_names(part):
+            extractor = extractor_part(part, name)
+            check_choice(f"kind of extractor {name}", extractor.kind, EXTRACTORS)
+            check_choice(f"source of extractor {name}", extractor.source or dataset, self.parts)
+        networks = part.registration.similarities
+        for name, variant in part.ablations.variants.items():
+            check_choice(f"method that {name} is a variant of", variant.of, networks)
+        for network in (*networks.values(), *part.ablations.variants.values()):
+            check_choice("extractor", network.extractor or "seg", extractor_names(part))
+        for name, method in part.optimisation.methods.items():
+            if method.baseline:
+                check_choice(f"baseline of optimisation.methods.{name}", method.baseline, part.baselines)
+            if method.network:
+                check_choice(f"network of optimisation.methods.{name}", method.network, networks)
+        if part.reference:
+            check_choice("reference", part.reference, self.evaluated(dataset))
+
+    @property
+    def datasets(self) -> list[str]:
+        return list(self.parts)
+
+    def part(self, dataset: str) -> DatasetPart:
+        return self.parts[check_choice(f"dataset of profile {self.name}", dataset, self.parts)]
+
+    def data(self, dataset: str) -> Dataset:
+        """The dataset, with the profile's options for it. SettingsError if its description has another name."""
+        if dataset not in self._loaded:
+            options = dict(self.part(dataset).data)
+            description = options.pop("description", None)
+            loaded = load_dataset(str(PROJECT / description) if description else dataset, **options)
+            if loaded.name != dataset:
+                raise SettingsError(f"{description} describes '{loaded.name}', but {self.name}.yaml says '{dataset}'")
+            self._loaded[dataset] = loaded
+        return self._loaded[dataset]
+
+    def fingerprint(self, dataset: str) -> str:
+        if dataset not in self._fingerprints:
+            self._fingerprints[dataset] = self.data(dataset).fingerprint()
+        return self._fingerprints[dataset]
+
+    def _run(self, dataset: str, name: str, stage: str, settings: Strict, code: Iterable[str], **more: Any) -> Run:
+        """One object for each run, so that its identity is computed once."""
+        part, source = self.part(dataset), more.pop("source", dataset)
+        key = (dataset, name, settings.model_dump_json())
+        if key not in self._runs:
+            own = "description" in self.part(source).data
+            module = "deepsimreg.data.own" if own else DATASETS.module(source)
+            self._runs[key] = Run(
+                self.name,
+                dataset,
+                name,
+                CHAPTERS[stage],
+                settings,
+                {source: self.fingerprint(source)},
+                (*code, module),
+                part.resources.get(stage, part.resources.get("default", Resources())),
+                on_demand=part.on_demand,
+                **more,
+            )
+        return self._runs[key]
+
+    # extractors
+
+    def extractor(self, dataset: str, name: str, place: str = "", **changes: Any) -> Run:
+        """The run of one extractor; `changes` of its training need a place of their own."""
+        part = self.part(dataset)
+        settings = extractor_settings(part, name)
+        run = self._run(
+            dataset,
+            f"extractor-{name}",
+            "extractor",
+            settings,
+            (f"{PAPER}.extractors", EXTRACTORS.module(settings.kind)),
+            parameters={"extractor": name},
+            source=extractor_part(part, name).source or dataset,
+        )
+        return run.changed(place, settings.model_copy(update={"fit": changed_fit(settings.fit, changes)}))
+
+    def _needed(self, dataset: str, names: Iterable[str]) -> list[Run]:
+        return [self.extractor(dataset, name) for name in names if name and name not in FIXED_EXTRACTORS]
+
+    def extractors(self, dataset: str) -> list[Run]:
+        """The extractors that the runs of a dataset are made from, in the order of the profile."""
+        users = [*self.registrations(dataset), *self.ablations(dataset), *self.baselines(dataset)]
+        users += [self.optimisation(dataset)] if self.methods(dataset) else []
+        needed = {one.name for run in users for one in run.inputs}
+        runs = [self.extractor(dataset, name) for name in extractor_names(self.part(dataset))]
+        return [run for run in runs if run.name in needed]
+
+    # registration networks
+
+    def networks(self, dataset: str) -> list[str]:
+        """The similarities that networks are trained with."""
+        return list(self.part(dataset).registration.similarities)
+
+    def registration(
+        self,
+        dataset: str,
+        method: str,
+        stage: str = "registration",
+        lam: Lam | str = "tuned",
+        seed: int | None = None,
+        place: str = "",
+        extractor: str = "",
+        **changes: Any,
+    ) -> Run:
+        """The run of one registration network.
+
+        Args:
+            dataset: of the profile.
+            method: a similarity; in the stage ablation a variant, or a method that others are variants of.
+            stage: tuning, registration or ablation.
+            lam: a number; "tuned": the profile's, or the best of its grid. One that is not the profile's needs a place.
+            seed: None: the first of the profile.
+            place: folder of a run with settings of one's own.
+            extractor: name in the profile, or folder of a run, in place of the profile's; needs a place.
+            changes: of the training; they need a place.
+        """
+        settings = registration_settings(self.part(dataset), method, stage)
+        fit = settings.fit if seed is None else settings.fit.model_copy(update={"seed": seed})
+        planned = settings.model_copy(update={"fit": fit})
+        wanted = planned if lam == "tuned" else planned.model_copy(update={"lam": float(lam), "grid": ()})
+        planned = wanted if stage == "tuning" else planned
+        last = f"lam-{planned.lam!r}" if stage == "tuning" else f"seed-{fit.seed}"
+        parameters = {"method": method, "stage": stage, "seed": fit.seed}
+        inputs = self._needed(dataset, [planned.extractor])
+        inputs += [self.registration(dataset, planned.similarity, "tuning", value) for value in planned.grid]
+        run = self._run(
+            dataset,
+            f"{stage}/{method}/{last}",
+            "registration",
+            planned,
+            self._network_code(planned),
+            parameters=parameters | ({"lam": planned.lam} if stage == "tuning" else {}),
+            inputs=tuple(inputs),
+        )
+        if extractor and not planned.extractor:
+            raise SettingsError(f"{planned.similarity} compares no features: leave extractor empty")
+        more = {"fit": changed_fit(fit, changes), "extractor": extractor or planned.extractor}
+        return run.changed(place, wanted.model_copy(update=more))
+
+    @staticmethod
+    def _network_code(settings: RegistrationSettings) -> tuple[str, ...]:
+        kinds = [EXTRACTORS.module(kind) for kind in required_extractors([settings.similarity]) if kind in EXTRACTORS]
+        return (
+            f"{PAPER}.registrations",
+            ARCHITECTURES.module(settings.architecture),
+            settings.loss.split(":")[0],
+            *kinds,
+        )
+
+    def registrations(self, dataset: str) -> list[Run]:
+        """Every similarity × seed of a dataset, each with its λ."""
+        seeds = self.part(dataset).registration.seeds
+        return [self.registration(dataset, name, seed=seed) for name in self.networks(dataset) for seed in seeds]
+
+    def tunings(self, dataset: str) -> list[Run]:
+        """Every similarity × λ of its grid, with the first seed."""
+        parts = self.part(dataset).registration.similarities
+        return [self.registration(dataset, name, "tuning", lam) for name, part in parts.items() for lam in part.grid]
+
+    def groups(self, dataset: str) -> dict[str, tuple[str, str]]:
+        """Variant → (the group it is shown in, the method it is a variant of)."""
+        found = self.part(dataset).ablations.variants
+        names = variant_names(self.part(dataset))
+        return {name: (found[name].group, found[name].of) if name in found else ("", name) for name in names}
+
+    def ablations(self, dataset: str) -> list[Run]:
+        """Every variant × seed of the ablations, the methods they start from first."""
+        seeds = self.part(dataset).ablations.seeds
+        names = variant_names(self.part(dataset))
+        return [self.registration(dataset, name, "ablation", seed=seed) for name in names for seed in seeds]
+
+    # baselines
+
+    def baseline(self, dataset: str, name: str) -> Run:
+        settings = baseline_settings(self.part(dataset), name)
+        inputs = self._needed(dataset, [BASELINES[name].extractor or ""])
+        code = (f"{PAPER}.methods", BASELINES[name].module, *(EXTRACTORS.module(one.settings.kind) for one in inputs))
+        more = {"parameters": {"method": name}, "inputs": tuple(inputs)}
+        return self._run(dataset, f"baseline/{name}", "baseline", settings, code, **more)
+
+    def baselines(self, dataset: str) -> list[Run]:
+        return [self.baseline(dataset, name) for name in self.part(dataset).baselines]
+
+    # chapters that make tables and figures
+
+    def chapter(self, dataset: str, stage: str) -> Run:
+        """The run of a chapter that reports: data, tuning, evaluation, ablations, robustness, figures."""
+        part = self.part(dataset)
+        inputs, values = {
+            "data": lambda: ([], {}),
+            "tuning": lambda: (self.tunings(dataset), {}),
+            "evaluation": lambda: (
+                [*self.registrations(dataset), *self.baselines(dataset), *self.tunings(dataset)],
+                {"reference": self.reference(dataset)},
+            ),
+            "ablations": lambda: (self.ablations(dataset), {"groups": self.groups(dataset)}),
+            "robustness": lambda: (self.registrations(dataset), {"noise": part.robustness.noise}),
+            "figures": lambda: ([*self.extractors(dataset), *self.reports(dataset)], {}),
+        }[check_choice("chapter", stage, [*CHAPTERS])]()
+        return self._chapter(dataset, stage, inputs, values, [f"{PAPER}.tables"] if inputs else [])
+
+    def _chapter(self, dataset: str, stage: str, inputs: Iterable[Run], values: dict, code: Iterable[str]) -> Run:
+        """A chapter's own code counts, too."""
+        code = (*code, f"notebooks/{CHAPTERS[stage]}.py")
+        return self._run(dataset, stage, stage, ChapterSettings(values=values), code, inputs=tuple(inputs))
+
+    def evaluated(self, dataset: str) -> list[str]:
+        """The methods of the evaluation: networks and baselines, and the pairs before registration."""
+        return [*self.networks(dataset), *self.part(dataset).baselines, "unregistered"]
+
+    def reference(self, dataset: str) -> str:
+        """The method that the others are tested against."""
+        methods = self.evaluated(dataset)
+        return self.part(dataset).reference or ("deepsim-seg" if "deepsim-seg" in methods else methods[0])
+
+    def methods(self, dataset: str) -> dict[str, MethodPart]:
+        """The methods of the optimisation chapter."""
+        return self.part(dataset).optimisation.methods
+
+    def optimisation(self, dataset: str) -> Run:
+        """The chapter that registers one pair at a time; its inputs and code are those of its methods."""
+        inputs: list[Run] = []
+        code = {f"{PAPER}.optimisation"}
+        for part in self.methods(dataset).values():
+            inputs += [self.baseline(dataset, part.baseline)] if part.baseline else []
+            inputs += [self.registration(dataset, part.network)] if part.network else []
+            extractors = self._needed(dataset, required_extractors(part.similarity))
+            inputs += extractors
+            code |= {SIMILARITIES[name].loss.partition(":")[0] for name in part.similarity}
+            code |= {EXTRACTORS.module(one.settings.kind) for one in extractors}
+        values = self.part(dataset).optimisation.model_dump(mode="json")
+        unique = {run.name: run for run in inputs}.values()
+        return self._chapter(dataset, "optimisation", unique, values, sorted(code))
+
+    def reports(self, dataset: str) -> list[Run]:
+        """The chapters with tables that a dataset's profile asks for."""
+        part = self.part(dataset)
+        asked = {
+            "tuning": self.tunings(dataset),
+            "evaluation": True,
+            "ablations": part.ablations.variants,
+            "robustness": part.robustness.noise,
+        }
+        runs = [self.chapter(dataset, stage) for stage, wanted in asked.items() if wanted]
+        return [*runs, *([self.optimisation(dataset)] if part.optimisation.methods else [])]
+
+    def runs(self, dataset: str) -> list[Run]:
+        """All runs of a dataset, each after those that it is made from."""
+        ordered: dict[str, Run] = {}
+
+        def add(run: Run) -> None:
+            for one in run.inputs:
+                add(one)
+            ordered.setdefault(f"{run.dataset}/{run.name}", run)
+
+        for run in (self.chapter(dataset, "data"), *self.extractors(dataset), self.chapter(dataset, "figures")):
+            add(run)
+        return list(ordered.values())

@@ -1,0 +1,151 @@
+"""Registration networks: how one is trained with a similarity, and the λ that it is trained with."""
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from deepsimreg.data.base import Dataset
+from deepsimreg.losses.base import Alignment, Similarity
+from deepsimreg.losses.registry import build_similarity, required_extractors
+from deepsimreg.losses.regularisers import diffusion
+from deepsimreg.models.registry import ARCHITECTURES
+from deepsimreg.models.store import load_model
+from deepsimreg.paper.evaluate import Entry, chosen_lams, device, evaluate, write_table
+from deepsimreg.paper.extractors import load_extractor
+from deepsimreg.paper.files import copy_file, read_json
+from deepsimreg.paper.plan import Profile
+from deepsimreg.paper.resolve import RegistrationSettings
+from deepsimreg.paper.run import TRAINING, Run
+from deepsimreg.paper.settings import Fit
+from deepsimreg.paper.training import Trained, mean_dice, trained
+from deepsimreg.warps import jacobian_determinant, warp_labels
+
+
+class RegistrationTraining(Trained):
+    """Registration network: D(I∘Φ, J) + λ·R(Φ) (Czolbe et al. 2023); keeps the highest validation Dice.
+
+    Args:
+        network: (moving, fixed) → displacement.
+        similarity: the loss D.
+        lam: weight λ of the diffusion regulariser R, whose derivatives are in mm per mm.
+        dataset: its classes and spacing.
+        settings: of the training.
+    """
+
+    best_metric, best_is_highest = "validation_dice", True
+
+    def __init__(self, network: nn.Module, similarity: Similarity, lam: float, dataset: Dataset, settings: Fit):
+        super().__init__(network, settings)
+        self.similarity, self.lam = similarity, lam
+        self.classes, self.spacing = len(dataset.classes), dataset.spacing
+
+    def terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        displacement = self.network(batch["moving"], batch["fixed"])
+        names = ("moving", "fixed", "moving_label", "fixed_label")
+        similarity = self.similarity.compare(Alignment(displacement=displacement, **{key: batch[key] for key in names}))
+        regulariser = diffusion(displacement, self.spacing)
+        terms = {
+            "loss": similarity + self.lam * regulariser,
+            "similarity": similarity,
+            "regulariser": regulariser,
+        }
+        if not self.training:
+            terms["folds"] = (jacobian_determinant(displacement) <= 0).float().mean()
+        with torch.no_grad():
+            moved_label = warp_labels(batch["moving_label"], displacement)
+            terms["dice"] = mean_dice(moved_label, batch["fixed_label"], self.classes)
+        return terms
+
+    def state_dict(self, *args, **kwargs) -> dict:
+        """Without the frozen extractor: its weights live in its own run."""
+        state = super().state_dict(*args, **kwargs)
+        return {key: value for key, value in state.items() if not key.startswith("similarity.")}
+
+    def load_state_dict(self, state_dict: dict, strict: bool = True, assign: bool = False):
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        missing = [key for key in result.missing_keys if not key.startswith("similarity.")]
+        if strict and (missing or result.unexpected_keys):
+            raise RuntimeError(f"checkpoint of another network: {missing + result.unexpected_keys}")
+        return result
+
+
+def similarity_of(plan: Profile, run: Run) -> Similarity:
+    """The similarity that a registration is trained with, its extractor loaded; errors as `load_extractor`."""
+    settings: RegistrationSettings = run.settings
+    extractors = {
+        kind: load_extractor(plan, run.dataset, settings.extractor, kind)
+        for kind in required_extractors([settings.similarity])
+    }
+    return build_similarity(settings.similarity, extractors, **settings.options)
+
+
+def lam_of(plan: Profile, run: Run) -> float:
+    """λ of a registration: its own, or the best of its grid by the validation pairs of the runs of tuning."""
+    settings: RegistrationSettings = run.settings
+    return settings.lam if settings.lam != "tuned" else _best_tuning(plan, run).settings.lam
+
+
+def tuning_runs(run: Run) -> list[Run]:
+    """The runs that a tuned λ is chosen from."""
+    return [one for one in run.inputs if one.name.startswith("tuning/")]
+
+
+def validation_rows(runs: list[Run]) -> pd.DataFrame:
+    """Every metric of the validation pairs of finished networks, with their method and λ."""
+    tables = [
+        pd.read_csv(one.need().validation).assign(method=one.settings.similarity, lam=one.settings.lam) for one in runs
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _best_tuning(plan: Profile, run: Run) -> Run:
+    runs = tuning_runs(run)
+    (lam,) = chosen_lams(validation_rows(runs)).values()
+    return next(one for one in runs if one.settings.lam == lam)
+
+
+def train_registration(plan: Profile, run: Run, dataset: Dataset) -> tuple[nn.Module, pd.DataFrame]:
+    """Train, resume or load a registration network.
+
+    Every metric of the validation pairs goes to `validation.csv` of the run's folder. A network that tuning has trained
+    with the same settings, at full length, is not trained again.
+
+    Args:
+        plan: the profile.
+        run: of the profile, or with settings of one's own (`Profile.registration`).
+        dataset: the data.
+
+    Returns:
+        The network of the best validation in evaluation mode, and its metrics by step.
+    """
+    settings: RegistrationSettings = run.settings
+    lam = lam_of(plan, run)
+    with run.open():
+        _reuse_tuning_run(plan, run, lam)
+
+        def make_module() -> RegistrationTraining:
+            network = ARCHITECTURES[settings.architecture](dataset.ndim, **settings.network)
+            return RegistrationTraining(network, similarity_of(plan, run), lam, dataset, settings.fit)
+
+        network, history = trained(run, make_module, ARCHITECTURES[settings.architecture], dataset, dataset.pairs)
+        if not run.current:
+            if not run.validation.is_file():
+                table = evaluate([Entry({"lam": lam}, network.to(device()))], dataset, "validation")
+                write_table(table, run.validation)
+            run.finish(**read_json(run.folder / "training.json"), lam=lam)
+    return network.cpu(), history
+
+
+def _reuse_tuning_run(plan: Profile, run: Run, lam: float) -> None:
+    """If tuning has trained this very network, with the same settings and inputs, its results become this run's."""
+    if not tuning_runs(run) or (run.folder / "training.json").is_file() or not run.name.startswith("registration/"):
+        return
+    twin = _best_tuning(plan, run)
+    if twin.settings.fit == run.settings.fit:
+        for name in (*TRAINING[1:], twin.validation.name, TRAINING[0]):
+            copy_file(twin.folder / name, run.folder / name)
+
+
+def load_network(run: Run) -> nn.Module:
+    """The network of a finished registration, in evaluation mode; made where the profile makes runs on demand."""
+    return load_model(run.need().weights, ARCHITECTURES[run.settings.architecture]).to(device())

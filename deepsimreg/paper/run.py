@@ -1,0 +1,233 @@
+"""A run: one set of resolved settings, one identity, one folder.
+
+The identity is the digest of the settings, the data, the identities of the runs that this one is made from, and the
+code that decides its numbers. A run ends by writing `done-<identity>.json`, last of all. The folder asks for that file,
+and so does the graph: they cannot disagree. A folder that holds another identity's run is moved aside.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from deepsimreg.paper.errors import SettingsError
+from deepsimreg.paper.files import read_json, size_of, writable, write_json, write_text
+from deepsimreg.paper.identity import code_digest, digest
+from deepsimreg.paper.paths import runs_root
+from deepsimreg.paper.settings import Resources, Strict
+from deepsimreg.paths import PROJECT
+
+TRAINING = ("training.json", "weights.safetensors", "metrics.csv")  # what a training leaves, in the order it is trusted
+KEPT = ("*.csv", "*.safetensors", "training.json", "*.png", "*.pdf")  # files whose sizes a finished run records
+IN_GRAPH = "DEEPSIMREG_IN_GRAPH"  # set for the jobs of the graph
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a profile plans for one folder.
+
+    Args:
+        profile, dataset: whose run.
+        name: of the folder below the dataset's, as "registration/mse/seed-0".
+        chapter: the notebook that makes it.
+        settings: resolved; with the data, the inputs and the code they decide its numbers.
+        data: dataset name → fingerprint.
+        code: modules, or paths of chapters, that the numbers come from.
+        resources: that its job asks for.
+        inputs: the runs that it is made from.
+        parameters: of the notebook, besides profile and dataset.
+        on_demand: made where a chapter misses it.
+        place: folder of a run with settings of one's own; empty: the profile's place.
+    """
+
+    profile: str
+    dataset: str
+    name: str
+    chapter: str
+    settings: Strict
+    data: Mapping[str, str]
+    code: tuple[str, ...]
+    resources: Resources
+    inputs: tuple["Run", ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    on_demand: bool = False
+    place: str = ""
+
+    @cached_property
+    def folder(self) -> Path:
+        if self.place:
+            return PROJECT / self.place
+        return runs_root() / self.profile / self.dataset / self.name
+
+    @cached_property
+    def identity(self) -> str:
+        return digest(self._ingredients)
+
+    @cached_property
+    def _ingredients(self) -> dict[str, Any]:
+        return {
+            "settings": self.settings.model_dump(mode="json"),
+            "data": dict(self.data),
+            "inputs": {f"{run.dataset}/{run.name}": run.identity for run in self.inputs},
+            "code": code_digest(self.code),
+        }
+
+    @property
+    def mark(self) -> Path:
+        """The file that says that the run has ended: what the graph waits for."""
+        return self.folder / f"done-{self.identity}.json"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    @property
+    def validation(self) -> Path:
+        """Every metric of the validation pairs."""
+        return self.folder / "validation.csv"
+
+    def changed(self, place: str, settings: Strict) -> "Run":
+        """This run with settings of one's own, in a folder of one's own; without a folder none may differ."""
+        if settings != self.settings and not place:
+            raise SettingsError("these settings are not the profile's: give the run a folder of its own (folder=…)")
+        return replace(self, place=place, settings=settings) if place else self
+
+    @property
+    def current(self) -> bool:
+        """Whether the folder holds this very run, ended, with all its files whole."""
+        return self._mark_content() is not None
+
+    def _mark_content(self) -> dict[str, Any] | None:
+        content = read_json(self.mark)
+        whole = content and all(size_of(self.folder / name) == size for name, size in content["files"].items())
+        return content if whole else None
+
+    def result(self) -> dict[str, Any]:
+        """What `finish` was given. SettingsError if the run has not ended."""
+        content = self._mark_content()
+        if content is None:
+            raise SettingsError(
+                f"{self}: there is no finished run with the settings of profile {self.profile} and this code; "
+                f"make it with: make paper PROFILE={self.profile}"
+            )
+        return content
+
+    def need(self) -> "Run":
+        """The run itself, finished; asked from the graph where it is missing and the profile makes runs on demand."""
+        if not self.current and self.on_demand and not self.place and IN_GRAPH not in os.environ:
+            ask_graph(self.profile, [self])
+        self.result()
+        return self
+
+    @contextmanager
+    def open(self) -> Iterator["Run"]:
+        """The folder, locked and ready to be written: another run's content is moved aside, damaged files go."""
+        with locked(self.folder):
+            self._make_room()
+            config = self.folder / "config.yaml"
+            if not config.is_file():
+                content = {"identity": self.identity} | self._ingredients | {"provenance": provenance()}
+                write_text(config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+            yield self
+
+    def _make_room(self) -> None:
+        folder = writable(self.folder)
+        config = folder / "config.yaml"
+        try:
+            other = config.is_file() and yaml.safe_load(config.read_text())["identity"] != self.identity
+        except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+            other = True
+        if other:
+            aside = folder.with_name(f"{folder.name}~{time.strftime('%Y%m%d-%H%M%S')}-{self.identity[:4]}")
+            folder.rename(aside)
+            folder.mkdir()
+            print(f"{self}: its settings, data, inputs or code have changed; the earlier run is now {aside.name}")
+        self.repair()
+
+    def repair(self) -> None:
+        """Remove the damaged files of a finished run, and its mark, so that they are made again."""
+        if not self.mark.is_file() or self.current:
+            return
+        files = (read_json(self.mark) or {"files": {}})["files"]
+        damaged = [name for name, size in files.items() if size_of(self.folder / name) != size] or list(files)
+        print(f"{self}: {', '.join(damaged) or self.mark.name} is damaged and is made again")
+        if set(damaged) & {*TRAINING} or not files:
+            damaged += [*TRAINING, "last.ckpt"]  # weights cannot be made without training
+        for name in (*damaged, self.mark.name):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def finish(self, **result: Any) -> None:
+        """Mark the run as ended: the result, beside what an earlier call gave, and the sizes of the files it is in."""
+        before = self._mark_content() or {}
+        files = [path for pattern in KEPT for path in sorted(self.folder.glob(pattern))]
+        sizes = {path.name: path.stat().st_size for path in files}
+        write_json(self.mark, before | result | {"identity": self.identity, "files": sizes})
+
+    def __str__(self) -> str:
+        """The run as it is called in messages and notebooks, without a path of the machine."""
+        return relative(self.folder)
+
+
+def ask_graph(profile: str, runs: list[Run]) -> None:
+    """Make runs, and what they need, by the graph. SettingsError if that fails."""
+    print(f"making {', '.join(map(str, runs))} first (profile {profile})", flush=True)
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(PROJECT / "Snakefile"),
+        "--directory",
+        str(PROJECT),
+    ]
+    command += ["--cores", "all", "--quiet", "all", "--nolock", "--rerun-triggers", "input"]
+    command += ["--config", f"profile={profile}", "--", *(str(run.mark) for run in runs)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SettingsError(f"{', '.join(map(str, runs))} could not be made:\n{(done.stdout + done.stderr)[-3000:]}")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time in a run's folder; a second one waits until the first has ended."""
+    lock = FileLock(writable(folder.parent) / f".{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{relative(folder)}: another process is working on this run; waiting for it", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def relative(folder: Path) -> str:
+    """A folder as it is called from the root of the runs."""
+    try:
+        return str(Path("runs") / Path(folder).resolve().relative_to(runs_root().resolve()))
+    except ValueError:
+        return Path(folder).name
+
+
+def provenance() -> dict[str, str]:
+    """Versions of what computes the numbers, and the commit of the code."""
+    command = ["git", "describe", "--always", "--dirty"]
+    git = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    packages = ("deepsimreg", "torch", "lightning", "numpy", "scipy", "pandas")
+    return {
+        "commit": git.stdout.strip() or "not a git checkout",
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in packages},
+    }

@@ -1,0 +1,109 @@
+"""What a training step sees: it depends on the step's number and the seed alone.
+
+Sample i is drawn by a generator seeded with (seed, i), and an epoch is the stretch of steps between two validations, so
+a run that was killed sees what an uninterrupted one would have seen.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from deepsimreg.data.augment import Augmentation, augment_pair
+from deepsimreg.data.base import Pair, Sample
+
+
+class DrawnSamples(Dataset):
+    """Item i is drawn, augmented and cut by a generator seeded with (seed, i).
+
+    Args:
+        items: samples or pairs.
+        augmentation: None for none.
+        seed: of all draws.
+        crop: sides of a random window, voxels; empty: the whole image.
+        spacing: mm, array axis order: rotations are rigid in mm.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Sample] | Sequence[Pair],
+        augmentation: Augmentation | None,
+        seed: int,
+        crop: Sequence[int] = (),
+        spacing: Sequence[float] | None = None,
+    ):
+        self.items, self.augmentation, self.seed, self.crop, self.spacing = items, augmentation, seed, crop, spacing
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(random.Random(f"{self.seed} {index}").getrandbits(63))
+        choice = int(torch.randint(len(self.items), (), generator=generator))
+        batch = to_tensors(self.items[choice])
+        if self.augmentation is not None:
+            batch = self._augmented(batch, generator)
+        return self._window(batch, generator) if self.crop else batch
+
+    def _augmented(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        images = [key for key in batch if "label" not in key]
+        labels = [key for key in batch if "label" in key]
+        shape = batch[images[0]].shape[1:]
+        matrix = self.augmentation.sample(generator, len(shape), shape, self.spacing)
+        warped = augment_pair([batch[key] for key in images], [batch[key] for key in labels], matrix)
+        return dict(zip(images + labels, [*warped[0], *warped[1]], strict=True))
+
+    def _window(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """The same window of every image; a side of the window that is longer than the image is cut to it."""
+        shape = next(iter(batch.values())).shape[1:]
+        starts = [
+            int(torch.randint(max(size - side, 0) + 1, (), generator=generator))
+            for size, side in zip(shape, self.crop, strict=True)
+        ]
+        window = tuple(slice(start, start + side) for start, side in zip(starts, self.crop, strict=True))
+        return {name: image[(slice(None), *window)] for name, image in batch.items()}
+
+
+class InOrder(Dataset):
+    """Every item once, as it is."""
+
+    def __init__(self, items: Sequence[Sample] | Sequence[Pair]):
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return to_tensors(self.items[index])
+
+
+class EpochSampler(Sampler):
+    """Indices of one epoch: `length` for each process of a parallel run, in turn, so that no two see the same."""
+
+    def __init__(self, length: int):
+        self.length, self.epoch = length, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        rank, world = 0, 1
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        start = self.epoch * self.length * world
+        return iter(range(start + rank, start + self.length * world, world))
+
+
+def to_tensors(item: Sample | Pair) -> dict[str, Tensor]:
+    """Named tensors of a sample or a pair: images (C, *spatial), labels (1, *spatial)."""
+    if isinstance(item, Sample):
+        return {"image": item.image, "label": item.label}
+    return {
+        "moving": item.moving.image,
+        "fixed": item.fixed.image,
+        "moving_label": item.moving.label,
+        "fixed_label": item.fixed.label,
+    }

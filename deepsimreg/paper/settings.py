@@ -1,0 +1,250 @@
+"""What a profile may say: one pydantic model for each part of `experiments/<profile>.yaml`.
+
+A profile maps dataset names to their plans. Every part that holds a `fit` or a `network` changes only the keys it
+names; plan.py merges the parts into the settings of each run. `python -m deepsimreg.paper.settings` writes the JSON
+schema that editors complete profiles by.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from deepsimreg.losses.registry import SIMILARITIES, similarity_terms
+from deepsimreg.models.registry import ARCHITECTURES
+from deepsimreg.paper.baselines import BASELINES
+from deepsimreg.paper.errors import SettingsError, check_choice
+from deepsimreg.paper.paths import EXPERIMENTS
+
+SCHEMA = "profile.schema.json"
+
+
+def _one_of(what: str, names: Iterable[str]) -> Callable[[str], str]:
+    return lambda name: check_choice(what, name, names)
+
+
+SimilarityName = Annotated[str, AfterValidator(_one_of("similarity", SIMILARITIES))]
+BaselineName = Annotated[str, AfterValidator(_one_of("baseline", BASELINES))]
+Architecture = Annotated[str, AfterValidator(_one_of("architecture", ARCHITECTURES))]
+Terms = Annotated[dict[str, float], BeforeValidator(similarity_terms)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Lam = Weight | Literal["tuned"]
+Grid = tuple[Weight, ...]
+
+
+class Strict(BaseModel):
+    """A part of a profile: unknown keys are errors that name what there is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: Any) -> Any:
+        if values is None:
+            return {}
+        if not isinstance(values, Mapping):
+            raise ValueError(f"is {values!r}, but holds settings: {', '.join(cls.model_fields)}")
+        if cls.model_config["extra"] == "forbid":
+            for key in values:
+                check_choice("key", key, cls.model_fields)
+        return values
+
+    def changed(self) -> dict[str, Any]:
+        """What was given, without the defaults."""
+        return self.model_dump(exclude_unset=True)
+
+
+class Fit(Strict):
+    """How a network is trained."""
+
+    steps: int = Field(300, ge=0, description="optimiser steps, in whole validation intervals; 0: initial weights")
+    batch: int = Field(4, ge=1, description="samples of a batch")
+    accumulate: int = Field(1, ge=1, description="batches of an optimiser step")
+    learning_rate: float = Field(1e-4, ge=0, description="of Adam")
+    validate_every: int = Field(50, ge=1, description="optimiser steps between two validations")
+    schedule: Literal["plateau", "cosine"] = Field("plateau", description="cosine ends at 0 with the last step")
+    warmup: int = Field(0, ge=0, description="steps in which the learning rate rises from 0")
+    plateau: int = Field(10, ge=1, description="validations without a lower loss before the rate drops to a tenth")
+    early_stopping: int = Field(0, ge=0, description="validations without a lower loss that end training; 0: never")
+    gradient_clip: float = Field(0.0, ge=0, description="largest norm of a step's gradient; 0: any")
+    augment: bool = Field(True, description="random affine maps and flips, the same for both images of a pair")
+    flips: bool = Field(True, description="part of the augmentation; false where left and right mean something")
+    crop: tuple[int, ...] = Field((), description="sides of a random training window, voxels; empty: the whole image")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    workers: int = Field(0, ge=0, description="processes that load samples; their number changes no result")
+    devices: int = Field(1, ge=1, description="processes, one for each GPU")
+    seed: int = Field(0, description="of initial weights, samples and augmentation")
+
+
+class Resources(Strict):
+    """What a job asks a cluster for."""
+
+    gpu: int = Field(0, ge=0)
+    cpus: int = Field(1, ge=1)
+    memory: int = Field(4000, ge=1, description="MB")
+    minutes: int = Field(120, ge=1)
+
+
+class ExtractorPart(Strict):
+    """One extractor; one with another name than its kind starts from the settings of its kind."""
+
+    kind: str = Field("", description="seg or ae; empty: the extractor's name")
+    source: str = Field("", description="dataset of the profile that it is trained on; empty: its own")
+    labels: float = Field(1.0, gt=0, le=1, description="fraction of the training images that is used")
+    network: dict[str, Any] = {}
+    fit: Fit = Fit()
+
+
+class ExtractorsPart(Strict):
+    """Settings of all extractors, and any number of named ones."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, ExtractorPart]
+    network: dict[str, Any] = {}
+    fit: Fit = Fit()
+
+
+class NetworkPart(Strict):
+    """How a registration network is trained with one similarity."""
+
+    lam: Lam = Field("tuned", description="weight of the regulariser (mm/mm derivatives); tuned: the best of grid")
+    grid: Grid = Field((), description="values that are compared on the validation pairs")
+    options: dict[str, Any] = Field({}, description="of the similarity")
+    extractor: str = Field("", description="of the profile; empty: the one that the similarity needs")
+    architecture: Architecture | None = None
+    network: dict[str, Any] = {}
+    fit: Fit = Fit()
+
+    @model_validator(mode="after")
+    def _has_a_lam(self) -> "NetworkPart":
+        if self.lam == "tuned" and not self.grid and not isinstance(self, VariantPart):
+            raise ValueError("has no λ: give lam, a number, or grid, a list")
+        return self
+
+
+class RegistrationPart(Strict):
+    """The registration networks: shared settings, seeds, the shorter trainings of tuning, and one part each."""
+
+    architecture: Architecture = "voxelmorph"
+    network: dict[str, Any] = {}
+    fit: Fit = Fit()
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    tuning: Fit = Field(Fit(), description="changes of fit while λ is tuned")
+    similarities: dict[SimilarityName, NetworkPart] = {}
+
+
+class VariantPart(NetworkPart):
+    """A method changed in one point."""
+
+    of: str = Field(description="the method it is a variant of")
+    group: str = Field("", description="variants of one group are shown together")
+    lam: Lam | None = Field(None, description="empty: that of the method it is a variant of")
+
+
+class AblationsPart(Strict):
+    fit: Fit = Fit()
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    variants: dict[str, VariantPart] = {}
+
+
+class BaselinePart(Strict):
+    smoothing: Grid = Field((), description="values that are compared on the validation pairs; empty: the default")
+    pairs: int = Field(0, ge=0, description="validation pairs that they are compared on, the first ones; 0: all")
+    options: dict[str, Any] = {}
+
+
+class RobustnessPart(Strict):
+    noise: Grid = Field((), description="standard deviations of the Gaussian noise that is added")
+
+
+class MethodPart(Strict):
+    """One method of the optimisation chapter: a baseline; a network; an optimisation; or a network and then one."""
+
+    baseline: str = Field("", description="a baseline of the profile, at the smoothing that its run chose")
+    network: str = Field("", description="a similarity of the profile whose network, of the first seed, is the start")
+    similarity: Terms = Field({}, description="name, sum or {name: weight}: what the optimisation compares")
+    options: dict[str, dict[str, Any]] = Field({}, description="of each similarity, by its name")
+    lam: Grid = Field((), description="values that are compared on the validation pairs")
+    levels: tuple[tuple[int, int, int], ...] = Field((), description="resolution, grid, steps; coarse to fine")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "MethodPart":
+        if self.baseline and (self.network or self.similarity):
+            raise ValueError("'baseline' cannot be combined with 'network' or 'similarity'")
+        if bool(self.similarity) != bool(self.lam) or not (self.baseline or self.network or self.similarity):
+            raise ValueError("needs a baseline, a network, or a similarity with lam (a list)")
+        labelled = [name for name in self.similarity if SIMILARITIES[name].needs_labels]
+        if labelled:
+            raise ValueError(f"compares labels by {labelled[0]}, but a pair is registered without labels")
+        for name in self.options:
+            check_choice("similarity with options", name, self.similarity)
+        return self
+
+
+class OptimisationPart(Strict):
+    pairs: int = Field(0, ge=0, description="validation pairs that λ is chosen on, the first ones; 0: all")
+    methods: dict[str, MethodPart] = {}
+
+
+class DatasetPart(Strict):
+    """All runs of one dataset."""
+
+    on_demand: bool = Field(False, description="a chapter that is opened alone makes the runs that it misses")
+    data: dict[str, Any] = Field({}, description="options of the dataset; description: the YAML of one of your own")
+    resources: dict[str, Resources] = Field({}, description="by stage; 'default' for the stages that are not named")
+    extractors: ExtractorsPart = ExtractorsPart()
+    registration: RegistrationPart = RegistrationPart()
+    ablations: AblationsPart = AblationsPart()
+    baselines: dict[BaselineName, BaselinePart] = {}
+    reference: str = Field(
+        "", description="method that the others are tested against; empty: deepsim-seg, or the first"
+    )
+    robustness: RobustnessPart = RobustnessPart()
+    optimisation: OptimisationPart = OptimisationPart()
+
+
+def read_profile(name: str) -> dict[str, DatasetPart]:
+    """`experiments/<name>.yaml`, dataset by dataset. SettingsError names the file and the key of everything wrong."""
+    path = EXPERIMENTS / f"{name}.yaml"
+    check_choice("profile", name, sorted(file.stem for file in EXPERIMENTS.glob("*.yaml")))
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path.name} is not YAML: {error}") from error
+    if not isinstance(tree, Mapping):
+        raise SettingsError(f"{path.name} holds {tree!r}, but maps dataset names to their settings")
+    return {dataset: validated(DatasetPart, part, f"{path.name}: {dataset}") for dataset, part in tree.items()}
+
+
+def validated(model: type[BaseModel], values: Any, where: str) -> Any:
+    """`model` made from values; SettingsError with one line for each thing wrong, `where` and the key before it."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for one in error.errors(include_url=False):
+            key = ".".join(str(part) for part in one["loc"] if part != "[key]")
+            lines.append(f"{where}{f'.{key}' * bool(key)}: {one['msg'].removeprefix('Value error, ')}")
+        raise SettingsError("\n".join(lines)) from None
+
+
+def write_schema(folder: Path = EXPERIMENTS) -> Path:
+    """The JSON schema of a profile, for editors."""
+    schema = DatasetPart.model_json_schema()
+    whole = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "deepsimreg profile: the runs of each dataset",
+        "type": "object",
+        "additionalProperties": {key: value for key, value in schema.items() if key != "$defs"},
+        "$defs": schema["$defs"],
+    }
+    path = folder / SCHEMA
+    path.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
+if __name__ == "__main__":
+    print(write_schema())

@@ -1,0 +1,74 @@
+"""What today's code would make anew.
+
+python -m deepsimreg.paper.stale            the published tables and figures of figures/<dataset>
+python -m deepsimreg.paper.stale quick      the runs of a profile, and where its results lie
+
+A published folder holds `source.json`: the profile, the data's fingerprint, and the identity of the run behind each
+file. A file is stale if the profile, with this code and those data, would give that run another identity.
+"""
+
+import sys
+from pathlib import Path
+
+from deepsimreg.paper.errors import SettingsError
+from deepsimreg.paper.files import read_json
+from deepsimreg.paper.paths import FIGURES, runs_root
+from deepsimreg.paper.plan import Profile
+from deepsimreg.paper.run import Run
+
+SOURCE = "source.json"
+
+
+def published(figures: Path = FIGURES) -> dict[str, list[str]]:
+    """Published dataset → its files that today's code would make anew, with the reason."""
+    return {path.parent.name: stale_files(path) for path in sorted(figures.glob(f"*/{SOURCE}"))}
+
+
+def stale_files(source: Path) -> list[str]:
+    """The stale files beside a source.json, each with the reason."""
+    record, dataset = read_json(source) or {}, source.parent.name
+    if "files" not in record:
+        names = sorted(path.name for path in source.parent.glob("*.csv"))
+        return [f"{name}: published before identities were recorded" for name in names]
+    try:
+        plan = Profile(record["profile"], {dataset: record["fingerprint"]})
+        runs = {run.name: run.identity for run in plan.runs(dataset)}
+    except SettingsError as error:
+        return [f"{name}: profile {record['profile']} is not what it was: {error}" for name in record["files"]]
+    return [
+        f"{name}: {origin['run']} has another {'identity' if origin['run'] in runs else 'plan'}"
+        for name, origin in record["files"].items()
+        if runs.get(origin["run"]) != origin["identity"]
+    ]
+
+
+def stale_runs(plan: Profile, dataset: str) -> list[Run]:
+    """The runs of a dataset that are missing, damaged, or were made with other settings, data, inputs or code."""
+    return [run for run in plan.runs(dataset) if not run.current]
+
+
+def main(profile: str = "") -> None:
+    """Print what is stale."""
+    if not profile:
+        for dataset, files in published().items():
+            print(f"{dataset}: {len(files)} stale files" if files else f"{dataset}: up to date")
+            print("".join(f"  {line}\n" for line in files), end="")
+        return
+    plan = Profile(profile)
+    for dataset in plan.datasets:
+        missing, folder = stale_runs(plan, dataset), runs_root() / profile / dataset
+        if missing:
+            print(f"{dataset}: {len(missing)} of {len(plan.runs(dataset))} runs would be made")
+            print("".join(f"  {run.name}\n" for run in missing), end="")
+            continue
+        print(f"{dataset}: all {len(plan.runs(dataset))} runs are up to date")
+        print(f"  notebooks with results  {folder}/*/notebook.ipynb")
+        print(f"  tables                  {folder / 'evaluation'}")
+        print(f"  figures                 {folder / 'figures'}")
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"error: {error}")

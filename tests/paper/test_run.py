@@ -1,0 +1,164 @@
+"""Run folders: what they hold, when they count as finished, and what becomes of another run's content."""
+
+import json
+import threading
+
+import pytest
+import yaml
+
+from deepsimreg.paper import run as run_module
+from deepsimreg.paper.errors import SettingsError
+from deepsimreg.paper.paths import runs_root
+from deepsimreg.paper.plan import Profile
+from deepsimreg.paper.run import locked, relative
+
+D = "phantom-2d"
+
+
+@pytest.fixture
+def run(profile):
+    return profile().extractor(D, "seg")
+
+
+def ended(run):
+    with run.open():
+        run.weights.write_text("weights")
+        (run.folder / "metrics.csv").write_text("step\n1\n")
+        (run.folder / "training.json").write_text("{}")
+        run.finish(best={"step": 3})
+    return run
+
+
+def test_a_run_writes_its_configuration_and_its_end(run):
+    with run.open():
+        config = yaml.safe_load((run.folder / "config.yaml").read_text())
+        assert config["identity"] == run.identity
+        assert config["settings"] == run.settings.model_dump(mode="json")
+        assert config["provenance"]["torch"].startswith("2.")
+        assert not run.current
+        with pytest.raises(SettingsError, match=r"extractor-seg: there is no finished run .* make paper PROFILE=mine"):
+            run.result()
+        run.finish(best={"step": 3})
+        run.finish(test={"dice": 0.5})
+    assert run.current
+    assert (run.result()["best"], run.result()["test"]) == ({"step": 3}, {"dice": 0.5})
+    assert str(run) == "runs/mine/phantom-2d/extractor-seg"
+
+
+def test_the_same_run_goes_on_and_another_starts_anew(profile, capsys):
+    tree = {D: {"data": {"shape": [32, 32]}, "registration": {"similarities": {"mse": {"lam": 1}}}}}
+    run = profile(tree).registration(D, "mse")
+    with run.open():
+        (run.folder / "last.ckpt").write_text("hours of work")
+        before = (run.folder / "config.yaml").read_text()
+    with profile(tree).registration(D, "mse").open() as again:
+        assert (again.folder / "last.ckpt").exists()
+        assert (again.folder / "config.yaml").read_text() == before
+    others = [{"registration": {"similarities": {"mse": {"lam": 2}}}}, {"data": {"shape": [32, 48]}}]
+    for number, change in enumerate(others, 1):
+        with profile({D: tree[D] | change}).registration(D, "mse").open() as other:
+            assert not (other.folder / "last.ckpt").exists()
+        kept = list(run.folder.parent.glob("seed-0~*"))
+        assert len(kept) == number
+        assert [(path / "last.ckpt").read_text() for path in kept if (path / "last.ckpt").exists()] == ["hours of work"]
+        printed = capsys.readouterr().out
+        assert any(path.name in printed for path in kept)
+
+
+def test_a_run_depends_on_what_it_is_made_from(profile):
+    tree = {
+        "extractors": {"fit": {"steps": 5}},
+        "registration": {"similarities": {"deepsim-seg": {"lam": 1}, "mse": {"lam": 1}}},
+    }
+    before, after = profile({D: tree}), profile({D: tree | {"extractors": {"fit": {"steps": 6}}}})
+    assert before.registration(D, "deepsim-seg").identity != after.registration(D, "deepsim-seg").identity
+    assert before.registration(D, "mse").identity == after.registration(D, "mse").identity
+
+
+@pytest.mark.parametrize("keep", [0, 3])
+@pytest.mark.parametrize("name", ["weights.safetensors", "metrics.csv", "training.json"])
+def test_a_finished_run_whose_files_were_cut_short_is_not_finished(run, name, keep, capsys):
+    ended(run)
+    whole = (run.folder / name).read_bytes()
+    (run.folder / name).write_bytes(whole[:keep] if keep < len(whole) else whole[:-1])
+    assert not run.current
+    with run.open():
+        assert not run.weights.exists(), "weights are trained again, never taken for whole"
+        assert not (run.folder / "training.json").exists()
+    assert f"{name} is damaged and is made again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "mark"])
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_damaged_records_are_no_obstacle(run, name, content):
+    path = ended(run).mark if name == "mark" else ended(run).folder / name
+    path.write_text(content)
+    with run.open():
+        run.weights.write_text("weights")
+        run.finish(best={"step": 4})
+    assert run.result()["best"] == {"step": 4}
+
+
+def test_one_process_at_a_time_in_a_run_folder(runs):
+    order = []
+
+    def second():
+        with locked(runs / "a"):
+            order.append("second")
+
+    with locked(runs / "a"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.3)
+        order.append("first")
+    thread.join(5)
+    assert order == ["first", "second"]
+
+
+def test_a_folder_that_cannot_be_written(run, monkeypatch):
+    root = runs_root()
+    root.parent.mkdir(parents=True, exist_ok=True)
+    root.write_text("a file is in the way")
+    with pytest.raises(SettingsError, match=r"the run folder cannot be written .* DEEPSIMREG_RUNS"), run.open():
+        pass
+
+
+def test_names_of_folders_hold_no_machine_path(run, tmp_path):
+    assert relative(run.folder) == "runs/mine/phantom-2d/extractor-seg"
+    assert relative(tmp_path / "elsewhere") == "elsewhere"
+
+
+def test_lam_keeps_its_digits_in_the_folder(profile):
+    lam = 2.0**-9
+    plan = profile({D: {"registration": {"similarities": {"mse": {"grid": [lam, 0.1]}}}}})
+    run = plan.tunings(D)[0]
+    assert float(run.folder.name.removeprefix("lam-")) == lam == run.settings.lam
+    assert plan.registration(D, "mse", "tuning", run.parameters["lam"]).identity == run.identity
+
+
+def test_a_missing_run_is_asked_from_the_graph_only_where_the_profile_says_so(profile, monkeypatch):
+    asked = []
+    monkeypatch.setattr(run_module, "ask_graph", lambda profile, runs: asked.append(runs))
+    tree = {"registration": {"similarities": {"mse": {"lam": 1}}}}
+    with pytest.raises(SettingsError, match="no finished run"):
+        profile({D: tree}).registration(D, "mse").need()
+    assert asked == []
+    with pytest.raises(SettingsError, match="no finished run"):
+        profile({D: tree | {"on_demand": True}}).registration(D, "mse").need()
+    assert [run.name for run in asked[0]] == ["registration/mse/seed-0"]
+
+
+def test_extractors_come_in_the_order_of_the_profile(profile):
+    names = [f"seg-{number}" for number in range(9)]
+    tree = {
+        "extractors": {name: {"kind": "seg"} for name in names},
+        "registration": {"similarities": {"deepsim-seg": {"lam": 1}}},
+        "ablations": {"variants": {f"v{name}": {"of": "deepsim-seg", "extractor": name} for name in reversed(names)}},
+    }
+    plan: Profile = profile({D: tree})
+    assert [run.name for run in plan.extractors(D)] == ["extractor-seg", *(f"extractor-{name}" for name in names)]
+
+
+def test_the_mark_names_sizes(run):
+    content = json.loads(ended(run).mark.read_text())
+    assert content["files"]["weights.safetensors"] == len("weights")

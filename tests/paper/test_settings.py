@@ -1,0 +1,169 @@
+"""Profiles: what they may say, what is merged, and what is refused with which words."""
+
+import json
+
+import pytest
+
+from deepsimreg.paper import settings
+from deepsimreg.paper.errors import SettingsError
+from deepsimreg.paper.paths import EXPERIMENTS
+from deepsimreg.paper.plan import Profile
+from deepsimreg.paper.settings import SCHEMA, Fit, write_schema
+
+D = "phantom-2d"
+NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+
+
+def network(**own):
+    return {D: {"registration": {"similarities": {"mse": own}}}}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_committed_profile_resolves(name):
+    known = {dataset: "0" * 16 for dataset in settings.read_profile(name)}
+    plan = Profile(name, known)
+    for dataset in plan.datasets:
+        runs = plan.runs(dataset)
+        assert len({run.folder for run in runs}) == len(runs) > 5
+
+
+def test_settings_of_a_kind_go_before_those_of_all(profile):
+    plan = profile(
+        {
+            D: {
+                "extractors": {"fit": {"steps": 5, "batch": 2}, "ae": {"fit": {"steps": 7}}},
+                "registration": {
+                    "fit": {"steps": 9},
+                    "tuning": {"steps": 3},
+                    "similarities": {"mse": {"grid": [0.1, 0.2]}, "ncc": {"lam": 1}},
+                    "seeds": [0, 1],
+                },
+            }
+        }
+    )
+    assert plan.extractor(D, "seg").settings.fit == Fit(steps=5, batch=2)
+    assert plan.extractor(D, "ae").settings.fit == Fit(steps=7, batch=2)
+    found = [(run.settings.similarity, run.settings.lam, run.settings.fit.seed) for run in plan.registrations(D)]
+    assert found == [("mse", "tuned", 0), ("mse", "tuned", 1), ("ncc", 1, 0), ("ncc", 1, 1)]
+    assert [(run.settings.lam, run.settings.fit.steps) for run in plan.tunings(D)] == [(0.1, 3), (0.2, 3)]
+    assert {run.settings.fit.steps for run in plan.registrations(D)} == {9}
+
+
+def test_variants_start_from_the_method_they_are_of(profile):
+    tree = {
+        "extractors": {"fit": {"steps": 5}, "seg-few": {"kind": "seg", "labels": 0.1, "fit": {"batch": 1}}},
+        "registration": {
+            "network": {"light": True},
+            "similarities": {"deepsim-seg": {"lam": 2, "options": {"zero_mean": True}}},
+        },
+        "ablations": {
+            "fit": {"steps": 7},
+            "variants": {
+                "level-1": {"of": "deepsim-seg", "group": "levels", "options": {"levels": [1]}},
+                "few": {"of": "deepsim-seg", "group": "labels", "extractor": "seg-few", "lam": 1},
+                "pyramid": {"of": "deepsim-seg", "architecture": "pyramid", "network": {"radius": 2}},
+            },
+        },
+    }
+    plan = profile({D: tree})
+    base, level, few, pyramid = plan.ablations(D)
+    assert [run.settings.lam for run in (base, level, few)] == [2, 2, 1]
+    assert base.settings.options == {"zero_mean": True}
+    assert level.settings.options == {"zero_mean": True, "levels": [1]}
+    assert {run.settings.fit.steps for run in (base, level, few)} == {7}
+    assert (base.settings.network, pyramid.settings.network) == ({"light": True}, {"radius": 2})
+    assert plan.groups(D)["few"] == ("labels", "deepsim-seg")
+    (extractor,) = few.inputs
+    assert (extractor.name, extractor.settings.kind, extractor.settings.labels) == ("extractor-seg-few", "seg", 0.1)
+    assert [run.name for run in plan.extractors(D)] == ["extractor-seg", "extractor-seg-few"]
+
+
+def test_the_optimisation_asks_for_its_extractors(profile):
+    methods = {"a": {"similarity": "classes-seg", "lam": [1]}, "b": {"similarity": "deepsim-ae + 0.5 mse", "lam": [1]}}
+    plan = profile({D: {"registration": {"similarities": {"mse": {"lam": 1}}}, "optimisation": {"methods": methods}}})
+    assert [run.name for run in plan.extractors(D)] == ["extractor-seg", "extractor-ae"]
+    assert {run.name for run in plan.optimisation(D).inputs} == {"extractor-seg", "extractor-ae"}
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"fantom": {}}, r"mine.yaml: fantom: unknown dataset 'fantom'; there is: phantom-2d"),
+        ({D: {"extractor": {}}}, r"mine.yaml: phantom-2d: unknown key 'extractor'; there is: on_demand, data"),
+        ({D: {"extractors": {"vgg": {}}}}, r"unknown kind of extractor vgg 'vgg'; there is: seg, ae"),
+        ({D: {"extractors": {"seg": {"netwrok": {}}}}}, r"phantom-2d.extractors.seg: unknown key 'netwrok'"),
+        ({D: {"registration": []}}, r"phantom-2d.registration: is \[\], but holds settings: architecture"),
+        (
+            {D: {"baselines": {"elastix": {}}}},
+            r"baselines.elastix: unknown baseline 'elastix'; there is: syn",
+        ),
+        ({D: {"ablations": {"variants": {"a": {"of": "mse"}}}}}, "unknown method that a is a variant of 'mse'"),
+        ({D: {"registration": {"similarities": {"ssim": {}}}}}, "unknown similarity 'ssim'; there is: mse, ncc"),
+        (network(**{"lambda": 1}), r"similarities.mse: unknown key 'lambda'; there is: lam, grid"),
+        (network(), "mse: has no λ: give lam, a number, or grid, a list"),
+        (network(lam=-1), r"mse.lam.* greater than or equal to 0"),
+        (network(lam=float("nan")), r"mse.lam.* finite number"),
+        (network(lam=1, fit={"steps": "many"}), r"mse.fit.steps: .*valid integer"),
+        (network(lam=1, fit={"steps": 2.5}), r"mse.fit.steps: .*valid integer"),
+        (network(lam=1, fit={"schedule": "linear"}), r"mse.fit.schedule: .*'plateau' or 'cosine'"),
+        (network(lam=1, architecture="resnet"), "unknown architecture 'resnet'; there is: voxelmorph"),
+        (network(lam=1, extractor="seg-5"), "unknown extractor 'seg-5'; there is: seg, ae"),
+        ({D: {"resources": {"training": {"gpu": 1}}}}, "unknown stage in resources 'training'"),
+        ({D: {"reference": "sny"}}, "unknown reference 'sny'; there is: unregistered"),
+        ([], "mine.yaml holds .*, but maps dataset names"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_with_its_place(profile, tree, message):
+    with pytest.raises(SettingsError, match=message):
+        profile(tree)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"baseline": "syn"}, "baseline of optimisation.methods.x 'syn'"),
+        ({"network": "ncc"}, "network of optimisation.methods.x 'ncc'"),
+        ({"similarity": "ncc"}, "methods.x: needs a baseline, a network, or a similarity with lam"),
+        ({}, "methods.x: needs a baseline"),
+        ({"baseline": "greedy", "network": "mse"}, "'baseline' cannot be combined with 'network' or 'similarity'"),
+        ({"similarity": "nc", "lam": [1]}, "methods.x.similarity: unknown similarity 'nc'"),
+        ({"similarity": "ncc", "lam": [1], "levels": [[4, 8]]}, r"methods.x.levels.0.2: Field required"),
+        ({"similarity": "ncc-sup", "lam": [1]}, "compares labels by ncc-sup"),
+        ({"similarity": "ncc", "lam": [1], "options": {"mind": {}}}, "similarity with options 'mind'; there is: ncc"),
+    ],
+    ids=str,
+)
+def test_methods_that_cannot_be_are_refused(profile, method, message):
+    with pytest.raises(SettingsError, match=message):
+        profile({D: {"optimisation": {"methods": {"x": method}}}})
+
+
+def test_changes_of_a_run_are_checked(profile):
+    plan = profile(network(lam=1))
+    assert plan.extractor(D, "seg", "runs/x", learning_rate="1e-3").settings.fit.learning_rate == 1e-3
+    with pytest.raises(SettingsError, match="training setting: unknown key 'step'; there is: steps"):
+        plan.extractor(D, "seg", "runs/x", step=3)
+    with pytest.raises(SettingsError, match=r"give the run a folder of its own"):
+        plan.registration(D, "mse", steps=3)
+    with pytest.raises(SettingsError, match=r"give the run a folder of its own"):
+        plan.registration(D, "mse", lam=0.5)
+    with pytest.raises(SettingsError, match="mse compares no features: leave extractor empty"):
+        plan.registration(D, "mse", place="runs/x", extractor="seg")
+    with pytest.raises(SettingsError, match="unknown dataset of profile mine 'brain'"):
+        plan.registration("brain", "mse")
+
+
+def test_a_profile_that_is_no_yaml_and_one_that_is_not_there(profile, tmp_path):
+    profile()
+    (tmp_path / "experiments" / "bad.yaml").write_text("a: [")
+    with pytest.raises(SettingsError, match=r"bad\.yaml is not YAML"):
+        Profile("bad")
+    with pytest.raises(SettingsError, match="unknown profile 'none'; there is: bad, mine"):
+        Profile("none")
+
+
+def test_the_committed_schema_is_that_of_the_models(tmp_path):
+    made = json.loads(write_schema(tmp_path).read_text())
+    assert made == json.loads((EXPERIMENTS / SCHEMA).read_text())
+    assert "steps" in made["$defs"]["Fit"]["properties"]
