@@ -27,7 +27,7 @@ def command(run) -> str:
     given = " ".join(shlex.quote(f"{name}={value}") for name, value in values.items())
     notebook, folder = shlex.quote(str(NOTEBOOKS / f"{run.chapter}.ipynb")), shlex.quote(str(run.folder))
     line = f"{shlex.quote(sys.executable)} -m deepsimreg.paper.notebook run {notebook} {folder} -p {given}"
-    return f"{IN_GRAPH}=1 {line}".replace("{", "{{").replace("}", "}}")
+    return f"{IN_GRAPH}=1 {line}"
 
 
 rule all:
@@ -44,10 +44,12 @@ for key, run in runs.items():
             [ancient(one.mark) for one in run.inputs],
         output:
             run.mark,
+        params:
+            line=command(run),
         threads: (workflow.resource_settings.cores or 1) if run.name == "optimisation" else run.resources.cpus
         resources:
             gpu=run.resources.gpu,
             mem_mb=run.resources.memory,
             runtime=run.resources.minutes,
         shell:
-            command(run)
+            "{params.line}"

@@ -88,7 +88,7 @@ figures.smoothness_against_dice(registered)
 # Where a method was tried with several λ, its validation pairs give a curve, and methods can be compared at *one* smoothness.
 
 # %% tags=["nbval-ignore-output"]
-figures.matched_smoothness(results["smoothness"])
+figures.smoothness_against_dice(results["smoothness"], ringed=True, width=7)
 
 # %% [markdown]
 # ## Could it be chance?

@@ -104,7 +104,7 @@ save(figures.tuning_curve(curves), "tuning", what, "tuning", validation)
 
 # %% tags=["nbval-ignore-output"]
 what = "Dice against SD log J on the validation pairs, over the grid of each method; networks as trained for tuning."
-save(figures.matched_smoothness(curves), "matched-smoothness", what, "tuning", validation)
+save(figures.smoothness_against_dice(curves, ringed=True, width=7), "matched-smoothness", what, "tuning", validation)
 
 # %% [markdown]
 # ## A sample

@@ -59,7 +59,7 @@ figures.tuning_curve(table)
 # smoothness, not where each happens to be best: the upper curve is the better similarity.
 
 # %% tags=["nbval-ignore-output"]
-figures.matched_smoothness(table)
+figures.smoothness_against_dice(table, ringed=True, width=7)
 
 # %% [markdown]
 # ## The choice

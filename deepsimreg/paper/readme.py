@@ -1,16 +1,15 @@
 """Fill the README's tables from the result files, between `<!-- results: NAME -->` and `<!-- end -->`.
 
-python -m deepsimreg.paper.readme
+NAME is a dataset, for its evaluation, or dataset/optimisation. python -m deepsimreg.paper.readme
 """
 
 import json
 import re
-import sys
 
 import pandas as pd
 
+from deepsimreg.paper.figures.style import method_name
 from deepsimreg.paper.paths import FIGURES
-from deepsimreg.paper.plots import method_name
 from deepsimreg.paths import PROJECT
 
 README = PROJECT / "README.md"
@@ -26,74 +25,45 @@ COLUMNS = {
 }
 
 
-def table(dataset: str) -> str:
-    """Markdown table of `figures/<dataset>/summary.csv`: mean and, for Dice, its 95 % bootstrap interval."""
-    overview = pd.read_csv(FIGURES / dataset / "summary.csv")
-    runs = pd.read_csv(FIGURES / dataset / "runs.csv").groupby("method")
-    lams, seeds = runs["lam"].first(), runs["seed"].nunique()
-    source = json.loads((FIGURES / dataset / "dice.json").read_text())
-    values = overview.pivot_table(index="method", columns="metric", values=["mean", "low", "high"], sort=False)
-    columns = {key: value for key, value in COLUMNS.items() if key in values["mean"]}
-    lines = [
-        "| method | λ, smoothing | " + " | ".join(title for title, _ in columns.values()) + " |",
-        "|" + "---|" * (len(columns) + 2),
-    ]
-    for method, row in values.iterrows():
-        cells = [style.format(row["mean", key]) for key, (_, style) in columns.items()]
-        cells[0] += f" [{row['low', 'dice']:.3f}, {row['high', 'dice']:.3f}]"
-        lam = f"{lams[method]:g}" if method in lams else "–"
-        lines.append(f"| {method_name(method)} | {lam} | " + " | ".join(cells) + " |")
-    count = int(overview["n"].max())
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Means over {count} test pairs, {int(seeds.max())} seed(s), for Dice with its 95 % bootstrap interval. "
-            f"Source: `{source['source_runs'][0]}`, files in [`figures/{dataset}`](figures/{dataset}).",
-            "",
-        ]
-    )
-
-
-def ways_table(dataset: str) -> str:
-    """Markdown table of `figures/<dataset>/optimisation.csv`: one pair at a time, means and median seconds."""
-    overview = pd.read_csv(FIGURES / dataset / "optimisation.csv")
-    source = json.loads((FIGURES / dataset / "optimisation.json").read_text())
-    columns = {key: value for key, value in COLUMNS.items() if key in overview}
-    lines = [
-        "| way | λ | " + " | ".join(title for title, _ in columns.values()) + " |",
-        "|" + "---|" * (len(columns) + 2),
-    ]
-    for row in overview.to_dict("records"):
+def table(name: str) -> str:
+    """Markdown table of a dataset's evaluation or optimisation: means, for Dice with its 95 % bootstrap interval."""
+    dataset, _, chapter = name.partition("/")
+    folder = FIGURES / dataset
+    if chapter:
+        means, title, picture = pd.read_csv(folder / "optimisation.csv").set_index("method"), "λ", "optimisation"
+        count, words = means["n"].max(), "Dice with its 95 % bootstrap interval; medians of the seconds."
+    else:
+        means, title, picture = _evaluated(folder), "λ, smoothing", "dice"
+        count, seeds = means["n"].max(), pd.read_csv(folder / "runs.csv").groupby("method")["seed"].nunique().max()
+        words = f"{int(seeds)} seed(s), for Dice with its 95 % bootstrap interval."
+    columns = {key: value for key, value in COLUMNS.items() if key in means}
+    lines = [f"| method | {title} | " + " | ".join(head for head, _ in columns.values()) + " |"]
+    lines.append("|" + "---|" * (len(columns) + 2))
+    for method, row in means.iterrows():
         cells = [style.format(row[key]) for key, (_, style) in columns.items()]
         cells[0] += f" [{row['dice_low']:.3f}, {row['dice_high']:.3f}]"
-        lam = f"{row['lam']:g}" if row["lam"] else "–"
-        lines.append(f"| {method_name(row['way'])} | {lam} | " + " | ".join(cells) + " |")
+        lam = f"{row['lam']:g}" if row["lam"] > 0 else "–"
+        lines.append(f"| {method_name(method)} | {lam} | " + " | ".join(cells) + " |")
+    source = json.loads((folder / f"{picture}.json").read_text())["source_runs"][0]
+    link = f"[`figures/{dataset}`](figures/{dataset})"
     return "\n".join(
-        [
-            *lines,
-            "",
-            f"Means over {overview.n.max():.0f} test pairs, Dice with its 95 % bootstrap interval; medians of the "
-            f"seconds. Source: `{source['source_runs'][0]}`, files in [`figures/{dataset}`](figures/{dataset}).",
-            "",
-        ]
+        [*lines, "", f"Means over {count:.0f} test pairs, {words} Source: `{source}`, files in {link}.", ""]
     )
+
+
+def _evaluated(folder) -> pd.DataFrame:
+    """One row per method of summary.csv: means, `dice_low`, `dice_high`, `lam` and `n`."""
+    overview = pd.read_csv(folder / "summary.csv")
+    means = overview.pivot_table(index="method", columns="metric", values="mean", sort=False)
+    dice = overview[overview["metric"] == "dice"].set_index("method")
+    lam = pd.read_csv(folder / "runs.csv").groupby("method")["lam"].first()
+    return means.assign(dice_low=dice["low"], dice_high=dice["high"], n=dice["n"], lam=lam)
 
 
 def filled(text: str) -> str:
     """The README with every block made anew."""
-
-    def block(match: re.Match) -> str:
-        dataset, _, stage = match[2].partition("/")
-        return match[1] + (ways_table if stage == "optimisation" else table)(dataset) + match[4]
-
-    return BLOCK.sub(block, text)
-
-
-def main() -> int:
-    README.write_text(filled(README.read_text()))
-    return 0
+    return BLOCK.sub(lambda match: match[1] + table(match[2]) + match[4], text)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    README.write_text(filled(README.read_text()))

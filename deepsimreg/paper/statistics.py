@@ -1,29 +1,21 @@
 """Are two methods different? Intervals, tests and effect sizes over the pairs of a test set.
 
-- the bootstrap percentile interval of a mean over pairs (Efron & Tibshirani, 1993); where pairs come in both
-  directions, A to B and B to A, the two are one couple and are drawn together (the cluster bootstrap,
+The unit is the couple, an unordered pair of images: where pairs come in both directions, A to B and B to A, the two are
+one couple.
+
+- the bootstrap percentile interval of a mean, couples drawn as wholes (Efron & Tibshirani, 1993; the cluster bootstrap,
   Davison & Hinkley 1997);
-- the one-sided Wilcoxon signed-rank test on values paired by image pair (Wilcoxon, 1945), with Holm's
-  correction for several comparisons (Holm, 1979);
-- Cohen's d = (mean a - mean b) / s, s² = ((n_a - 1) s_a² + (n_b - 1) s_b²) / (n_a + n_b - 2) (Cohen, 1988),
-  in the words of Sawilowsky (2009).
+- the one-sided Wilcoxon signed-rank test on values paired by couple (Wilcoxon, 1945), with Holm's correction for
+  several comparisons (Holm, 1979);
+- Cohen's d = (mean a - mean b) / s, s² = ((n_a - 1) s_a² + (n_b - 1) s_b²) / (n_a + n_b - 2) (Cohen, 1988).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import stats
-
-EFFECT_SIZES = {
-    "huge": 2.0,
-    "very large": 1.2,
-    "large": 0.8,
-    "medium": 0.5,
-    "small": 0.2,
-    "very small": 0.01,
-    "negligible": 0.0,
-}
+from statsmodels.stats.multitest import multipletests
 
 
 def couple(pair: str) -> str:
@@ -42,42 +34,16 @@ def coupled_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of a metric over pairs, couples drawn as wholes.
 
-    pairs: columns `pair` (named `moving--fixed`) and the metric. With no pair in both directions it is
-    `bootstrap_interval`.
+    pairs: columns `pair` (named `moving--fixed`) and the metric. The interval of one couple is its mean; of none, NaN.
     """
     table = couples(pairs, metric)
     if len(table) < 2:
-        return bootstrap_interval(pairs[metric])
+        only = float((table["sum"] / table["count"]).mean())
+        return only, only
     drawn = np.random.default_rng(seed).integers(len(table), size=(resamples, len(table)))
     means = table["sum"].to_numpy()[drawn].sum(1) / table["count"].to_numpy()[drawn].sum(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def bootstrap_interval(
-    values: Sequence[float],
-    statistic: Callable = np.mean,
-    resamples: int = 10_000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval (low, high) of `statistic` over `values`, NaN left out.
-
-    The interval of one value is that value; of none, (NaN, NaN).
-    """
-    values = _without_nan(values)
-    if values.size < 2:
-        only = float(values[0]) if values.size else float("nan")
-        return only, only
-    interval = stats.bootstrap(
-        (values,),
-        statistic,
-        n_resamples=resamples,
-        confidence_level=level,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
 
 
 def paired_wilcoxon(a: Sequence[float], b: Sequence[float]) -> float:
@@ -109,23 +75,6 @@ def cohens_d(a: Sequence[float], b: Sequence[float]) -> float:
     return float(difference / np.sqrt(pooled))
 
 
-def effect_size_word(d: float) -> str:
-    """The usual word for |d|, from the lower bounds in `EFFECT_SIZES`."""
-    if np.isnan(d):
-        return "undefined"
-    return next(word for word, least in EFFECT_SIZES.items() if abs(d) >= least)
-
-
-def holm(pvalues: Sequence[float]) -> np.ndarray:
-    """Holm's step-down adjusted p-values, in the order given: family-wise error without independence."""
-    pvalues = np.asarray(pvalues, dtype=float)
-    order = np.argsort(pvalues, kind="stable")
-    stepped = pvalues[order] * np.arange(pvalues.size, 0, -1)
-    adjusted = np.empty_like(pvalues)
-    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
-    return adjusted
-
-
 def compare_methods(
     pairs: pd.DataFrame,
     metric: str = "dice",
@@ -133,13 +82,12 @@ def compare_methods(
     pair: str = "pair",
     greater_is_better: bool = True,
 ) -> pd.DataFrame:
-    """Is the reference method better than each other one? One row a method, paired by image pair.
+    """Is the reference method better than each other one? One row per method, paired by couple.
 
     pairs: a row per method and image pair, columns `method`, `pair` (named `moving--fixed`) and the metric; rows
     that repeat both (seeds), and then the two directions of a couple, are averaged first. Columns of the answer:
     `method`, `n` (common couples), `mean`, `reference_mean`, `difference` (reference - method), `p` (one-sided
-    Wilcoxon, the reference is better), `p_holm`, `d` (Cohen, positive if the reference has the larger values),
-    `effect` (its word).
+    Wilcoxon, the reference is better), `p_holm`, `d` (Cohen, positive if the reference has the larger values).
     """
     missing = [column for column in ("method", pair, metric) if column not in pairs]
     if missing:
@@ -149,9 +97,9 @@ def compare_methods(
     if reference not in table:
         raise ValueError(f"reference {reference!r} is not among the methods {sorted(table.columns)}")
     rows = [_compare(table, other, reference, greater_is_better) for other in table if other != reference]
-    columns = ["method", "n", "mean", "reference_mean", "difference", "p", "d", "effect"]
+    columns = ["method", "n", "mean", "reference_mean", "difference", "p", "d"]
     result = pd.DataFrame(rows, columns=columns)
-    result.insert(columns.index("p") + 1, "p_holm", holm(result["p"]))
+    result.insert(columns.index("p") + 1, "p_holm", _holm(result["p"]))
     return result
 
 
@@ -160,7 +108,6 @@ def _compare(table: pd.DataFrame, other: str, reference: str, greater_is_better:
     if common.empty:
         raise ValueError(f"{other!r} and {reference!r} share no pair; name the pairs of both runs alike")
     ours, theirs = common[reference].to_numpy(), common[other].to_numpy()
-    d = cohens_d(ours, theirs)
     return {
         "method": other,
         "n": len(common),
@@ -168,9 +115,13 @@ def _compare(table: pd.DataFrame, other: str, reference: str, greater_is_better:
         "reference_mean": ours.mean(),
         "difference": (ours - theirs).mean(),
         "p": paired_wilcoxon(ours, theirs) if greater_is_better else paired_wilcoxon(theirs, ours),
-        "d": d,
-        "effect": effect_size_word(d),
+        "d": cohens_d(ours, theirs),
     }
+
+
+def _holm(pvalues: Sequence[float]) -> np.ndarray:
+    """Holm's adjusted p-values, in the order given."""
+    return multipletests(pvalues, method="holm")[1] if len(pvalues) else np.empty(0)
 
 
 def _without_nan(values: Sequence[float]) -> np.ndarray:
@@ -185,9 +136,9 @@ def summary(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Mean of each metric over the pairs of each group, with its 95 % bootstrap interval over couples of images.
+    """Mean of each metric over the pairs of each group, with its 95 % bootstrap interval over couples.
 
-    pairs: a row a pair, column `pair` its name. metrics: columns to summarise; every numeric column that is not in `by`
+    pairs: one row per pair, column `pair` its name. metrics: columns to summarise; all numeric ones that are not in `by`
     if not given. Returns a row per group and metric: the `by` columns, `metric`, `mean`, `low`, `high`, `n` (pairs
     without NaN), `couples` (pairs in both directions count once).
     """

@@ -10,7 +10,8 @@ import torch
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from deepsimreg.paper import plots
+from deepsimreg.paper import figures
+from deepsimreg.paper.figures import panels, style
 from deepsimreg.warps import jacobian_determinant
 
 CLASSES, COLORS = ("background", "cell", "organelle"), ("#000000", "#56B4E9", "#E69F00")
@@ -55,7 +56,7 @@ def rng():
     return np.random.default_rng(0)
 
 
-def panels(figure):
+def panels_of(figure):
     return [axes for axes in figure.axes if not any(isinstance(c, QuadMesh) for c in axes.collections)]
 
 
@@ -70,26 +71,26 @@ def plane(image):
 
 def test_middle_slice_takes_samples_batches_and_planes():
     volume = np.arange(4 * 5 * 6).reshape(4, 5, 6)
-    np.testing.assert_array_equal(plots.middle_slice(torch.from_numpy(volume)[None, None]), volume[2])
-    np.testing.assert_array_equal(plots.middle_slice(volume[None], axis=-1, index=1), volume[..., 1])
-    np.testing.assert_array_equal(plots.middle_slice(volume[:1]), volume[0])
+    np.testing.assert_array_equal(panels.middle_slice(torch.from_numpy(volume)[None, None]), volume[2])
+    np.testing.assert_array_equal(panels.middle_slice(volume[None], axis=-1, index=1), volume[..., 1])
+    np.testing.assert_array_equal(panels.middle_slice(volume[:1]), volume[0])
     with pytest.raises(ValueError, match="not a batch"):
-        plots.middle_slice(np.zeros((2, 1, 4, 4, 4)))
+        panels.middle_slice(np.zeros((2, 1, 4, 4, 4)))
 
 
 @pytest.mark.parametrize(("axis", "components"), [(0, [1, 2]), (1, [0, 2]), (-1, [0, 1])])
 def test_middle_displacement_keeps_the_components_in_the_plane(axis, components):
     field = np.random.default_rng(0).normal(size=(3, 4, 6, 8))
     expected = np.stack([field[c].take(field.shape[1:][axis] // 2, axis=axis) for c in components])
-    np.testing.assert_array_equal(plots.middle_displacement(field, axis), expected)
+    np.testing.assert_array_equal(panels.middle_displacement(field, axis), expected)
     with pytest.raises(ValueError, match=r"\(D, \*spatial\)"):
-        plots.middle_displacement(field[0])
+        panels.middle_displacement(field[0])
 
 
 def test_image_row_shows_each_image_with_its_title(scene):
     image, label, displacement = scene
-    figure = plots.image_row([image, 1 - image], ["a", "b"], [label, None], [None, displacement], CLASSES, COLORS)
-    first, second = panels(figure)
+    figure = figures.image_row([image, 1 - image], ["a", "b"], [label, None], [None, displacement], CLASSES, COLORS)
+    first, second = panels_of(figure)
     assert [first.get_title(), second.get_title()] == ["a", "b"]
     np.testing.assert_array_equal(first.images[0].get_array(), plane(image))
     np.testing.assert_array_equal(second.images[0].get_array(), plane(1 - image))
@@ -99,17 +100,17 @@ def test_image_row_shows_each_image_with_its_title(scene):
 
 def test_contours_run_around_the_label(scene):
     image, label, _ = scene
-    figure = plots.image_row([image], ["a"], [label], classes=CLASSES, colors=COLORS)
-    outline = np.concatenate([path.vertices for path in panels(figure)[0].collections[0].get_paths()])
+    figure = figures.image_row([image], ["a"], [label], classes=CLASSES, colors=COLORS)
+    outline = np.concatenate([path.vertices for path in panels_of(figure)[0].collections[0].get_paths()])
     assert [outline[:, 0].min(), outline[:, 0].max()] == [4.5, 14.5]
     assert [outline[:, 1].min(), outline[:, 1].max()] == [3.5, 11.5]
 
 
 def test_grid_lines_pass_through_x_plus_u(scene):
     image, _, displacement = scene
-    figure = plots.image_row([image], ["a"], displacements=[displacement], grid_step=4)
-    u = plots.middle_displacement(displacement)
-    lines = panels(figure)[0].lines
+    figure = figures.image_row([image], ["a"], displacements=[displacement], grid_step=4)
+    u = panels.middle_displacement(displacement)
+    lines = panels_of(figure)[0].lines
     assert len(lines) == 4 + 5
     np.testing.assert_allclose(lines[1].get_xdata(), np.arange(20) + u[1, 4])
     np.testing.assert_allclose(lines[1].get_ydata(), 4 + u[0, 4])
@@ -117,7 +118,7 @@ def test_grid_lines_pass_through_x_plus_u(scene):
 
 def test_pair_before_after_shows_the_true_jacobian_and_its_folds(scene):
     image, label, displacement = scene
-    figure = plots.pair_before_after(image, image, 1 - image, displacement, label, label, label, CLASSES, COLORS)
+    figure = figures.pair_before_after(image, image, 1 - image, displacement, label, label, label, CLASSES, COLORS)
     by_title = {axes.get_title().split(" (")[0]: axes for axes in figure.axes}
     jacobian = plane(jacobian_determinant(displacement)[None])
     shown, marked = by_title["Jacobian"].images
@@ -131,7 +132,7 @@ def test_pair_before_after_shows_the_true_jacobian_and_its_folds(scene):
 
 
 def test_learning_curve_has_a_panel_per_quantity_and_the_median_of_noise(metrics):
-    figure = plots.learning_curve(metrics)
+    figure = figures.learning_curve(metrics)
     loss, dice = figure.axes
     assert (loss.get_xlabel(), loss.get_ylabel()) == ("Training step", "Loss")
     assert dice.get_ylabel() == "Mean Dice"
@@ -140,29 +141,29 @@ def test_learning_curve_has_a_panel_per_quantity_and_the_median_of_noise(metrics
     np.testing.assert_array_equal(raw.get_ydata(), metrics["train_loss"])
     assert smooth.get_ydata()[50] == np.median(metrics["train_loss"][48:53])
     np.testing.assert_array_equal(validation.get_xdata(), [20, 40, 60, 80, 100])
-    assert len(plots.learning_curve(metrics, {"validation_dice": "Dice"}).axes) == 1
+    assert len(figures.learning_curve(metrics, {"validation_dice": "Dice"}).axes) == 1
     with pytest.raises(ValueError, match="train_hd95"):
-        plots.learning_curve(metrics, ["train_hd95"])
+        figures.learning_curve(metrics, ["train_hd95"])
 
 
 def test_convergence_draws_both_splits_in_the_methods_colour(metrics):
-    figure = plots.convergence({"mse": metrics, "ncc": metrics})
+    figure = figures.convergence({"mse": metrics, "ncc": metrics})
     train, validation = figure.axes
     assert [len(train.lines), len(validation.lines)] == [4, 2]
-    assert validation.lines[1].get_color() == plots.METHOD_COLORS["ncc"]
+    assert validation.lines[1].get_color() == style.METHODS["ncc"][1]
     np.testing.assert_array_equal(validation.lines[0].get_ydata(), metrics["validation_dice"].dropna())
     assert texts(figure) == ["MSE", "NCC"]
 
 
 def test_galleries_show_their_inputs(scene):
     image, label, _ = scene
-    segmentation = plots.segmentation_gallery([image] * 3, [label] * 3, [2 - label] * 3, CLASSES, COLORS)
+    segmentation = figures.segmentation_gallery([image] * 3, [label] * 3, [2 - label] * 3, CLASSES, COLORS)
     assert len(segmentation.axes) == 9
     np.testing.assert_array_equal(segmentation.axes[3].images[0].get_array(), plane(label))
     np.testing.assert_array_equal(segmentation.axes[6].images[0].get_array(), plane(2 - label))
     assert texts(segmentation) == list(CLASSES)
 
-    reconstruction = plots.reconstruction_gallery([image] * 2, [image / 2] * 2)
+    reconstruction = figures.reconstruction_gallery([image] * 2, [image / 2] * 2)
     assert [axes.get_ylabel() for axes in reconstruction.axes[:5:2]] == ["Image", "Reconstruction", "Difference"]
     np.testing.assert_allclose(reconstruction.axes[4].images[0].get_array(), -plane(image) / 2)
 
@@ -170,14 +171,14 @@ def test_galleries_show_their_inputs(scene):
 def test_feature_maps_show_the_channels_that_vary_most():
     levels = [torch.randn(1, 5, 8, 8), torch.randn(1, 9, 4, 4)]
     levels[0][:, 3] *= 100
-    figure = plots.feature_maps(levels, channels=6)
+    figure = figures.feature_maps(levels, channels=6)
     assert len(figure.axes) == 2 * 5
     assert figure.axes[0].get_title() == "channel 3"
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), levels[0][0, 3])
 
 
 def test_dice_boxplot_shows_every_pair_and_the_median(pairs):
-    figure = plots.dice_boxplot(pairs)
+    figure = figures.dice_boxplot(pairs)
     (axes,) = figure.axes
     assert axes.get_xlabel() == "Mean Dice"
     names = [label.get_text() for label in axes.get_yticklabels()]
@@ -190,22 +191,20 @@ def test_dice_boxplot_shows_every_pair_and_the_median(pairs):
         assert any(np.isclose(medians, dice.median()))
 
 
-def test_smoothness_against_dice_from_pairs_from_a_summary_and_along_lambda(pairs):
+def test_smoothness_against_dice_of_pairs_and_along_lambda(pairs):
     means = pairs.groupby("method")[["sd_log_jacobian", "dice"]].mean()
-    long = means.reset_index().melt("method", var_name="metric", value_name="mean")
-    for table in (pairs, long):
-        (axes,) = plots.smoothness_against_dice(table).axes
-        assert (axes.get_xlabel(), axes.get_ylabel()) == ("SD of log J", "Mean Dice")
-        points = {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines}
-        assert points["MSE"] == pytest.approx(tuple(means.loc["mse"]))
-        assert len(points) == 4
-    (axes,) = plots.smoothness_against_dice(pairs.assign(lam=[4, 1, 2] * 16)).axes
+    (axes,) = figures.smoothness_against_dice(pairs).axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("SD of log J", "Mean Dice")
+    points = {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines}
+    assert points["MSE"] == pytest.approx(tuple(means.loc["mse"]))
+    assert len(points) == 4
+    (axes,) = figures.smoothness_against_dice(pairs.assign(lam=[4, 1, 2] * 16)).axes
     assert [len(line.get_xdata()) for line in axes.lines] == [3] * 4
 
 
 def test_tuning_curve_rings_the_best_lambda():
     table = pd.DataFrame({"method": "ncc", "lam": [0.25, 1, 0.5, 0.5], "dice": [0.7, 0.75, 0.8, 0.9]})
-    (axes,) = plots.tuning_curve(table).axes
+    (axes,) = figures.tuning_curve(table).axes
     curve, ring = axes.lines
     assert axes.get_xscale() == "log"
     np.testing.assert_allclose(curve.get_xdata(), [0.25, 0.5, 1])
@@ -219,7 +218,7 @@ def test_sample_panel_has_a_column_per_method_and_the_detail_asked_for(scene):
     image, label, displacement = scene
     results = {"mse": (1 - image, label, displacement), "deepsim-seg": (image, label, 0 * displacement)}
     crop = (slice(3, 9), slice(4, 12))
-    figure = plots.sample_panel(image, image, results, label, label, CLASSES, COLORS, crop=crop)
+    figure = figures.sample_panel(image, image, results, label, label, CLASSES, COLORS, crop=crop)
     assert [axes.get_title() for axes in figure.axes[:4]] == ["Moving", "Fixed", "MSE", "DeepSim (seg)"]
     np.testing.assert_array_equal(figure.axes[2].images[0].get_array(), plane(1 - image))
     assert figure.axes[6].get_xlim() == (3.5, 11.5)
@@ -231,7 +230,7 @@ def test_sample_panel_has_a_column_per_method_and_the_detail_asked_for(scene):
 
 def test_loss_landscape_has_a_panel_per_metric():
     shifts = np.arange(-3, 4)
-    figure = plots.loss_landscape({name: (shifts, shifts**2 * 1.0) for name in ("mse", "ncc", "other")})
+    figure = figures.loss_landscape({name: (shifts, shifts**2 * 1.0) for name in ("mse", "ncc", "other")})
     assert [axes.get_title() for axes in figure.axes] == ["MSE", "NCC", "other"]
     assert {axes.get_xlabel() for axes in figure.axes} == {"Shift (voxels)"}
     assert figure.axes[0].get_ylabel() == "Loss"
@@ -240,17 +239,17 @@ def test_loss_landscape_has_a_panel_per_metric():
 
 def test_methods_have_one_colour_each_and_strangers_get_their_own():
     methods = ["greedy", "mse", "ants-syn", "deepsim-seg"]
-    colors = plots.method_colors(methods)
+    colors = style.method_colors(methods)
     assert len(set(colors.values())) == 4
-    assert colors["mse"] == plots.METHOD_COLORS["mse"]
-    looks = {(plots.METHOD_COLORS[name], plots._look(name, 0)["linestyle"]) for name in plots.METHOD_COLORS}
-    assert len(looks) == len(plots.METHOD_COLORS)
-    assert plots.method_name("greedy") == "greedy"
+    assert colors["mse"] == style.METHODS["mse"][1]
+    looks = {(color, style.look(name, 0)["linestyle"]) for name, (_, color) in style.METHODS.items()}
+    assert len(looks) == len(style.METHODS)
+    assert style.method_name("greedy") == "greedy"
 
 
 def test_text_is_legible_in_print_and_the_settings_of_the_caller_stay(pairs, metrics):
     before = mpl.rcParams.copy()
-    for figure in (plots.dice_boxplot(pairs), plots.learning_curve(metrics)):
+    for figure in (figures.dice_boxplot(pairs), figures.learning_curve(metrics)):
         sizes = [text.get_fontsize() for text in figure.findobj(mpl.text.Text) if text.get_text()]
         assert min(sizes) >= 8
     assert mpl.rcParams == before
@@ -259,29 +258,29 @@ def test_text_is_legible_in_print_and_the_settings_of_the_caller_stay(pairs, met
 def test_a_figure_shows_itself_in_a_notebook(pairs):
     from IPython.core.formatters import PNGFormatter
 
-    assert PNGFormatter()(plots.dice_boxplot(pairs)).startswith(b"\x89PNG")
+    assert PNGFormatter()(figures.dice_boxplot(pairs)).startswith(b"\x89PNG")
 
 
 def test_save_figure_writes_pictures_and_their_origin_and_nothing_else(tmp_path):
     figure = Figure()
     figure.subplots().plot([1, 2])
     stem = tmp_path / "new" / "lam-0.5"
-    written = plots.save_figure(figure, stem, "Dice of σ", "runs/quick/a")
+    written = figures.save_figure(figure, stem, "Dice of σ", "runs/quick/a")
     first = {path.name: path.read_bytes() for path in written}
     assert sorted(path.name for path in stem.parent.iterdir()) == sorted(first)
     assert sorted(first) == ["lam-0.5.json", "lam-0.5.pdf", "lam-0.5.png"]
     assert first["lam-0.5.pdf"].startswith(b"%PDF")
     assert first["lam-0.5.png"].startswith(b"\x89PNG")
     assert json.loads(first["lam-0.5.json"]) == {"caption": "Dice of σ", "source_runs": ["runs/quick/a"]}
-    again = plots.save_figure(figure, stem, "Dice of σ", ["runs/quick/a"])
+    again = figures.save_figure(figure, stem, "Dice of σ", ["runs/quick/a"])
     assert {path.name: path.read_bytes() for path in again} == first
 
 
-def test_tuning_curve_has_a_panel_a_method_and_calls_the_optimisers_number_smoothing():
+def test_tuning_curve_has_one_panel_per_method_and_calls_the_optimisers_number_smoothing():
     methods = ["mse", "ncc", "nmi", "mind", "deepsim-seg", "greedy"]
     table = pd.DataFrame([(m, lam, 0.8 - abs(lam - 1)) for m in methods for lam in (0.5, 1, 2)])
-    figure = plots.tuning_curve(table.set_axis(["method", "lam", "dice"], axis=1))
-    assert [axes.get_title() for axes in figure.axes] == [plots.method_name(method) for method in methods]
+    figure = figures.tuning_curve(table.set_axis(["method", "lam", "dice"], axis=1))
+    assert [axes.get_title() for axes in figure.axes] == [style.method_name(method) for method in methods]
     assert [axes.get_xlabel() for axes in figure.axes] == ["λ"] * 5 + ["Smoothing"]
 
 
@@ -289,7 +288,7 @@ def test_matched_smoothness_follows_lambda_and_rings_the_best():
     table = pd.DataFrame(
         {"method": ["ncc"] * 3, "lam": [2, 0.5, 1], "dice": [0.7, 0.75, 0.8], "sd_log_jacobian": [0.1, 0.4, 0.2]}
     )
-    (axes,) = plots.matched_smoothness(table).axes
+    (axes,) = figures.smoothness_against_dice(table, ringed=True).axes
     curve, ring = axes.lines
     np.testing.assert_allclose(curve.get_xdata(), [0.4, 0.2, 0.1])
     np.testing.assert_allclose(curve.get_ydata(), [0.75, 0.8, 0.7])
@@ -297,12 +296,12 @@ def test_matched_smoothness_follows_lambda_and_rings_the_best():
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("SD of log J", "Mean Dice")
 
 
-def test_ablation_bars_have_a_row_a_variant_beside_the_line_of_their_base(rng):
+def test_ablation_bars_have_one_row_per_variant_beside_the_line_of_their_base(rng):
     names = {"deepsim-seg": "", "level-1": "levels", "random": "features"}
     rows = [(m, g, "deepsim-seg", f"a{i}--b{i}") for m, g in names.items() for i in range(12)]
     pairs = pd.DataFrame(rows, columns=["method", "group", "base", "pair"])
     pairs = pairs.assign(dice=rng.uniform(0.7, 0.9, 36), sd_log_jacobian=rng.uniform(0.1, 0.4, 36))
-    dice, smoothness = plots.ablation_bars(pairs).axes
+    dice, smoothness = figures.ablation_bars(pairs).axes
     names = [label.get_text() for label in dice.get_yticklabels()]
     assert names == ["DeepSim (seg)", "features: random", "levels: level-1"]
     means = pairs.groupby("method")[["dice", "sd_log_jacobian"]].mean()
@@ -313,7 +312,7 @@ def test_ablation_bars_have_a_row_a_variant_beside_the_line_of_their_base(rng):
         assert axes.lines[0].get_xdata()[0] == pytest.approx(means.loc["deepsim-seg", metric])
 
 
-def test_label_fraction_draws_extractor_and_registration_over_the_share():
+def test_label_fraction_draws_extractor_and_registration_over_the_fraction():
     variants = pd.DataFrame(
         {
             "method": ["deepsim-seg", "seg-50", "seg-5", "level-1"],
@@ -323,7 +322,7 @@ def test_label_fraction_draws_extractor_and_registration_over_the_share():
             "dice": [0.82, 0.81, 0.7, 0.1],
         }
     )
-    (axes,) = plots.label_fraction(variants).axes
+    (axes,) = figures.label_fraction(variants).axes
     extractor, registration = axes.lines
     np.testing.assert_array_equal(extractor.get_xdata(), [0.05, 0.5, 1])
     np.testing.assert_array_equal(registration.get_ydata(), [0.7, 0.81, 0.82])
@@ -332,16 +331,16 @@ def test_label_fraction_draws_extractor_and_registration_over_the_share():
 
 def test_robustness_shows_the_mean_and_what_noise_takes_away():
     table = pd.DataFrame([("ncc", sd, p, 0.8 - sd - p) for sd in (0.1, 0.0, 0.2) for p in (0, 0.1)])
-    values, change = plots.robustness(table.set_axis(["method", "noise", "pair", "dice"], axis=1)).axes
+    values, change = figures.robustness(table.set_axis(["method", "noise", "pair", "dice"], axis=1)).axes
     np.testing.assert_allclose(values.lines[0].get_xdata(), [0, 0.1, 0.2])
     np.testing.assert_allclose(values.lines[0].get_ydata(), [0.75, 0.65, 0.55])
     np.testing.assert_allclose(change.lines[0].get_ydata(), [0, -0.1, -0.2], atol=1e-12)
 
 
-def test_ways_stand_at_their_seconds_and_their_smoothness():
+def test_methods_stand_at_their_seconds_and_their_smoothness():
     rows = [("greedy", 0.83, 1.2, 0.3), ("network", 0.82, 0.05, 0.4)]
-    summary = pd.DataFrame(rows, columns=["way", "dice", "seconds", "sd_log_jacobian"])
-    time, smoothness = plots.ways_overview(summary.assign(dice_low=0.8, dice_high=0.85)).axes
+    summary = pd.DataFrame(rows, columns=["method", "dice", "seconds", "sd_log_jacobian"])
+    time, smoothness = figures.methods_overview(summary.assign(dice_low=0.8, dice_high=0.85)).axes
     for axes, column in ((time, "seconds"), (smoothness, "sd_log_jacobian")):
         points = [container.lines[0].get_xydata()[0] for container in axes.containers]
         np.testing.assert_allclose(points, summary[[column, "dice"]])
@@ -350,10 +349,10 @@ def test_ways_stand_at_their_seconds_and_their_smoothness():
 
 def test_traces_average_the_pairs_and_count_folds_in_percent():
     rows = [("ncc", pair, step, step / 10, 0.8 + step / 100 + pair, 0.001, 0.1) for pair in (0, 0.1) for step in (0, 5)]
-    names = ["way", "pair", "step", "seconds", "dice", "folds", "sd_log_jacobian"]
+    names = ["method", "pair", "step", "seconds", "dice", "folds", "sd_log_jacobian"]
     rows += [("mse", 0, 0, 0.0, 0.5, 0, 0), ("mse", 0, 5, 0.5, 0.6, 0, 0), ("mse", 1, 3, 0.3, 0.8, 0, 0)]
     rows += [("mse", 1, 0, 0.0, 0.5, 0, 0)]
-    axes = plots.ways_traces(pd.DataFrame(rows, columns=names)).axes
+    axes = figures.methods_traces(pd.DataFrame(rows, columns=names)).axes
     np.testing.assert_allclose(axes[0].lines[1].get_xydata(), [(0, 0.5), (3, 0.65), (5, 0.7)])
     assert [panel.get_ylabel() for panel in axes[:3]] == ["Mean Dice", "Folds (% of voxels)", "SD of log J"]
     np.testing.assert_allclose(axes[0].lines[0].get_xydata(), [(0, 0.85), (5, 0.9)])
@@ -361,11 +360,11 @@ def test_traces_average_the_pairs_and_count_folds_in_percent():
 
 
 def test_a_legend_of_long_names_is_not_wider_than_its_figure():
-    names = ["way", "pair", "step", "seconds", "dice", "folds", "sd_log_jacobian"]
+    names = ["method", "pair", "step", "seconds", "dice", "folds", "sd_log_jacobian"]
     rows = [
         (f"network, then deepsim-seg + classes-seg {i}", 0, step, step, 0.5, 0, 0) for i in range(9) for step in (0, 1)
     ]
-    figure = plots.ways_traces(pd.DataFrame(rows, columns=names))
+    figure = figures.methods_traces(pd.DataFrame(rows, columns=names))
     (legend,) = figure.legends
     figure.draw_without_rendering()
     box = legend.get_window_extent()
@@ -376,14 +375,14 @@ def test_a_legend_of_long_names_is_not_wider_than_its_figure():
 
 def test_blended_goes_from_moving_to_moved():
     moving, moved = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
-    figure = plots.blended(moving, moved, moved, torch.zeros(1, 2, 8, 8), 0.25)
+    figure = figures.blended(moving, moved, moved, torch.zeros(1, 2, 8, 8), 0.25)
     np.testing.assert_allclose(figure.axes[0].images[0].get_array(), 0.25)
     assert figure.axes[3].get_title() == "Jacobian (no folds)"
 
 
 def test_dice_per_class_prints_each_mean(pairs):
     pairs = pairs.assign(dice_background=0.99, dice_cell=pairs["dice"])
-    axes = plots.dice_per_class(pairs, ("background", "cell")).axes[0]
+    axes = figures.dice_per_class(pairs, ("background", "cell")).axes[0]
     values = np.asarray(axes.images[0].get_array())
     means = pairs.groupby("method", sort=False)["dice"].mean()
     np.testing.assert_allclose(values, [[0.99] * 4, list(means)])

@@ -1,0 +1,222 @@
+"""Figures of training and of choices: curves against steps, λ, noise, shifts and labels."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+from deepsimreg.paper.figures.style import (
+    AXIS_NAMES,
+    COLUMN,
+    ENGINES,
+    OKABE_ITO,
+    OTHER_COLORS,
+    PAGE,
+    Picture,
+    axis_labels,
+    legend_below,
+    look,
+    method_colors,
+    method_name,
+    narrow,
+    styled,
+)
+
+
+@styled
+def learning_curve(
+    metrics: pd.DataFrame, columns: Mapping[str, str] | Sequence[str] | None = None, width: float = PAGE
+) -> Figure:
+    """Metrics against steps: a panel per quantity, training (faint, with its running median) and validation.
+
+    metrics: column `step` and `train_…`, `validation_…` (or `val_…`) columns, in which NaN is "not measured at
+    this step". columns: those to draw, with their labels if a mapping; all of them if not given.
+    """
+    columns = columns or [name for name in metrics if _split(name)[0]]
+    labels = dict(columns) if isinstance(columns, Mapping) else {name: _split(name)[0] or name for name in columns}
+    missing = [name for name in ["step", *labels] if name not in metrics]
+    if missing:
+        raise ValueError(f"metrics has no column {missing}; it has {list(metrics.columns)}")
+    quantities = list(dict.fromkeys(_split(name)[1] for name in labels))
+    figure = Picture(figsize=(min(width, COLUMN * len(quantities)), 2.5), layout="constrained")
+    axes = figure.subplots(1, len(quantities), squeeze=False)[0]
+    for panel, quantity in zip(axes, quantities, strict=True):
+        shown = [name for name in labels if _split(name)[1] == quantity]
+        for name, color in zip(shown, (OKABE_ITO["blue"], OKABE_ITO["vermillion"], *OTHER_COLORS), strict=False):
+            _curve(panel, metrics, name, color, labels[name])
+        axis_labels(panel, "step", quantity)
+        if quantity == "folds":
+            panel.set_ylim(bottom=0)
+        panel.legend()
+    return figure
+
+
+@styled
+def convergence(
+    runs: Mapping[str, pd.DataFrame],
+    train: str = "train_dice",
+    validation: str = "validation_dice",
+    width: float = PAGE,
+) -> Figure:
+    """Training and validation Dice against steps, a line per method. runs: method → its metrics table."""
+    figure = Picture(figsize=(width, 2.8), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    colors = method_colors(list(runs))
+    for panel, column, title in zip(axes, (train, validation), ("Training", "Validation"), strict=True):
+        for method, metrics in runs.items():
+            if column in metrics:
+                _curve(panel, metrics, column, colors[method], method_name(method))
+        panel.set_title(title)
+        axis_labels(panel, "step", "dice")
+    axes[1].set_ylabel("")
+    curves = np.concatenate([line.get_ydata() for panel in axes for line in panel.lines if line.get_alpha() is None])
+    margin = 0.05 * np.ptp(curves) or 0.01
+    axes[0].set_ylim(curves.min() - margin, curves.max() + margin)  # the faint single batches may leave the panel
+    legend_below(figure, axes[1].get_legend_handles_labels()[0] or axes[0].get_legend_handles_labels()[0])
+    return figure
+
+
+@styled
+def tuning_curve(table: pd.DataFrame, metric: str = "dice", width: float = PAGE) -> Figure:
+    """Validation metric against λ (log₂ axis), a panel a method, its best value ringed; rows of one λ are averaged."""
+    means = table.groupby(["method", "lam"], sort=False)[metric].mean().reset_index().sort_values("lam")
+    methods = list(table["method"].unique())
+    colors = method_colors(methods)
+    columns = min(5, len(methods))
+    rows = -(-len(methods) // columns)
+    figure = Picture(figsize=(min(width, 0.4 + 1.75 * columns), 0.3 + 1.7 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for panel, method in zip(axes.flat, methods, strict=False):
+        points = means[means["method"] == method]
+        panel.set_xscale("log", base=2)
+        panel.plot(points["lam"], points[metric], marker="o", markersize=4, color=colors[method])
+        best = points.loc[points[metric].idxmax()]
+        panel.plot(best["lam"], best[metric], "o", markersize=10, markerfacecolor="none", color=colors[method])
+        ticks = sorted(points["lam"])
+        ticks = ticks[:: -(-len(ticks) // 3)]
+        panel.xaxis.set_major_locator(FixedLocator(ticks))
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.set_xticks(ticks, [f"{value:.2g}" for value in ticks])
+        panel.margins(0.15)
+        panel.set_title(narrow(method_name(method)))
+        panel.set_xlabel("Smoothing" if str(method).split("-")[0] in ENGINES else "λ")
+    for panel in axes.flat[len(methods) :]:
+        panel.remove()
+    label = AXIS_NAMES.get(metric, metric)
+    for panel in axes[:, 0]:
+        panel.set_ylabel(f"Validation {label[0].lower()}{label[1:]}")
+    return figure
+
+
+@styled
+def loss_landscape(curves: Mapping[str, tuple], width: float = PAGE) -> Figure:
+    """Loss of one noisy patch against its shifted self, a panel a metric (their scales do not compare).
+
+    curves: name → (shifts in voxels, values), as `evaluation.loss_landscape_curves` returns.
+    """
+    rows = -(-len(curves) // 5)
+    columns = -(-len(curves) // rows)
+    figure = Picture(figsize=(min(width, 1.8 * columns + 0.2), 1.9 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    colors = method_colors(list(curves))
+    for panel, (name, (shifts, values)) in zip(axes.flat, curves.items(), strict=False):
+        panel.axvline(0, color="0.6", linewidth=0.8, linestyle=":")
+        panel.plot(shifts, values, color=colors[name], marker="o", markersize=2.5)
+        panel.set_title(method_name(name))
+        panel.set_xlabel("Shift (voxels)")
+        panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        panel.yaxis.set_major_locator(MaxNLocator(4))
+    for panel in axes.flat[len(curves) :]:
+        panel.remove()
+    for panel in axes[:, 0]:
+        panel.set_ylabel("Loss")
+    return figure
+
+
+@styled
+def robustness(table: pd.DataFrame, metric: str = "dice", width: float = PAGE) -> Figure:
+    """Mean of a metric against the SD of the added noise, a line a method; the right panel shows what noise takes away.
+
+    table: a row a method, `noise` and pair.
+    """
+    means = table.groupby(["method", "noise"], sort=False)[metric].mean().unstack("noise")
+    colors = method_colors(list(means.index))
+    figure = Picture(figsize=(width, 2.9), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for i, method in enumerate(means.index):
+        values = means.loc[method].sort_index()
+        style = look(method, i) | {"color": colors[method], "markersize": 4}
+        axes[0].plot(values.index, values, **style, label=method_name(method))
+        axes[1].plot(values.index, values - values.iloc[0], **style)
+    label = AXIS_NAMES.get(metric, metric)
+    axes[0].set_ylabel(label)
+    axes[1].set_ylabel(f"{label}, change")
+    for panel in axes:
+        panel.set_xlabel("SD of the added noise")
+    legend_below(figure, axes[0].get_legend_handles_labels()[0])
+    return figure
+
+
+@styled
+def label_fraction(variants: pd.DataFrame, width: float = COLUMN) -> Figure:
+    """Dice of the extractor and of the registration against the share of the labelled training images.
+
+    variants: a row a variant, columns `group`, `labels` (share), `extractor_dice` and `dice`; the rows without a group
+    (the methods themselves) and those of the group `labels` are drawn.
+    """
+    shown = variants[variants["group"].fillna("").isin(["", "labels"])].dropna(subset="labels").sort_values("labels")
+    figure = Picture(figsize=(width, 2.6), layout="constrained")
+    panel = figure.subplots()
+    for column, name, color in (
+        ("extractor_dice", "extractor", OKABE_ITO["blue"]),
+        ("dice", "registration", OKABE_ITO["vermillion"]),
+    ):
+        panel.plot(shown["labels"], shown[column], "o-", color=color, label=name, markersize=4)
+    panel.set_xscale("log")
+    ticks = sorted(shown["labels"].unique())
+    panel.xaxis.set_major_locator(FixedLocator(ticks))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.set_xticks(ticks, [f"{share:.0%}" for share in ticks])
+    panel.set_xlabel("Share of labelled training images")
+    panel.set_ylabel(AXIS_NAMES["dice"])
+    panel.legend()
+    return figure
+
+
+@styled
+def class_histogram(images, labels, classes: Sequence[str], colors: Sequence[str], width: float = COLUMN) -> Figure:
+    """Distribution of the grey values of each class. images and labels: arrays of one shape, any rank."""
+    images, labels = np.asarray(images), np.asarray(labels)
+    figure = Picture(figsize=(width, 2.4), layout="constrained")
+    panel = figure.subplots()
+    edges = np.linspace(images.min(), images.max(), 65)
+    for index, (name, color) in enumerate(zip(classes, colors, strict=True)):
+        density, _ = np.histogram(images[labels == index], edges, density=True)
+        panel.stairs(density, edges, color=color, linewidth=1.5, label=name)
+    panel.set_xlabel("Grey value")
+    panel.set_ylabel("Density")
+    panel.legend()
+    return figure
+
+
+def _curve(panel: Axes, metrics: pd.DataFrame, column: str, color: str, label: str) -> None:
+    """A measured series; one of more than 40 points shows faint, with its running median over a 20th of it."""
+    series = metrics[["step", column]].dropna().sort_values("step")
+    noisy = len(series) > 40
+    if noisy:
+        panel.plot(series["step"], series[column], color=color, alpha=0.25, linewidth=0.6)
+        window = max(3, len(series) // 20)
+        smooth = series[column].rolling(window, center=True, min_periods=1).median()
+        panel.plot(series["step"], smooth, color=color, label=label)
+    else:
+        panel.plot(series["step"], series[column], color=color, marker="o", markersize=3, label=label)
+
+
+def _split(column: str) -> tuple[str, str]:
+    """`train_dice` → ("training", "dice"); a column of neither split → ("", its name)."""
+    prefixes = {"train_": "training", "validation_": "validation", "val_": "validation"}
+    prefix = next((prefix for prefix in prefixes if column.startswith(prefix)), "")
+    return prefixes.get(prefix, ""), column.removeprefix(prefix)

@@ -1,0 +1,149 @@
+"""What the image figures are drawn from: slices of volumes, grey panels, contours, grids, Jacobians.
+
+Grey and label images come with any number of leading axes of length one: a sample (1, *spatial), a batch of one and a
+slice (H, W) are all taken; of a volume the middle slice is drawn. A displacement is (D, *spatial) or (1, D, *spatial),
+voxels, components in array axis order, and pulls: moved(x) = moving(x + u(x)); its grid is drawn at x + u(x), which are
+places in the moving image.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from deepsimreg.paper.figures.style import OKABE_ITO, Picture, legend_below
+from deepsimreg.warps import jacobian_determinant
+
+
+def middle_slice(image, axis: int = 0, index: int | None = None) -> np.ndarray:
+    """One grey or label image as (H, W): itself in 2D, slice `index` (the middle) along `axis` in 3D."""
+    array = array_of(image)
+    while array.ndim > 2 and len(array) == 1:
+        array = array[0]
+    if array.ndim not in (2, 3):
+        raise ValueError(f"image of shape {np.shape(image)}; give one image, (H, W) or (D, H, W), not a batch")
+    return array if array.ndim == 2 else array.take(slice_index(array.shape[axis], index), axis=axis)
+
+
+def middle_displacement(displacement, axis: int = 0, index: int | None = None) -> np.ndarray:
+    """The in-plane components of a displacement on the slice `middle_slice` takes: (2, H, W), voxels."""
+    array = field_of(displacement)
+    if len(array) == 2:
+        return array
+    plane = [component for component in range(3) if component != axis % 3]
+    return array[plane].take(slice_index(array.shape[1 + axis % 3], index), axis=1 + axis % 3)
+
+
+def middle_jacobian(displacement, axis: int = 0, index: int | None = None) -> np.ndarray:
+    """The (whole, not in-plane) Jacobian determinant on that slice: (H, W)."""
+    return middle_slice(jacobian_determinant(torch.from_numpy(field_of(displacement))[None]), axis, index)
+
+
+def array_of(values) -> np.ndarray:
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
+def field_of(displacement) -> np.ndarray:
+    array = array_of(displacement)
+    array = array[0] if array.ndim in (4, 5) and len(array) == 1 else array
+    if len(array) != array.ndim - 1 or array.ndim not in (3, 4):
+        raise ValueError(f"displacement of shape {array.shape}; give one, (D, *spatial) with D = 2 or 3")
+    return array
+
+
+def slice_index(size: int, index: int | None) -> int:
+    return size // 2 if index is None else index
+
+
+def image_axes(rows: int, columns: int, shape: tuple[int, int], width: float, extra: float):
+    """Axes for images of `shape` that fill the width; extra: height for titles, bars and a legend, inches."""
+    panel = (width - 0.25) / columns
+    height = rows * (min(panel * shape[0] / shape[1], 2.6) + 0.05) + extra
+    figure = Picture(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def bare(panel: Axes, title: str = "") -> None:
+    panel.set(xticks=[], yticks=[])
+    panel.grid(False)
+    panel.spines[:].set_visible(False)
+    if title:
+        panel.set_title(title, pad=3)
+
+
+def show(panel: Axes, plane: np.ndarray, title: str = "") -> None:
+    panel.imshow(plane, cmap="gray", vmin=min(0.0, float(plane.min())), vmax=max(1.0, float(plane.max())))
+    bare(panel, title)
+
+
+def contours(panel: Axes, label: np.ndarray, colors: Sequence[str], style="solid") -> None:
+    """The outline of every foreground class in its colour; the labels are padded so that it closes at the edge."""
+    palette = list(colors) or [None, *OKABE_ITO.values()]
+    for k in np.unique(label[label > 0]):
+        mask = np.pad(label == k, 1).astype(float)
+        rows, columns = (np.arange(-1, size + 1) for size in label.shape)
+        color = palette[k % len(palette)]
+        panel.contour(columns, rows, mask, levels=[0.5], colors=[color], linewidths=1, linestyles=[style])
+    panel.set_xlim(-0.5, label.shape[1] - 0.5)
+    panel.set_ylim(label.shape[0] - 0.5, -0.5)
+
+
+def grid(panel: Axes, displacement: np.ndarray, step: int | None) -> None:
+    """Lines of the regular grid, each point x drawn at x + u(x). displacement: (2, H, W), voxels."""
+    height, width = displacement.shape[1:]
+    step = step or max(1, round(max(height, width) / 20))
+    rows, columns = np.mgrid[:height, :width] + displacement
+    lines = [(columns[i], rows[i]) for i in range(0, height, step)]
+    lines += [(columns[:, j], rows[:, j]) for j in range(0, width, step)]
+    for x, y in lines:
+        panel.plot(x, y, color=OKABE_ITO["yellow"], linewidth=0.7)
+    panel.set_xlim(-0.5, width - 0.5)
+    panel.set_ylim(height - 0.5, -0.5)
+
+
+def jacobian(figure: Figure, panel: Axes, jacobian: np.ndarray) -> None:
+    """J in blue below 1 and red above, the same length on either side of it; folds in yellow."""
+    spread = float(np.clip(np.abs(jacobian - 1).max(), 0.1, 1))
+    norm = TwoSlopeNorm(1.0, 1 - spread, float(np.clip(jacobian.max(), 1 + spread, 3)))
+    shown = panel.imshow(jacobian, cmap="RdBu_r", norm=norm)
+    folds = jacobian <= 0
+    marked = ListedColormap([OKABE_ITO["yellow"]])
+    panel.imshow(np.where(folds, 1.0, np.nan), cmap=marked, vmin=0, vmax=1)
+    bare(panel, f"Jacobian ({folds.sum()} folds, yellow)" if folds.any() else "Jacobian (no folds)")
+    bar = figure.colorbar(shown, ax=panel, location="bottom", shrink=0.9, extend="max", label="Determinant J")
+    ticks = [norm.vmin, (1 + norm.vmin) / 2, 1, (1 + norm.vmax) / 2, norm.vmax]
+    bar.set_ticks(ticks, labels=[f"{value:.3g}" for value in ticks])
+
+
+def outline(panel: Axes, crop: tuple[slice, slice]) -> None:
+    rows, columns = crop
+    corner = (columns.start - 0.5, rows.start - 0.5)
+    size = (columns.stop - columns.start, rows.stop - rows.start)
+    panel.add_patch(Rectangle(corner, *size, fill=False, edgecolor="white", linewidth=0.9))
+
+
+def row_names(axes: np.ndarray, names: Sequence[str]) -> None:
+    for panel, name in zip(axes[:, 0], names, strict=True):
+        panel.set_ylabel(name)
+
+
+def class_legend(
+    figure: Figure,
+    classes: Sequence[str],
+    colors: Sequence[str],
+    lines: Sequence[Line2D] = (),
+    background: bool = False,
+) -> None:
+    first = 0 if background else 1
+    patches = [
+        Line2D([], [], marker="s", markersize=7, linestyle="none", color=color, markeredgecolor="0.6", label=name)
+        for name, color in list(zip(classes, colors, strict=True))[first:]
+    ]
+    if patches or lines:
+        legend_below(figure, [*patches, *lines], columns=6)

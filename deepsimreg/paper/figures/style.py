@@ -1,0 +1,163 @@
+"""How figures look: names and colours of methods, text sizes, and how a figure is saved with its origin.
+
+Colours are Okabe & Ito's (2008), told apart by colour-blind readers; a method has one colour in every figure.
+"""
+
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from deepsimreg.losses.registry import SIMILARITIES
+from deepsimreg.paper.baselines import BASELINES
+
+OKABE_ITO = {
+    "black": "#000000",
+    "orange": "#E69F00",
+    "sky blue": "#56B4E9",
+    "bluish green": "#009E73",
+    "yellow": "#F0E442",
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "reddish purple": "#CC79A7",
+}
+UNREGISTERED = "unregistered"
+METHODS = {
+    UNREGISTERED: ("Unregistered", "#7F7F7F"),
+    **{name: (one.label, one.color) for name, one in {**SIMILARITIES, **BASELINES}.items()},
+}
+ENGINES = {"syn": ("^", (0, (4, 1.5))), "greedy": ("s", (0, (1, 1)))}  # marker and line of methods without training
+OTHER_COLORS = tuple(OKABE_ITO[name] for name in ("blue", "reddish purple", "black", "yellow"))
+MARKERS = "oDvPX*<>pd"
+AXIS_NAMES = {
+    "step": "Training step",
+    "loss": "Loss",
+    "dice": "Mean Dice",
+    "dice_foreground": "Mean Dice, foreground",
+    "hd95": "HD95 (mm)",
+    "folds": "Share of folded voxels",
+    "sd_log_jacobian": "SD of log J",
+    "jacobian_variance_published": "σ²(log|J|) as published",
+    "target_registration_error": "Registration error (mm)",
+    "lam": "Weight λ of the regulariser",
+    "seconds": "Time per pair (s)",
+    "similarity": "Similarity loss",
+    "regulariser": "Regulariser",
+}
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E5E5E5",
+    "grid.linewidth": 0.6,
+    "image.cmap": "gray",
+    "image.interpolation": "nearest",
+}
+DASHED = (0, (2.5, 1.5))
+COLUMN, PAGE = 3.5, 7.0  # widths of one text column and of the page, inches
+
+
+class Picture(Figure):
+    """A figure that a notebook shows when it ends a cell, under any backend; pyplot holds no reference to it."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+        return buffer.getvalue()
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw under `STYLE`, and leave matplotlib's own settings as they were."""
+
+    @wraps(draw)
+    def wrapper(*arguments, **options) -> Figure:
+        with mpl.rc_context(STYLE):
+            figure = draw(*arguments, **options)
+            figure.draw_without_rendering()
+        return figure
+
+    return wrapper
+
+
+def method_name(method: str) -> str:
+    """The name that a figure shows for a method; one without a record shows as it is."""
+    return METHODS[method][0] if method in METHODS else str(method)
+
+
+def narrow(name: str) -> str:
+    """A name in two lines, where it has two parts, for the title of a narrow panel."""
+    return name.replace(" + ", "\n+ ")
+
+
+def method_colors(methods: Sequence[str]) -> dict[str, str]:
+    """Colour of each method: its own, or, for others in their order, the next of `OTHER_COLORS`."""
+    others = [method for method in dict.fromkeys(methods) if method not in METHODS]
+    spare = {method: OTHER_COLORS[i % len(OTHER_COLORS)] for i, method in enumerate(others)}
+    return {method: METHODS[method][1] if method in METHODS else spare[method] for method in methods}
+
+
+def look(method: str, number: int) -> dict:
+    """Marker and line of a method: one of `MARKERS` and a solid line for a network, else those of its engine."""
+    marker, line = ENGINES.get(str(method).split("-")[0], (MARKERS[number % len(MARKERS)], "-"))
+    return {"marker": marker, "linestyle": line}
+
+
+def save_figure(figure: Figure, stem: Path | str, caption: str, source_run: str | Sequence[str]) -> list[Path]:
+    """Write `<stem>.pdf`, `<stem>.png` (150 dpi) and `<stem>.json` (caption and the runs it was drawn from).
+
+    Each file appears whole or not at all; a figure drawn again from the same numbers gives the same files.
+    """
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    runs = [source_run] if isinstance(source_run, str) else list(source_run)
+    record = json.dumps({"caption": caption, "source_runs": runs}, indent=2, ensure_ascii=False) + "\n"
+    undated = {"CreationDate": None}
+
+    def picture(target: Path) -> None:
+        with mpl.rc_context({"pdf.fonttype": 42}):
+            figure.savefig(target, format="pdf", metadata=undated)
+
+    writers = {
+        ".pdf": picture,
+        ".png": lambda target: figure.savefig(target, format="png", dpi=150, metadata={"Software": None}),
+        ".json": lambda target: target.write_text(record, encoding="utf-8"),
+    }
+    written = []
+    for suffix, write in writers.items():
+        path = stem.with_name(stem.name + suffix)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            write(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        written.append(path)
+    return written
+
+
+def legend_below(figure: Figure, handles: Sequence, columns: int = 5) -> None:
+    """In as many columns as the figure is wide enough for."""
+    for count in range(max(1, min(columns, len(handles))), 0, -1):
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=count, columnspacing=1.2)
+        if count == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
+
+
+def axis_labels(panel: Axes, x: str, y: str) -> None:
+    panel.set_xlabel(AXIS_NAMES.get(x, x))
+    panel.set_ylabel(AXIS_NAMES.get(y, y))
