@@ -44,7 +44,7 @@ lab: $(STAMP)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
 data: $(STAMP)  ## fetch hippocampus-mr (28 MB)
-	$(BIN)/python -m deepsimreg.data.fetch hippocampus-mr
+	$(BIN)/deepsimreg fetch hippocampus-mr
 
 notebooks: $(STAMP)  ## refresh the committed notebooks from their .py twins
 	$(BIN)/python -m deepsimreg.paper.notebook refresh

@@ -1,14 +1,10 @@
 """Rigid and affine pre-alignment of two images, by SimpleITK: mutual information, coarse to fine, in mm."""
 
 import numpy as np
-import SimpleITK
 
 from deepsimreg.image import Image, unit_range
 
-TRANSFORMS = {
-    "rigid": {2: SimpleITK.Euler2DTransform, 3: SimpleITK.Euler3DTransform},
-    "affine": {2: lambda: SimpleITK.AffineTransform(2), 3: lambda: SimpleITK.AffineTransform(3)},
-}
+KINDS = ("rigid", "affine")
 SHRINK, SMOOTHING = (4, 2, 1), (2, 1, 0)  # voxels, from coarse to fine
 FEWEST = 16  # voxels along the shortest axis of the coarsest level
 
@@ -24,12 +20,16 @@ def align_affinely(moving: Image, fixed: Image, kind: str, seed: int = 0) -> np.
     Raises:
         ValueError: another kind.
     """
-    if kind not in TRANSFORMS:
+    if kind not in KINDS:
         raise ValueError(f"affine is {kind!r}: choose rigid or affine")
+    import SimpleITK  # takes half a second to load
+
     ndim = fixed.ndim
+    rigid = {2: SimpleITK.Euler2DTransform, 3: SimpleITK.Euler3DTransform}[ndim]
+    transform = rigid() if kind == "rigid" else SimpleITK.AffineTransform(ndim)
     images = [_itk(image) for image in (fixed, moving)]
     start = SimpleITK.CenteredTransformInitializer(
-        *images, TRANSFORMS[kind][ndim](), SimpleITK.CenteredTransformInitializerFilter.GEOMETRY
+        *images, transform, SimpleITK.CenteredTransformInitializerFilter.GEOMETRY
     )
     method = SimpleITK.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
@@ -46,8 +46,10 @@ def align_affinely(moving: Image, fixed: Image, kind: str, seed: int = 0) -> np.
     return _matrix(start, ndim)
 
 
-def _itk(image: Image) -> SimpleITK.Image:
-    """The first channel on its grid, LPS."""
+def _itk(image: Image):
+    """The first channel on its grid, LPS: a SimpleITK image."""
+    import SimpleITK
+
     ndim = image.ndim
     made = SimpleITK.GetImageFromArray(unit_range(image)[0, 0].cpu().numpy().T)
     linear = np.diag([-1.0, -1.0, 1.0]) @ image.affine[:3, :3]
@@ -57,7 +59,7 @@ def _itk(image: Image) -> SimpleITK.Image:
     return made
 
 
-def _matrix(transform: SimpleITK.Transform, ndim: int) -> np.ndarray:
+def _matrix(transform, ndim: int) -> np.ndarray:
     """(4, 4), RAS, of an ITK transform (LPS): what it does to the origin and to the unit vectors."""
     origin = np.array(transform.TransformPoint([0.0] * ndim))
     columns = [np.array(transform.TransformPoint(list(unit))) - origin for unit in np.eye(ndim)]

@@ -1,26 +1,22 @@
-"""The command line: `deepsimreg register MOVING FIXED --out DIR`, apply, evaluate, fetch, models."""
+"""The command line: `deepsimreg register MOVING FIXED --out DIR`, apply, evaluate, models, and what other floors add.
+
+Commands import what they need when they run, so that `--help` is quick.
+"""
 
 import json
 import sys
 from collections.abc import Callable
 from functools import wraps
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
 
 from deepsimreg import __version__
-from deepsimreg.errors import DataError, WeightsError
-from deepsimreg.image import as_image, check_same_grid, field_positions
-from deepsimreg.io import write_image
-from deepsimreg.itk import read_field
 from deepsimreg.losses.registry import SIMILARITIES
-from deepsimreg.metrics import indexed_labels, label_metrics, smoothness
-from deepsimreg.pretrained import pretrained
-from deepsimreg.registration import register as run_registration
-from deepsimreg.warps import sample_image, sample_labels
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-EXPECTED = (DataError, WeightsError, ValueError, FloatingPointError, ImportError)  # what a user can mend
+EXPECTED = (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError, ImportError)  # what a user can mend
 
 
 def reported(command: Callable) -> Callable:
@@ -31,7 +27,7 @@ def reported(command: Callable) -> Callable:
         try:
             return command(*arguments, **options)
         except EXPECTED as error:
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {str(error) or type(error).__name__}", err=True)
             sys.exit(1)
 
     return run
@@ -46,10 +42,21 @@ def show(result: dict, as_json: bool) -> None:
         click.echo(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
 
 
+class Commands(click.Group):
+    """This module's commands, and those that the entry points "deepsimreg.commands" name."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted({*super().list_commands(context), *entry_points(group="deepsimreg.commands").names})
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        found = entry_points(group="deepsimreg.commands", name=name)
+        return next(iter(found)).load() if found else super().get_command(context, name)
+
+
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
     """Image registration with semantic similarity (DeepSim)."""
@@ -60,7 +67,7 @@ def main() -> None:
 @click.argument("fixed", type=FILE)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the results.")
 @click.option("--similarity", default="ncc", show_default=True, help=f"{', '.join(SIMILARITIES)}; or a sum of them.")
-@click.option("--lam", type=float, help="Weight of the regulariser; by default a value for the similarity.")
+@click.option("--lam", type=float, help="Weight of the regulariser, in mm/mm; by default the similarity's.")
 @click.option("--network", help="Registration network to start from: a pretrained name or a weight file.")
 @click.option("--extractor", help="For DeepSim: a pretrained dataset, or the weight file of an extractor.")
 @click.option("--steps", type=click.IntRange(0), help="Of each level; 0 with --network: the network alone.")
@@ -80,8 +87,12 @@ def register(moving, fixed, out, labels, fixed_labels, as_json, **options) -> No
     deepsimreg register moving.nii.gz fixed.nii.gz --out result \\
         --network hippocampus-mr/registration --steps 0
     """
+    from deepsimreg.io import check_writable
+    from deepsimreg.registration import register as run_registration
+
     if fixed_labels is not None and labels is None:
         raise click.UsageError("--fixed-labels needs --labels, those of the moving image")
+    check_writable(out)
     given = None if labels is None else (labels, fixed_labels) if fixed_labels is not None else labels
     result = run_registration(moving, fixed, labels=given, progress=not as_json, **options)
     written = result.save(out)
@@ -100,6 +111,11 @@ def apply(field, image, out, labels) -> None:
     \b
     deepsimreg apply result/field.nii.gz moving_labels.nii.gz --labels --out moved_labels.nii.gz
     """
+    from deepsimreg.image import as_image, field_positions
+    from deepsimreg.io import check_writable, write_image
+    from deepsimreg.warps import sample_image, sample_labels
+
+    check_writable(out.parent)
     source = as_image(image, "image")
     place, affine = field_positions(field, source)
     sample = sample_labels if labels else sample_image
@@ -120,6 +136,10 @@ def evaluate(moved_labels, fixed_labels, field, as_json) -> None:
     \b
     deepsimreg evaluate result/moved_labels.nii.gz fixed_labels.nii.gz --field result/field.nii.gz --json
     """
+    from deepsimreg.image import as_image, check_same_grid
+    from deepsimreg.itk import read_field
+    from deepsimreg.metrics import indexed_labels, label_metrics, smoothness
+
     moved, fixed = as_image(moved_labels, "moved labels"), as_image(fixed_labels, "fixed labels")
     check_same_grid(moved, fixed)
     a, b, classes = indexed_labels(moved.data, fixed.data)
@@ -133,6 +153,8 @@ def evaluate(moved_labels, fixed_labels, field, as_json) -> None:
 @JSON
 def models(as_json) -> None:
     """The pretrained networks that come with the package."""
+    from deepsimreg.pretrained import pretrained
+
     known = pretrained()
     if as_json:
         click.echo(json.dumps(known))

@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from deepsimreg.io import read_image
@@ -72,7 +73,12 @@ def as_image(source: ImageLike | Image, what: str, spacing: Sequence[float] | No
     if affine is not None:
         while array.ndim > 2 and array.shape[-1] == 1:
             array = array[..., 0]
-    dtype = np.dtype(str(array.dtype).removeprefix("torch.")) if isinstance(array, Tensor) else array.dtype
+    if isinstance(array, Tensor):
+        array = array.float() if array.dtype == torch.bfloat16 else array  # numpy has no such type
+        array = array.clone() if array.is_inference() else array
+        dtype = np.dtype(str(array.dtype).removeprefix("torch."))
+    else:
+        dtype = array.dtype
     data = array if isinstance(array, Tensor) else torch.from_numpy(np.ascontiguousarray(array).astype(_plain(dtype)))
     if data.ndim in (2, 3):
         data = data[None, None]
@@ -84,7 +90,7 @@ def as_image(source: ImageLike | Image, what: str, spacing: Sequence[float] | No
     if not data.numel():
         raise ValueError(f"{name} is empty, its shape is {tuple(array.shape)}: give an image with voxels")
     if data.is_floating_point() and not torch.isfinite(data).all():
-        raise ValueError(f"{name} holds NaN or infinite values: mend the image before it is registered")
+        raise ValueError(f"{name} contains NaN or inf; fix the image first")
     placed = affine is not None
     if not placed:
         steps = [1.0] * (data.ndim - 2) if spacing is None else [float(step) for step in spacing]
@@ -153,6 +159,22 @@ def positions(matrix: np.ndarray, displacement: Tensor) -> Tensor:
     m = torch.as_tensor(matrix, dtype=torch.float32, device=displacement.device)
     ndim = displacement.shape[1]
     return torch.einsum("ij,nj...->ni...", m[:ndim, :ndim], x) + m[:ndim, ndim].view(1, -1, *[1] * ndim)
+
+
+def antialiased(values: Tensor, matrix: np.ndarray) -> Tensor:
+    """Values (N, C, *spatial), smoothed along the axes on which a coarser grid will sample them.
+
+    matrix: (D + 1, D + 1), voxels of that grid to voxels of the values; f, the length of its row, is how many voxels a
+    step of the grid spans along an axis. The Gaussian's σ = √((f² − 1) / (8 ln 2)) voxels makes a point of width 1 one
+    of width f (Cardoso et al., Scale factor point spread function matching, MICCAI 2015).
+    """
+    ndim = values.ndim - 2
+    spans = np.linalg.norm(matrix[:ndim, :ndim], axis=1)
+    sigma = np.sqrt(np.maximum(spans**2 - 1, 0) / (8 * np.log(2)))
+    if sigma.max() < 0.05:
+        return values
+    smooth = gaussian_filter(values.cpu().numpy(), (0, 0, *sigma), mode="nearest")
+    return torch.from_numpy(smooth).to(values)
 
 
 def field_positions(path: str | Path, moving: Image) -> tuple[Tensor, np.ndarray]:

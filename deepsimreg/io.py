@@ -101,6 +101,18 @@ def write_image(path: str | Path, array: np.ndarray, spacing=None, affine: np.nd
         partial.unlink(missing_ok=True)
 
 
+def check_writable(folder: str | Path) -> None:
+    """Make a folder for results. DataError if it cannot be made or written: better before the work than after it."""
+    folder = Path(folder)
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written ({error.strerror}): choose another folder, or free it") from error
+
+
 def _suffix(path: Path) -> str:
     for suffix in (*NIFTI, *TIFF):
         if path.name.lower().endswith(suffix):

@@ -2,7 +2,7 @@
 
 Overlap: Dice_k = 2 |A_k ∩ B_k| / (|A_k| + |B_k|) (Dice, 1945), labels warped with nearest neighbours.
 Distance: HD95_k = max(q95 d(A_k → B_k), q95 d(B_k → A_k)) in mm, over the surface voxels of class k.
-Smoothness: J(x) = det(I + ∇u(x)); the share of J ≤ 0 (folds), and the SD of log J over the other voxels.
+Smoothness: J(x) = det(I + ∇u(x)); the fraction of J ≤ 0 (folds), and the SD of log J over the other voxels.
 Truth, where it is known: the target registration error, mean |u - u_true| in mm.
 
 The paper's mean Dice has the background in it; `dice_foreground` leaves it out. The paper's σ²(log|J|) is
@@ -32,10 +32,11 @@ def evaluate_pair(
 
     displacement: (1, D, *spatial), voxels; None for the pair before registration. Labels: (1, 1, *spatial)
     integers below len(classes), class 0 the background. spacing: mm, array axis order. truth: the known
-    displacement, (1, D, *spatial), voxels.
+    displacement, (1, D, *spatial), voxels. published: also the papers' own measure of smoothness. All may lie on any
+    device.
 
     Keys: `dice`, `dice_foreground`, `dice_<class>`, `pixel_accuracy`; `hd95`, `hd95_<class>` (mm); `folds`
-    (share of voxels), `sd_log_jacobian`, `jacobian_variance_published`; `target_registration_error` (mm).
+    (fraction of voxels), `sd_log_jacobian`; `jacobian_variance_published`; `target_registration_error` (mm).
     """
     spatial = fixed_label.shape[2:]
     if len(spacing) != len(spatial):
@@ -46,8 +47,9 @@ def evaluate_pair(
     if displacement.shape != expected:
         raise ValueError(f"displacement is {tuple(displacement.shape)}; on the fixed grid it is {expected}")
     if not torch.isfinite(displacement).all():
-        raise ValueError("displacement holds NaN or infinite values: the registration has diverged")
+        raise ValueError("displacement contains NaN or inf: the registration has diverged")
     displacement = displacement.detach()
+    moving_label, fixed_label = moving_label.to(displacement.device), fixed_label.to(displacement.device)
     moved_label = warp_labels(moving_label, displacement)
     return {
         **label_metrics(moved_label, fixed_label, classes, spacing),
@@ -135,7 +137,7 @@ def hausdorff_distance_95(a: Tensor, b: Tensor, spacing: Sequence[float]) -> flo
 
 
 def smoothness(displacement: Tensor) -> dict[str, float]:
-    """`folds`: share of J ≤ 0; `sd_log_jacobian` over the rest; `jacobian_variance_published`.
+    """`folds`: fraction of J ≤ 0; `sd_log_jacobian` over the rest.
 
     displacement: (1, D, *spatial), voxels. J is the same in mm: an axis-wise scale cancels in det(I + ∇u).
     """

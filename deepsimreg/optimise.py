@@ -4,10 +4,11 @@
 
 M and F are what the similarity compares: grey values, descriptors or features, extracted once and pulled through Φ, or
 extracted anew from the pulled image after every step. u is exp(v), v a stationary velocity that is integrated by
-scaling and squaring (Arsigny et al., MICCAI 2006), or v itself. v starts at rest, or at a network's displacement,
+scaling and squaring (Arsigny et al., MICCAI 2006), or v itself. v starts at zero, or at a network's displacement,
 brought to the grid of the first level. It lives on a grid of `grid` voxels, the comparison on one of `resolution`
-voxels: position i of a grid of r voxels is the centre of the voxels r·i … r·i + r − 1. Adam does the steps; the best of
-each level is kept, and a level ends early when it no longer improves.
+voxels: position i of a grid of r voxels is the centre of the voxels r·i … r·i + r − 1. Both are counted in the finest
+spacing, so that an axis of thick slices is pooled less. Adam does the steps; the best of each level is kept, and a
+level ends early when it no longer improves.
 """
 
 import itertools
@@ -26,6 +27,7 @@ from deepsimreg.losses.regularisers import diffusion
 from deepsimreg.warps import crop, displacement_at, grid_step, integrate, pooled, upsample, warp_image
 
 MODELS = ("velocity", "displacement")
+EXTRACT = ("once", "always")
 LEARNING_RATE = 0.15  # of Adam, in control points
 CONTROL_POINTS = 5  # at least, along the sides of the coarsest level: fewer mislead the levels that follow
 CORRECTIONS = 5  # of the velocity of a displacement that is started from
@@ -35,7 +37,9 @@ PATIENCE = 10  # steps without an improvement of more than `tolerance` that end 
 
 @dataclass(frozen=True)
 class Level:
-    """One level of the optimisation: voxels of a position that is compared, voxels of a control point, and steps."""
+    """One level: size of a position that is compared, and of a control point, both in voxels of the finest spacing;
+    and steps.
+    """
 
     resolution: int
     grid: int
@@ -47,6 +51,15 @@ class Level:
         powers = all(value > 0 and value & (value - 1) == 0 for value in (self.resolution, self.grid))
         if not powers or self.grid < self.resolution or self.steps < 0:
             raise ValueError(f"{self}: resolution and grid must be powers of two, grid the larger, steps not negative")
+
+    def factors(self, ndim: int, spacing: Sequence[float] | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Voxels of a position and of a control point along each axis: powers of two whose size in mm is nearest."""
+        ratios = [1.0] * ndim if spacing is None else [step / min(spacing) for step in spacing]
+        return tuple(tuple(_nearest_power(size / ratio) for ratio in ratios) for size in (self.resolution, self.grid))
+
+
+def _nearest_power(value: float) -> int:
+    return 2 ** max(0, round(math.log2(value)))
 
 
 @contextmanager
@@ -60,16 +73,21 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         module.train(training)
 
 
-def default_levels(shape: Sequence[int], started: bool = False) -> list[Level]:
-    """Coarse to fine, for a pair of that many voxels a side: at most 8, 4, 2 and 1 voxels a position, a control point
-    every four positions, and on the coarsest at least `CONTROL_POINTS` of them along each side; in a volume along all
-    but the shortest, which may be that of a few thick slices.
+def default_levels(shape: Sequence[int], spacing: Sequence[float] | None = None, started: bool = False) -> list[Level]:
+    """Coarse to fine: at most 8, 4, 2 and 1 voxels of the finest spacing per position, a control point every four
+    positions, and on the coarsest at least `CONTROL_POINTS` of them along each side; in a volume along all but the
+    shortest, which may be that of a few thick slices.
 
-    started: there is a displacement to start from; then no control grid is coarser than `START_GRID`.
+    shape: voxels. spacing: mm, array axis order; None: the same along all axes. started: there is a displacement to
+    start from; then no control grid is coarser than `START_GRID`.
     """
-    side = sorted(shape)[-2]
-    coarse = [r for r in (8, 4, 2) if -(-side // (4 * r)) >= CONTROL_POINTS]
-    return [*(Level(r, 4 * r, 30) for r in coarse if not started or 4 * r <= START_GRID), Level(1, 4, 20)]
+    levels = [Level(r, 4 * r, 30) for r in (8, 4, 2) if not started or 4 * r <= START_GRID]
+
+    def points(level: Level) -> int:
+        grid = level.factors(len(shape), spacing)[1]
+        return sorted(-(-size // step) for size, step in zip(shape, grid, strict=True))[-2]
+
+    return [*(level for level in levels if points(level) >= CONTROL_POINTS), Level(1, 4, 20)]
 
 
 @dataclass(frozen=True)
@@ -86,6 +104,26 @@ class Optimised:
     losses: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class _Field:
+    """How a field on a control grid becomes a displacement: as it is, or as the flow of a velocity."""
+
+    model: str
+    squarings: int
+
+    def flow(self, field: Tensor) -> Tensor:
+        return integrate(field, self.squarings) if self.model == "velocity" else field
+
+    def started_from(self, displacement: Tensor, grid: Sequence[int]) -> Tensor:
+        """The field on a grid whose flow is a displacement, found by correcting it with what its flow lacks."""
+        with torch.no_grad():
+            start = pooled(displacement, grid) / _column(grid, displacement)
+            field = start
+            for _ in range(CORRECTIONS if self.model == "velocity" else 0):
+                field = field + start - self.flow(field)
+        return field
+
+
 def optimise(
     moving: Tensor,
     fixed: Tensor,
@@ -96,123 +134,121 @@ def optimise(
     start: Tensor | None = None,
     model: str = "velocity",
     extract: str = "once",
-    symmetric: bool = False,
     learning_rate: float = LEARNING_RATE,
     squarings: int = 5,
     tolerance: float = 1e-4,
     progress: bool = True,
     observe: Callable[[int, Callable[[], Tensor]], None] | None = None,
 ) -> Optimised:
-    """Optimise the displacement of a batch of pairs.
+    """Optimise the displacement of a batch of pairs; gradients are kept here whatever mode the caller is in.
 
     Args:
         moving, fixed: (N, C, *spatial), the same shape.
         similarity: what is compared.
-        lam: weight λ of the diffusion regulariser.
+        lam: weight λ of the diffusion regulariser, whose derivatives are in mm per mm.
         levels: coarse to fine.
-        spacing: mm, array axis order, for the regulariser; None: the same along all axes.
-        start: displacement (N, D, *spatial), voxels, to start from; None: from rest.
+        spacing: mm, array axis order; None: the same along all axes.
+        start: displacement (N, D, *spatial), voxels, to start from; None: from the identity.
         model: "velocity", which is invertible, or "displacement".
         extract: "once", then warp what was extracted; or "always", from the warped image.
-        symmetric: also pull the fixed image onto the moving one, by exp(−v).
         learning_rate: of Adam, in control points.
         squarings: of the velocity's integration.
-        tolerance: a level ends when `PATIENCE` steps have not lowered the loss by that share.
+        tolerance: a level ends when `PATIENCE` steps have not lowered the loss by that fraction.
         progress: show a bar.
         observe: called after each step with its number and a function that gives the displacement so far.
 
-    Raises:
-        FloatingPointError: the loss is not finite.
-        ValueError: an option that is not offered, or two that exclude each other.
+    Raises FloatingPointError if the loss is not finite, ValueError for an option that is not offered.
     """
+    _check_options(lam, levels, model, extract)
+    kind, shape, ndim = _Field(model, squarings), fixed.shape[2:], fixed.ndim - 2
+    with torch.no_grad(), evaluating(similarity):
+        maps = _halves(similarity.maps(torch.cat([moving, fixed]))) if extract == "once" else None
+    field, grid, losses = None, None, []
+    bar = tqdm(
+        total=sum(level.steps for level in levels), desc="register", unit="step", disable=not progress, leave=False
+    )
+    with bar, evaluating(similarity):
+        for level in levels:
+            resolution, finer = level.factors(ndim, spacing)
+            coarse = [-(-size // step) for size, step in zip(shape, finer, strict=True)]
+            if field is None:
+                rest = fixed.new_zeros(len(fixed), ndim, *coarse)
+                field = rest if start is None else kind.started_from(start, finer)
+            else:
+                field = _finer(field, grid, finer, coarse)
+            grid = finer
+            pair = _Pair(moving, fixed, similarity, maps, resolution, grid, kind, spacing)
+
+            def watch(field: Tensor, grid: Sequence[int] = grid) -> None:
+                if observe is not None:
+                    observe(len(losses), partial(_displacement, kind, field, grid, shape))
+
+            field = _descend(field, pair, level.steps, lam, learning_rate, tolerance, losses, bar, watch)
+    displacement = _displacement(kind, field, grid, shape)
+    return Optimised(displacement, field if model == "velocity" else None, tuple(losses))
+
+
+def _check_options(lam: float, levels: Sequence[Level], model: str, extract: str) -> None:
     if model not in MODELS:
         raise ValueError(f"model is {model!r}: choose one of {', '.join(MODELS)}")
-    if extract not in ("once", "always"):
+    if extract not in EXTRACT:
         raise ValueError(f"extract is {extract!r}: choose once or always")
-    if symmetric and model != "velocity":
-        raise ValueError("symmetric needs the model velocity: only then the inverse is known at each step")
     if not levels or any(fine.grid > coarse.grid for coarse, fine in itertools.pairwise(levels)):
         raise ValueError(f"levels {tuple(levels)}: give at least one, their grids from coarse to fine")
     if not (math.isfinite(lam) and lam >= 0):
         raise ValueError(f"lam is {lam}: give a weight of 0 or more")
-    shape, ndim = fixed.shape[2:], fixed.ndim - 2
-    with torch.no_grad(), evaluating(similarity):
-        maps = _halves(similarity.maps(torch.cat([moving, fixed]))) if extract == "once" else None
 
-    @torch.no_grad()
-    def displacement_of(velocity: Tensor, grid: int) -> Tensor:
-        return _finer(_flow(velocity, model, squarings), grid, 1, shape)
 
-    velocity, grid, losses = None, None, []
-    total = sum(level.steps for level in levels)
-    bar = tqdm(total=total, desc="register", unit="step", leave=False, disable=not progress)
-    with bar, evaluating(similarity):
-        for level in levels:
-            coarse = [-(-size // level.grid) for size in shape]
-            if velocity is None and start is None:
-                velocity = torch.zeros(len(fixed), ndim, *coarse, device=fixed.device)
-            elif velocity is None:
-                velocity = _velocity(pooled(start, level.grid) / level.grid, model, squarings)
-            else:
-                velocity = _finer(velocity, grid, level.grid, coarse)
-            grid = level.grid
-            pair = _Pair(moving, fixed, similarity, maps, level, model, squarings, symmetric)
-            watch = None if observe is None else lambda v, g=grid: observe(len(losses), partial(displacement_of, v, g))
-            velocity = _descend(velocity, pair, lam, spacing, learning_rate, tolerance, losses, bar, watch)
-    displacement = displacement_of(velocity, grid)
-    return Optimised(displacement, velocity if model == "velocity" else None, tuple(losses))
+@torch.no_grad()
+def _displacement(kind: _Field, field: Tensor, grid: Sequence[int], shape: Sequence[int]) -> Tensor:
+    return _finer(kind.flow(field), grid, [1] * len(grid), shape)
 
 
 class _Pair:
     """What is compared on one level: at its resolution, or at that of the finest map if all are coarser."""
 
-    def __init__(self, moving, fixed, similarity, maps, level, model, squarings, symmetric):
-        self.similarity, self.level, self.model, self.squarings = similarity, level, model, squarings
-        self.symmetric = symmetric
-        resolution = level.resolution if maps is None else max(level.resolution, min(_steps(maps, fixed.shape[2:])))
-        self.resolution = min(resolution, level.grid)
-        self.shape = [-(-size // self.resolution) for size in fixed.shape[2:]]
+    def __init__(self, moving, fixed, similarity, maps, resolution, grid, kind, spacing):
+        self.similarity, self.grid, self.kind = similarity, grid, kind
+        shape = fixed.shape[2:]
+        if maps is not None:
+            finest = [min(steps) for steps in zip(*_steps(maps, shape), strict=True)]
+            resolution = [max(wanted, there) for wanted, there in zip(resolution, finest, strict=True)]
+        self.resolution = [min(position, point) for position, point in zip(resolution, grid, strict=True)]
+        self.shape = [-(-size // step) for size, step in zip(shape, self.resolution, strict=True)]
         self.images = [pooled(image, self.resolution) for image in (moving, fixed)]
         self.maps = None if maps is None else [_at(one, self.shape) for one in maps]
         if maps is not None:
             with torch.no_grad():
-                self.measures = [similarity.against(one) for one in self.maps]
+                self.measure = similarity.against(self.maps[1])
+        ratios = [step / min(grid) for step in grid]  # the field counts in steps of the grid
+        uneven = spacing is not None or max(ratios) > 1
+        self.spacing = [r * s for r, s in zip(ratios, spacing or [1.0] * len(grid), strict=True)] if uneven else None
 
-    def terms(self, velocity: Tensor, spacing: Sequence[float] | None) -> tuple[Tensor, Tensor]:
-        """Similarity and regulariser of a velocity on the level's grid."""
-        flow = _flow(velocity, self.model, self.squarings)
-        displacement = self._finer(flow)
-        regulariser = diffusion(flow, spacing)
-        loss = self._compare(displacement, 0, 1)
-        if self.symmetric:
-            back = self._finer(_flow(-velocity, self.model, self.squarings))
-            loss = (loss + self._compare(back, 1, 0)) / 2
-        return loss, regulariser
-
-    def _finer(self, flow: Tensor) -> Tensor:
-        return _finer(flow, self.level.grid, self.resolution, self.shape)
-
-    def _compare(self, displacement: Tensor, moving: int, fixed: int) -> Tensor:
+    def terms(self, field: Tensor) -> tuple[Tensor, Tensor]:
+        """Similarity and regulariser of a field on the level's grid."""
+        flow = self.kind.flow(field)
+        displacement = _finer(flow, self.grid, self.resolution, self.shape)
+        regulariser = diffusion(flow, self.spacing)
         if self.maps is None:
-            return self.similarity(warp_image(self.images[moving], displacement), self.images[fixed])
-        return self.measures[fixed](_warped(self.maps[moving], displacement))
+            return self.similarity(warp_image(self.images[0], displacement), self.images[1]), regulariser
+        return self.measure(_warped(self.maps[0], displacement)), regulariser
 
 
-def _descend(velocity, pair, lam, spacing, learning_rate, tolerance, losses, bar, watch) -> Tensor:
-    """The best velocity of a level."""
-    velocity = velocity.detach().requires_grad_()
-    optimizer = torch.optim.Adam([velocity], lr=learning_rate)
-    best, lowest, mark, waited = velocity.detach().clone(), math.inf, math.inf, 0
-    for step in range(pair.level.steps + 1):
-        last = step == pair.level.steps  # is measured, and not followed by another
+def _descend(field, pair, steps, lam, learning_rate, tolerance, losses, bar, watch) -> Tensor:
+    """The best field of a level."""
+    field = field.detach().requires_grad_()
+    optimizer = torch.optim.Adam([field], lr=learning_rate)
+    best, lowest, mark, waited = field.detach().clone(), math.inf, math.inf, 0
+    for step in range(steps + 1):
+        last = step == steps  # is measured, and not followed by another
         with torch.set_grad_enabled(not last):
-            similarity, regulariser = pair.terms(velocity, spacing)
-        loss = similarity + lam * regulariser
+            similarity, regulariser = pair.terms(field)
+            loss = similarity + lam * regulariser
         value = loss.item()
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss is {value} at step {len(losses) + 1}: lower learning_rate")
         if value < lowest:
-            best, lowest = velocity.detach().clone(), value
+            best, lowest = field.detach().clone(), value
         if last:
             break
         losses.append(value)
@@ -225,8 +261,7 @@ def _descend(velocity, pair, lam, spacing, learning_rate, tolerance, losses, bar
         loss.backward()
         optimizer.step()
         bar.update()
-        if watch is not None:
-            watch(velocity)
+        watch(field)
     return best
 
 
@@ -237,10 +272,10 @@ def _halves(maps):
     return list(zip(*(_halves(one) for one in maps), strict=True))
 
 
-def _steps(maps, shape: Sequence[int]) -> list[int]:
-    """Voxels of a position of each map."""
+def _steps(maps, shape: Sequence[int]) -> list[list[int]]:
+    """Voxels of a position along each axis, of each map."""
     if isinstance(maps, Tensor):
-        return [max(grid_step(size, own) for size, own in zip(shape, maps.shape[2:], strict=True))]
+        return [[grid_step(size, own) for size, own in zip(shape, maps.shape[2:], strict=True)]]
     return [step for one in maps for step in _steps(one, shape)]
 
 
@@ -260,20 +295,12 @@ def _warped(maps, displacement: Tensor):
     return [_warped(one, displacement) for one in maps]
 
 
-@torch.no_grad()
-def _velocity(displacement: Tensor, model: str, squarings: int) -> Tensor:
-    """The velocity whose flow is a displacement, in steps of its grid, by correcting it with what its flow lacks."""
-    velocity = displacement
-    for _ in range(CORRECTIONS if model == "velocity" else 0):
-        velocity = velocity + displacement - integrate(velocity, squarings)
-    return velocity
-
-
-def _flow(velocity: Tensor, model: str, squarings: int) -> Tensor:
-    return integrate(velocity, squarings) if model == "velocity" else velocity
-
-
-def _finer(field: Tensor, grid: int, target: int, shape: Sequence[int]) -> Tensor:
+def _finer(field: Tensor, grid: Sequence[int], target: Sequence[int], shape: Sequence[int]) -> Tensor:
     """A field in steps of its grid, on a finer grid of that shape, in steps of it."""
-    factor = grid // target
-    return crop(upsample(field, factor) * factor, shape) if factor > 1 else field
+    factors = [step // other for step, other in zip(grid, target, strict=True)]
+    return crop(upsample(field, factors) * _column(factors, field), shape) if max(factors) > 1 else field
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    """One value per axis, shaped to multiply the components of (N, D, *spatial)."""
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, *[1] * len(values))

@@ -7,11 +7,12 @@ their checksums.
 import hashlib
 import json
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from deepsimreg.errors import WeightsError
-from deepsimreg.models.store import load_model
+
+if TYPE_CHECKING:
+    from torch import nn
 
 WEIGHTS = Path(__file__).parent / "weights"
 INDEX = WEIGHTS / "index.json"
@@ -26,7 +27,7 @@ def pretrained(index: Path | None = None) -> dict[str, dict]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def load(name: str | Path, kind: type[nn.Module] | None = None) -> nn.Module:
+def load(name: str | Path, kind: "type[nn.Module] | None" = None) -> "nn.Module":
     """A network by the name of a pretrained one or by the path of its weights, in evaluation mode and float32.
 
     Args:
@@ -36,6 +37,8 @@ def load(name: str | Path, kind: type[nn.Module] | None = None) -> nn.Module:
     Raises:
         WeightsError: no such name or file, a file that is damaged, or another network than `kind`.
     """
+    from deepsimreg.models.store import load_model  # loads torch, which the index does not need
+
     known = pretrained()
     if str(name) not in known:
         if not Path(name).suffix:

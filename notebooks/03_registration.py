@@ -79,7 +79,7 @@ still = torch.zeros(1, data.ndim, *data.shape)
 
 def between(image, label):
     """The similarity of an image and the fixed one, as they are."""
-    return measure.compare(Alignment(image, fixed, still, label, labels["fixed_label"])).item()
+    return measure.compare(Alignment(image, fixed, still, label, labels["fixed_label"], len(data.classes))).item()
 
 
 print(f"fixed with itself        {between(fixed, labels['fixed_label']):.2f}")

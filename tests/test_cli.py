@@ -75,7 +75,6 @@ def test_errors_name_the_file_and_end_with_one(files):
     done = call("register", files / "cut.nii.gz", files / "fixed.nii.gz", "--out", files / "out")
     assert done.exit_code == 1
     assert "cut.nii.gz is truncated" in done.stderr
-    assert not (files / "out").exists()
     done = call(
         "register", files / "moving.nii.gz", files / "fixed.nii.gz", "--out", files / "out", "--similarity", "nc"
     )
@@ -95,9 +94,11 @@ def test_errors_name_the_file_and_end_with_one(files):
     assert "needs --labels" in done.stderr
 
 
-def test_help_has_examples():
-    for command in ("register", "apply", "evaluate", "fetch"):
+def test_help_has_examples_and_the_commands_of_other_floors():
+    for command in ("register", "apply", "evaluate"):
         assert f"deepsimreg {command}" in call(command, "--help").stdout
+    assert "fetch" in call("--help").stdout
+    assert "--url" in call("fetch", "--help").stdout
 
 
 def test_fetch_says_what_must_be_got_by_hand(tmp_path, monkeypatch):
@@ -105,3 +106,37 @@ def test_fetch_says_what_must_be_got_by_hand(tmp_path, monkeypatch):
     done = call("fetch", "brain-mri")
     assert done.exit_code == 1
     assert "brain" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("out of memory"),
+        MemoryError(),
+        PermissionError(13, "denied"),
+    ],
+    ids=repr,
+)
+def test_errors_of_the_machine_are_one_line(files, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("deepsimreg.transform.Registration.save", fails)
+    given = ["--similarity", "mse", "--lam", "0.001", "--steps", "1"]
+    done = call("register", files / "moving.nii.gz", files / "fixed.nii.gz", "--out", files / "out", *given)
+    assert done.exit_code == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert (str(error) or "MemoryError") in last
+    assert not done.exception or isinstance(done.exception, SystemExit)
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_work(files, monkeypatch):
+    monkeypatch.setattr("deepsimreg.registration.optimise", lambda *_, **__: pytest.fail("the work has begun"))
+    (files / "taken").write_text("a file")
+    given = ("register", files / "moving.nii.gz", files / "fixed.nii.gz", "--out")
+    done = call(*given, files / "taken" / "below")
+    assert done.exit_code == 1
+    assert "taken/below cannot be written" in done.stderr
+    assert "choose another folder" in done.stderr

@@ -16,12 +16,13 @@ from deepsimreg.losses import (
     NMI,
     SIMILARITIES,
     Alignment,
+    ClassProbabilities,
     DeepSim,
     SupervisedNCC,
     WeightedSum,
     build_similarity,
     diffusion,
-    required_extractor,
+    required_extractors,
 )
 from deepsimreg.models import UNet
 from deepsimreg.warps import displacement_at, warp_image, warp_one_hot
@@ -141,7 +142,7 @@ def test_gradients_of_the_intensity_losses(shape):
 @pytest.mark.parametrize("zero_mean", [False, True])
 def test_deepsim_by_definition(shape, levels, zero_mean):
     moved, fixed = pair(shape)
-    encoder = TinyEncoder(len(shape))
+    encoder = TinyEncoder(len(shape)).eval()
     loss = DeepSim(encoder, levels, zero_mean)(moved, fixed).item()
     with torch.no_grad():
         features = encoder.features(moved), encoder.features(fixed)
@@ -308,17 +309,15 @@ def test_registry_builds_what_it_names():
     for name in SIMILARITIES:
         assert build_similarity(name, encoders)(moved, fixed).item() > 0
     assert build_similarity("deepsim-seg", encoders, levels=(1, 3)).levels == (1, 3)
-    assert build_similarity("deepsim-ae", encoders).extractor is encoders["ae"]
     assert build_similarity("ncc", window=5).window == 5
-    needed = {name: required_extractor(name) for name in ("mse", "ncc", "deepsim-seg", "deepsim-ae")}
-    assert needed == {"mse": None, "ncc": None, "deepsim-seg": "seg", "deepsim-ae": "ae"}
+    assert required_extractors(["mse", "ncc", "deepsim-seg", "classes-seg", "deepsim-ae"]) == ["seg", "ae"]
 
 
 def test_registry_errors_say_what_to_do():
     with pytest.raises(ValueError, match=r"'ssd'.*deepsim-seg"):
         build_similarity("ssd")
-    with pytest.raises(ValueError, match="choose one of mse"):
-        required_extractor("ssd")
+    with pytest.raises(ValueError, match="unknown similarity 'ssd'; there is: mse, ncc"):
+        required_extractors(["ssd"])
     with pytest.raises(ValueError, match=r"'seg'.*02_feature_extractor"):
         build_similarity("deepsim-seg", {"ae": TinyEncoder(2)})
     with pytest.raises(TypeError, match="windw"):
@@ -358,7 +357,7 @@ def alignment(shape, dtype=torch.float64, size=0.0, seed=0):
     coarse = torch.rand(1, len(shape), *[3] * len(shape), generator=generator, dtype=dtype) * 2 - 1
     mode = ["bilinear", "trilinear"][len(shape) - 2]
     displacement = size * functional.interpolate(coarse, shape, mode=mode, align_corners=True)
-    return Alignment(moving, fixed, displacement, *labels)
+    return Alignment(moving, fixed, displacement, *labels, 3)
 
 
 @each_rank
@@ -388,8 +387,60 @@ def test_the_gradient_of_the_labels_reaches_the_displacement():
     flat = replace(pairs, moving=torch.zeros_like(pairs.moving), displacement=pairs.displacement.requires_grad_())
     SupervisedNCC().compare(flat).backward()
     assert pairs.displacement.grad.abs().max() > 0
-    with pytest.raises(ValueError, match="give moving_label and fixed_label"):
+    with pytest.raises(ValueError, match="give moving_label, fixed_label and classes"):
         SupervisedNCC().compare(replace(pairs, fixed_label=None))
+
+
+def test_a_far_voxel_of_a_rare_class_changes_the_labels_term_by_that_voxel_only():
+    """The number of classes is the dataset's, not the one that a batch happens to show."""
+    pairs = replace(alignment((24, 24), size=1.5), classes=36)
+    rare = pairs.moving_label.clone()
+    rare[..., -1, -1] = 35
+    grey = NCC().compare(pairs)
+    few, more = (
+        (SupervisedNCC().compare(replace(pairs, moving_label=label)) - grey).item()
+        for label in (pairs.moving_label, rare)
+    )
+    assert more == pytest.approx(few, rel=0.01)
+    assert few == pytest.approx(12 * (SupervisedNCC().compare(replace(pairs, classes=3)) - grey).item() / 144)
+
+
+class Dropping(nn.Module):
+    """Dropout and batch norm: what it says depends on its mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.5))
+
+    def forward(self, image):
+        return self.layers(image)
+
+    def features(self, image):
+        return [self(image)]
+
+
+@pytest.mark.parametrize("loss", [DeepSim, ClassProbabilities])
+def test_a_network_that_is_looked_through_is_left_as_it_was(loss):
+    network = Dropping().train()
+    measure = loss(network)
+    moved, fixed = (image.requires_grad_() for image in pair((16, 16)))
+    value = measure.train()(moved, fixed)
+    value.backward()
+    assert value == measure(moved, fixed), "evaluation mode, whatever its parent is in"
+    assert moved.grad.abs().max() > 0
+    assert network.training
+    assert all(module.training for module in network.modules())
+    assert all(weight.requires_grad and weight.grad is None for weight in network.parameters())
+    assert network.layers[1].num_batches_tracked == 0
+    assert not any(weight.requires_grad for weight in measure.parameters())
+
+
+def test_every_similarity_takes_bfloat16():
+    encoders = {"seg": UNet(2, 3, channels=[4, 6, 8]), "ae": TinyEncoder(2), "vgg": TinyEncoder(2)}
+    moved, fixed = (image.bfloat16() for image in pair((16, 16)))
+    for name in SIMILARITIES:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.isfinite(build_similarity(name, encoders)(moved, fixed))
 
 
 def test_weighted_sum():

@@ -104,11 +104,9 @@ def test_hd95_of_a_shifted_box_is_the_shift_in_mm():
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_identity_is_smooth(shape):
-    assert smoothness(torch.zeros(1, len(shape), *shape)) == {
-        "folds": 0,
-        "sd_log_jacobian": 0,
-        "jacobian_variance_published": 0,
-    }
+    still = torch.zeros(1, len(shape), *shape)
+    assert smoothness(still) == {"folds": 0, "sd_log_jacobian": 0}
+    assert jacobian_variance_published(still) == 0
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -139,7 +137,19 @@ def test_folds_of_a_mirrored_band_and_how_the_published_number_misses_them():
     central = np.gradient(np.concatenate([[0], np.cumsum(rate.numpy())[:-1]]))
     assert result["folds"] == pytest.approx(np.mean(central <= 0)) == 11 / 40
     assert result["sd_log_jacobian"] == pytest.approx(0, abs=1e-6)
-    assert result["jacobian_variance_published"] == pytest.approx(0, abs=1e-12)
+    assert jacobian_variance_published(displacement) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_published_number_is_computed_only_where_it_is_asked_for(monkeypatch):
+    def asked(*_):
+        raise AssertionError("nobody asked for it")
+
+    monkeypatch.setattr("deepsimreg.metrics.jacobian_variance_published", asked)
+    label = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    found = evaluate_pair(torch.zeros(1, 2, 8, 8), label, label, ("background", "cell"), (1.0, 1.0))
+    assert "jacobian_variance_published" not in found
+    with pytest.raises(AssertionError, match="nobody asked"):
+        evaluate_pair(torch.zeros(1, 2, 8, 8), label, label, ("background", "cell"), (1.0, 1.0), published=True)
 
 
 @pytest.mark.parametrize("shape", [(6, 7), (4, 5, 6)])

@@ -17,7 +17,6 @@ from deepsimreg.paper.readme import BLOCK, filled
 from deepsimreg.paths import PROJECT
 
 
-
 def canonical(name: str) -> str:
     return name.lower().replace("_", "-")
 

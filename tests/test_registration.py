@@ -1,15 +1,20 @@
 """register(): physics, grids and spacings, what it takes and what it refuses; files that other tools read."""
 
+import subprocess
+import sys
+
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
 import torch
+from scipy import ndimage
 
 from deepsimreg import register
 from deepsimreg.data import load_dataset
 from deepsimreg.errors import WeightsError
+from deepsimreg.image import antialiased
 from deepsimreg.losses import MSE, DeepSim, FeatureFunction, Similarity, similarity_terms
 from deepsimreg.metrics import evaluate_pair
 from deepsimreg.models import UNet, VoxelMorph, save_model
@@ -59,9 +64,7 @@ def test_an_image_with_itself_stays_where_it_is_at_odd_sizes(shape, similarity):
 
 
 @SHAPES
-@pytest.mark.parametrize(
-    "options", [{}, {"model": "displacement"}, {"symmetric": True}, {"extract": "always"}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"model": "displacement"}, {"extract": "always"}], ids=str)
 def test_a_known_smooth_warp_is_recovered(shape, options):
     moving, truth = smooth(shape), bump(shape)
     fixed = warp_image(moving, truth)
@@ -298,11 +301,11 @@ def refusals():
     return [
         ((torch.rand(0, 4), plane, "ncc"), "moving is empty"),
         ((plane, torch.full((16, 16), 0.5), "ncc"), "fixed is constant, every voxel is 0.5"),
-        ((plane, hole, "ncc"), "fixed holds NaN"),
+        ((plane, hole, "ncc"), "fixed contains NaN or inf; fix the image first"),
         ((plane, volume, "ncc"), "moving has 2 axes and fixed 3"),
         ((torch.rand(1, 1, 16, 16), torch.rand(1, 2, 16, 16), "ncc"), "moving has 1 channels and fixed 2"),
         ((torch.rand(2, 1, 16, 16), plane, "ncc"), "moving has 2 images and fixed 1"),
-        ((plane, plane, "nccc"), "unknown similarity 'nccc'; choose one of mse, ncc"),
+        ((plane, plane, "nccc"), "unknown similarity 'nccc'; there is: mse, ncc"),
         ((plane, plane, "ncc + ncc"), "each name once"),
         ((plane, plane, "-1 ncc"), "positive weight"),
         ((plane, plane, "deepsim-seg"), "compares features: give extractor"),
@@ -330,7 +333,6 @@ def test_bad_options_are_refused():
         ({"levels": [(2, 6, 10)]}, "powers of two"),
         ({"levels": [(1, 4, 10), (1, 8, 10)]}, "from coarse to fine"),
         ({"spacing": (1.0,)}, "2 positive values"),
-        ({"symmetric": True, "model": "displacement"}, "symmetric needs"),
         ({"labels": torch.zeros(8, 8)}, "give one on the grid of moving"),
         ({"labels": [torch.zeros(16, 16)] * 3}, "3 label images"),
         ({"labels": torch.zeros(2, 1, 16, 16)}, "moving label: 2 for 1 images"),
@@ -406,7 +408,7 @@ def test_images_and_labels_must_lie_in_one_place(tmp_path):
 
     array = smooth((24, 28, 20))[0, 0].numpy()
     here, far = saved("here", array), saved("far", array, 500.0)
-    with pytest.raises(ValueError, match="do not meet in the world: check their affines"):
+    with pytest.raises(ValueError, match="do not overlap in the world: check their affines"):
         register(far, here, "mse", **QUIET)
     aligned = register(far, here, "mse", affine="rigid", **QUIET)
     assert (aligned.moved[0, 0].numpy() - array)[4:-4, 4:-4, 4:-4].std() < 0.05
@@ -467,3 +469,113 @@ def test_a_diverged_optimisation_says_what_to_do():
 def test_folds_are_rare_even_where_images_have_nothing_in_common():
     result = register(smooth((48, 48), 1), smooth((48, 48), 2), "ncc", **QUIET)
     assert (jacobian_determinant(result.displacement) <= 0).float().mean() < 0.001
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_kept_whatever_the_caller_does(mode):
+    moving = smooth((40, 48))
+    fixed = warp_image(moving, bump((40, 48)))
+    outside = register(moving, fixed, "mse", lam=1e-3, **QUIET)
+    with mode():
+        inside = register(moving.clone(), fixed.clone(), "mse", lam=1e-3, **QUIET)
+    assert torch.equal(inside.displacement, outside.displacement)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, np.float16, np.float32])
+def test_images_of_half_precision(dtype):
+    image = smooth((40, 48))
+    given = image.to(dtype) if isinstance(dtype, torch.dtype) else image[0, 0].numpy().astype(dtype)
+    result = register(given, given, "ncc", **QUIET)
+    assert result.displacement.abs().max() < 0.05
+    assert result.moved.dtype == torch.float32
+
+
+def test_nothing_is_measured_that_nobody_asked_for(monkeypatch):
+    moving = smooth((40, 48))
+    monkeypatch.setattr("deepsimreg.transform.smoothness", lambda *_: pytest.fail("nobody asked"))
+    result = register(moving, moving, "mse", steps=1, **QUIET)
+    with pytest.raises(pytest.fail.Exception, match="nobody asked"):
+        _ = result.metrics
+
+
+def test_lam_means_the_same_at_any_unit_and_is_that_of_the_papers_where_voxels_are_equal():
+    moving, shape = smooth((24, 28, 20)), (24, 28, 20)
+    fixed = warp_image(moving, bump(shape))
+    fields = [
+        register(moving, fixed, "mse", lam=0.05, spacing=(s,) * 3, **QUIET).displacement for s in (1.0, 10.0, 0.1)
+    ]
+    torch.testing.assert_close(fields[0], fields[1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(fields[0], fields[2], atol=1e-4, rtol=0)
+
+
+def test_levels_count_in_mm():
+    assert Level(8, 32, 30).factors(3, (1.0, 1.0, 5.0)) == ((8, 8, 2), (32, 32, 8))
+    assert Level(1, 4, 20).factors(3, (1.0, 1.0, 5.0)) == ((1, 1, 1), (4, 4, 1))
+    assert Level(4, 16, 30).factors(2, (1.0, 1.2)) == ((4, 4), (16, 16)), "nearly equal spacing counts as equal"
+    assert Level(4, 16, 30).factors(2, None) == ((4, 4), (16, 16))
+    thick = default_levels((160, 192, 40), (1.0, 1.0, 5.0))
+    assert [level.resolution for level in thick] == [8, 4, 2, 1]
+
+
+def test_a_known_warp_of_thick_slices_is_recovered():
+    """A volume of 1 × 1 × 5 mm whose slices move against each other: they must not be pooled into one another."""
+    shape, spacing = (48, 48, 16), (1.0, 1.0, 5.0)
+    moving = smooth(shape, 3)
+    truth = torch.zeros(1, 3, *shape)
+    truth[:, 0] = 2.5 * torch.sin(torch.linspace(0, 2 * torch.pi, 16)) * torch.ones(48, 48, 16)
+    fixed = warp_image(moving, truth)
+    found = register(moving, fixed, "mse", lam=1e-3, spacing=spacing, **QUIET)
+    pooled_alike = register(moving, fixed, "mse", lam=1e-3, **QUIET)
+    assert error(found.displacement, truth) < 0.6 * error(pooled_alike.displacement, truth)
+    assert error(found.displacement, truth) < 0.25 * error(0 * truth, truth)
+
+
+def test_a_fine_moving_image_is_smoothed_for_a_coarser_grid():
+    """Fine stripes would alias into coarse ones; the witness is scipy's Gaussian."""
+    fine = np.indices((128, 96)).sum(0) % 2 * 1.0
+    matrix = np.diag([4.0, 4.0, 1.0])
+    values = torch.from_numpy(fine)[None, None].float()
+    sigma = np.sqrt((4**2 - 1) / (8 * np.log(2)))
+    expected = ndimage.gaussian_filter(fine, sigma, mode="nearest")
+    np.testing.assert_allclose(antialiased(values, matrix)[0, 0].numpy(), expected, atol=1e-6)
+    assert antialiased(values, matrix)[0, 0, 16:-16, 16:-16].std() < 0.01 < values.std()
+    assert antialiased(values, np.eye(3)) is values
+    turned = np.eye(3)
+    turned[:2, :2] = [[np.cos(0.7), -np.sin(0.7)], [np.sin(0.7), np.cos(0.7)]]
+    assert antialiased(values, turned) is values
+
+
+def test_images_of_two_resolutions_are_brought_together(tmp_path):
+    """The same object at .5 and at 2 mm; fine stripes, which the coarse image cannot show, must not alias into it."""
+    coarse = smooth((32, 32), 2, period=8)
+    fine = torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bilinear", align_corners=False)
+    stripes = 0.3 * torch.cos(2 * torch.pi * torch.arange(128) / 3.8)
+    noisy = 0.5 * fine + 0.3 + stripes
+    affine = np.diag([0.5, 0.5, 0.5, 1.0])
+    affine[:2, 3] = -0.75
+    moving = nibabel.Nifti1Image(noisy[0, 0].numpy()[..., None], affine)
+    fixed = nibabel.Nifti1Image(coarse[0, 0].numpy()[..., None], np.diag([2.0, 2.0, 2.0, 1.0]))
+    found = register(moving, fixed, "ncc", **QUIET)
+    aliased = register(noisy[..., 1::4, 1::4], coarse, "ncc", **QUIET)
+    assert found.displacement.abs().mean() < 0.5 * aliased.displacement.abs().mean()
+
+
+LOADED = "import sys; print(*sorted({modules} & set(sys.modules)))"
+HEAVY = {"torch", "SimpleITK", "pandas", "lightning", "matplotlib", "snakemake"}
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import deepsimreg", set()),
+        ("from deepsimreg import register", {"torch"}),
+        ("from deepsimreg.cli import main; main(['--help'], standalone_mode=False)", set()),
+        ("from deepsimreg.cli import main; main(['models'], standalone_mode=False)", set()),
+        ("import deepsimreg.losses, deepsimreg.models, deepsimreg.losses.registry, deepsimreg.models.registry", set()),
+    ],
+)
+def test_starting_up_loads_no_more_than_it_needs(code, expected):
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{LOADED.format(modules=HEAVY)}"], capture_output=True, text=True, check=True
+    )
+    assert {*done.stdout.splitlines()[-1].split()} == expected

@@ -84,7 +84,7 @@ def test_grey_and_rgb_planes_only(path):
 
 def test_a_missing_file_says_where_it_comes_from(tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPSIMREG_DATA", str(tmp_path))
-    with pytest.raises(WeightsError, match=f"{FILE}: no VGG-16 weights; run .*download vgg16"):
+    with pytest.raises(WeightsError, match=f"{FILE}: no VGG-16 weights; run deepsimreg fetch vgg16"):
         load_vgg()
 
 

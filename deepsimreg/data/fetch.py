@@ -16,7 +16,6 @@ from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
-import click
 from tqdm.auto import tqdm
 
 from deepsimreg.data import DATASETS
@@ -110,7 +109,7 @@ def _prepared(source: Source, raw: Path, target: Path) -> Path:
 
 
 def download(url: str, path: Path, checksum: str) -> None:
-    """Fetch `url` to `path`, which appears only with the right checksum; `<path>.part` is continued by an HTTP range."""
+    """Fetch `url` to `path`, which appears only with the right checksum; `<path>.part` is continued by a range."""
     part = path.with_name(path.name + ".part")
     remedy = f"run again to resume, or download it by hand to {path}"
     try:
@@ -182,18 +181,3 @@ def extract(archive: Path, folder: Path, kind: str) -> None:
         raise DataError(f"{archive} is unsafe ({error}): do not use this archive") from error
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(f"{archive} is damaged or not {kind} ({error}): fetch it again") from error
-
-
-@click.command("fetch")
-@click.argument("name")
-@click.option("--url", help="Fetch the same archive from a mirror; the checksum is still checked.")
-def command(name: str, url: str | None) -> None:
-    """Fetch the dataset NAME, or the weights vgg16, to the data root: $DEEPSIMREG_DATA, else ./data."""
-    try:
-        click.echo(f"{name} is ready in {fetch_dataset(name, url=url)}")
-    except (DataError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-
-
-if __name__ == "__main__":
-    command()

@@ -103,7 +103,8 @@ class LabelledFiles(Dataset):
     def neighbours(self, split: str, distances: Sequence[int]) -> Sequence[Pair]:
         """Image i (moving) with image i + distance (fixed) of the same stack; to train also the other way round."""
         names, files = self.splits[check_split(split)], self.files
-        keys = [key for i in range(len(names)) for d in distances for key in zip(names[i : i + 1], names[i + d :])]
+        ends = [(i, i + d) for i in range(len(names)) for d in distances if i + d < len(names)]
+        keys = [(names[i], names[j]) for i, j in ends]
         keys = [(a, b) for a, b in keys if files[a].page is None or files[a].image == files[b].image]
         return self.named_pairs([k for a, b in keys for k in ([(a, b), (b, a)] if split == "train" else [(a, b)])])
 
@@ -171,7 +172,9 @@ def matched_files(folder: Path, images: str, labels: str, both: bool = True) -> 
     """
     found = []
     for pattern in (images, labels):
-        named = re.escape(str(folder / pattern)).replace(re.escape(SUBJECT), "(.+)", 1).replace(re.escape(SUBJECT), r"\1")
+        named = (
+            re.escape(str(folder / pattern)).replace(re.escape(SUBJECT), "(.+)", 1).replace(re.escape(SUBJECT), r"\1")
+        )
         paths = [path for path in folder.glob(pattern.replace(SUBJECT, "*")) if not path.name.startswith(".")]
         found.append({match[1]: path for path in paths if (match := re.fullmatch(named, str(path)))})
     for subject in sorted(found[0].keys() ^ found[1].keys() if both else found[0].keys() - found[1].keys()):

@@ -1,8 +1,8 @@
 """hippocampus-mr: Task04 of the Medical Segmentation Decathlon, 260 labelled T1 crops around a hippocampus.
 
-The sorted names are shuffled by `random.Random(42)` and split 60/20/20; the paper's order is not published. Intensities:
-clipped at the 1 % and 99 % quantiles q of the volume, then (x - q01) / (q99 - q01). All volumes are padded with their
-edge values to 48 × 64 × 48, array axis order (X, Y, Z).
+The sorted names are shuffled by `random.Random(42)` and split 60/20/20; the paper's order is not published.
+Intensities: clipped at the 1 % and 99 % quantiles q of the volume, then (x - q01) / (q99 - q01). All volumes are padded
+with their edge values to 48 × 64 × 48, array axis order (X, Y, Z).
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from deepsimreg.paths import data_root
 
 
 class Hippocampus(LabelledFiles):
-    """The volumes; read once, they all stay in memory (about 200 MB). root: the folder that holds Task04_Hippocampus."""
+    """The volumes; once read they stay in memory (about 200 MB). root: the folder that holds Task04_Hippocampus."""
 
     source = Source(
         name="hippocampus-mr",

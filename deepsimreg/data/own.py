@@ -19,8 +19,18 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, PositiveFloat
-from pydantic import PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from deepsimreg.data.base import SPLITS, Pair, check_split, shuffled_split, spread_colors
 from deepsimreg.data.files import SUBJECT, LabelledFiles, matched_files, read_table, scaled, stack_pages
@@ -127,7 +137,10 @@ def read_description(path: Path) -> Description:
 
 def _line(fault: dict[str, Any]) -> str:
     place = fault["loc"]
-    key, model = ".".join(map(str, place)), Description if len(place) < 2 else Description.model_fields[place[0]].annotation
+    key, model = (
+        ".".join(map(str, place)),
+        Description if len(place) < 2 else Description.model_fields[place[0]].annotation,
+    )
     if fault["type"] in ("extra_forbidden", "missing"):
         problem = "unknown key" if fault["type"] == "extra_forbidden" else "missing key"
         return f"{problem} {key}; the keys are {', '.join(model.model_fields)}"

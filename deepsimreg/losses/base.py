@@ -1,5 +1,6 @@
 """What every similarity shares: what it may look at, and how it is asked."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from deepsimreg.warps import warp_image
 class Alignment:
     """A batch of pairs and the displacement that is to be judged.
 
-    Images (N, C, *spatial) in [0, 1]; displacement (N, D, *spatial), voxels; labels (N, 1, *spatial), integers.
+    Images (N, C, *spatial) in [0, 1]; displacement (N, D, *spatial), voxels; labels (N, 1, *spatial), integers below
+    `classes`, the number of classes of the dataset.
     """
 
     moving: Tensor
@@ -23,6 +25,7 @@ class Alignment:
     displacement: Tensor
     moving_label: Tensor | None = None
     fixed_label: Tensor | None = None
+    classes: int | None = None
 
     @cached_property
     def moved(self) -> Tensor:
@@ -75,6 +78,25 @@ class MapSimilarity(Similarity):
     @abstractmethod
     def distance(self, moved: list, fixed: list) -> Tensor:
         """Scalar loss of the maps of two images."""
+
+
+class NetworkSimilarity(MapSimilarity):
+    """Looks through a frozen copy of a network: the caller's own keeps its mode, its device and its gradients.
+
+    extractor: a module; or any other object, which is used as it is.
+    """
+
+    def __init__(self, extractor: object):
+        super().__init__()
+        self.extractor = extractor
+        if isinstance(extractor, nn.Module):
+            self.extractor = copy.deepcopy(extractor).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "NetworkSimilarity":
+        super().train(mode)
+        if isinstance(self.extractor, nn.Module):
+            self.extractor.eval()
+        return self
 
 
 class WeightedSum(Similarity):

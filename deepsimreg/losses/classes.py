@@ -10,37 +10,32 @@ Source: the Brier score; networks that segment while they register, as in Xu and
 
 from torch import Tensor, nn
 
-from deepsimreg.losses.base import MapSimilarity
+from deepsimreg.losses.base import NetworkSimilarity
 from deepsimreg.losses.deepsim import FeatureFunction
 from deepsimreg.warps import pooled
 
 
-class ClassProbabilities(MapSimilarity):
+class ClassProbabilities(NetworkSimilarity):
     """Squared difference of the class probabilities of two images (N, C, *spatial), in [0, 2]; 0 for identical images.
 
-    network: image -> logits (N, classes, *spatial). It is frozen in place. Gradient reaches the moved image only.
+    network: image -> logits (N, classes, *spatial). A frozen copy is used. Gradient reaches the moved image only.
     resolution: voxels of a position along every axis, a power of two. 2 is what a light network knows, and an eighth of
     the work.
     """
 
     def __init__(self, network: nn.Module, resolution: int = 2):
-        super().__init__()
         if not callable(network) or isinstance(network, FeatureFunction):
             raise TypeError(f"{type(network).__name__} gives no logits: give a segmentation network")
         if resolution < 1 or resolution & (resolution - 1):
             raise ValueError(f"resolution is {resolution}: give a power of two")
-        self.network, self.resolution = network.requires_grad_(False).eval(), resolution
-
-    def train(self, mode: bool = True) -> "ClassProbabilities":
-        super().train(mode)
-        self.network.eval()
-        return self
+        super().__init__(network)
+        self.resolution = resolution
 
     def maps(self, image: Tensor) -> list[Tensor]:
-        logits = self.network(image).float()
+        logits = self.extractor(image).float()
         if logits.shape[1] < 2:
             raise ValueError(
-                f"{type(self.network).__name__} has {logits.shape[1]} output channel: class probabilities need a "
+                f"{type(self.extractor).__name__} has {logits.shape[1]} output channel: class probabilities need a "
                 "segmentation network with at least two classes"
             )
         return [pooled(logits.softmax(1), self.resolution)]

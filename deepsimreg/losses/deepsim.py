@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from deepsimreg.losses.base import Alignment, MapSimilarity, at_least_float32, check_pair
+from deepsimreg.losses.base import Alignment, NetworkSimilarity, at_least_float32, check_pair
 from deepsimreg.warps import displacement_at, warp_image
 
 
-class DeepSim(MapSimilarity):
+class DeepSim(NetworkSimilarity):
     """Cosine distance of deep features of two images (N, C, *spatial), in [0, 2]; 0 for identical images.
 
-    extractor: any object with `.features(image)` -> one tensor (N, C_l, *spatial_l) for each level l = 1…L. A
-    network is frozen in place: no gradient, and evaluation mode whatever `.train()` asks for.
+    extractor: any object with `.features(image)` → one tensor (N, C_l, *spatial_l) for each level l = 1…L. Of a
+    network a frozen copy is used: no gradient, and evaluation mode whatever `.train()` asks for.
     levels: the levels that count, from 1, as (1, 3); None takes all.
     extract_before_warp: `compare` extracts the features of the moving image once, without gradient, and warps
     them, instead of the image: the gradient runs through the warp alone (an ablation of the paper, which its
@@ -38,23 +38,14 @@ class DeepSim(MapSimilarity):
         zero_mean: bool = False,
         extract_before_warp: bool = False,
     ):
-        super().__init__()
         if not callable(getattr(extractor, "features", None)):
             raise TypeError(f"extractor {type(extractor).__name__} has no method features(image) -> list of tensors")
         if levels is not None and (not levels or min(levels) < 1 or len(set(levels)) < len(levels)):
             raise ValueError(f"levels {tuple(levels)} must be different numbers from 1 up, or None for all")
-        self.extractor = extractor
+        super().__init__(extractor)
         self.levels = None if levels is None else tuple(levels)
         self.zero_mean = zero_mean
         self.extract_before_warp = extract_before_warp
-        if isinstance(extractor, nn.Module):
-            extractor.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> "DeepSim":
-        super().train(mode)
-        if isinstance(self.extractor, nn.Module):
-            self.extractor.eval()
-        return self
 
     def compare(self, alignment: Alignment) -> Tensor:
         if not self.extract_before_warp:

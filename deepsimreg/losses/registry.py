@@ -15,9 +15,9 @@ from typing import Any
 class SimilarityRecord:
     """What is known of a similarity without loading it.
 
-    label, color: of figures. loss: "module:Class". options: that are bound. lam: default weight λ of the regulariser in
-    `register`; None if there is none. extractor: kind of the network that it looks through, None for none. needs_labels:
-    it compares labels, too, and can only train networks.
+    label, color: of figures. loss: "module:Class". lam: default weight λ of the regulariser in `register`; None if
+    there is none. options: that are bound. extractor: kind of the network that it looks through, None for
+    none. needs_labels: it also compares labels, and can only train networks.
     """
 
     label: str
@@ -30,14 +30,14 @@ class SimilarityRecord:
 
 
 _DEEPSIM, _CLASSES = "deepsimreg.losses.deepsim:DeepSim", "deepsimreg.losses.classes:ClassProbabilities"
-_NCC = "deepsimreg.losses.ncc:NCC"
+_NCC, _SUPERVISED = "deepsimreg.losses.ncc:NCC", "deepsimreg.losses.supervised:SupervisedNCC"
 
 # λ is the paper's for hippocampus-mr; VGG's is that for platelet-em; those of ncc-3, nmi and classes-seg are ours.
 SIMILARITIES: dict[str, SimilarityRecord] = {
     "mse": SimilarityRecord("MSE", "#E69F00", "deepsimreg.losses.mse:MSE", 0.08),
     "ncc": SimilarityRecord("NCC", "#56B4E9", _NCC, 1.0),
     "ncc-3": SimilarityRecord("NCC (window 3)", "#00305E", _NCC, 1.0, {"window": 3}),
-    "ncc-sup": SimilarityRecord("NCC + labels", "#0072B2", "deepsimreg.losses.supervised:SupervisedNCC", needs_labels=True),
+    "ncc-sup": SimilarityRecord("NCC + labels", "#0072B2", _SUPERVISED, needs_labels=True),
     "nmi": SimilarityRecord("NMI", "#F0E442", "deepsimreg.losses.nmi:NMI", 0.05),
     "mind": SimilarityRecord("MIND", "#CC79A7", "deepsimreg.losses.mind:MIND", 0.25),
     "vgg": SimilarityRecord("VGG", "#000000", _DEEPSIM, 1.0, extractor="vgg"),

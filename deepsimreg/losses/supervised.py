@@ -2,9 +2,12 @@
 
 loss = NCC + weight · mean over classes and voxels of (warped one-hot label - fixed one-hot label)^2
 
+The classes are those of the dataset, whether a pair shows all of them or not.
+
 Source: "NCC_sup" of the DeepSim papers. Labels are needed while training, and not to register.
 """
 
+import torch
 from torch import Tensor
 
 from deepsimreg.losses.base import Alignment, Similarity
@@ -29,12 +32,11 @@ class SupervisedNCC(Similarity):
         return self.ncc(moved, fixed)
 
     def compare(self, alignment: Alignment) -> Tensor:
-        if alignment.moving_label is None or alignment.fixed_label is None:
-            raise ValueError("SupervisedNCC compares labels, too: give moving_label and fixed_label")
-        classes = int(max(alignment.moving_label.max(), alignment.fixed_label.max())) + 1
-        moved = warp_one_hot(alignment.moving_label, alignment.displacement, classes)
-        still = alignment.displacement.new_zeros(alignment.displacement.shape)
-        fixed = warp_one_hot(alignment.fixed_label, still, classes)
+        if None in (alignment.moving_label, alignment.fixed_label, alignment.classes):
+            raise ValueError("SupervisedNCC also compares labels: give moving_label, fixed_label and classes")
+        moved = warp_one_hot(alignment.moving_label, alignment.displacement, alignment.classes)
+        still = torch.zeros_like(alignment.displacement)
+        fixed = warp_one_hot(alignment.fixed_label, still, alignment.classes)
         return self.ncc.compare(alignment) + self.weight * (moved - fixed).square().mean()
 
     def extra_repr(self) -> str:

@@ -23,7 +23,7 @@ from deepsimreg.models.backbone import (
     convolutions,
     encoder_stages,
 )
-from deepsimreg.models.voxelmorph import flow_layer
+from deepsimreg.models.voxelmorph import flow_from, flow_layer
 from deepsimreg.warps import compose, crop, integrate, pad_to_multiple, upsample, warp_image
 
 
@@ -98,7 +98,7 @@ class Pyramid(nn.Module):
             if self.radius:
                 found.append(correlation(moving_features, fixed_features, self.radius))
             found = [decode(torch.cat([moving_features, fixed_features, *found], dim=1))]
-            step = flow(found[0]).float()
+            step = flow_from(flow, found[0])
             if self.squarings:
                 step = integrate(step, self.squarings)
             displacement = step if displacement is None else compose(displacement, step)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deepsimreg.models.backbone import convolution, convolutions
-from deepsimreg.models.voxelmorph import displacement_of, flow_layer
+from deepsimreg.models.voxelmorph import displacement_of, flow_from, flow_layer
 from deepsimreg.warps import pad_to_multiple, pooled, upsample
 
 
@@ -115,7 +115,7 @@ class TransMorph(nn.Module):
             scale //= 2
             features = next(decoder)(torch.cat([upsample(features), skip(pooled(images, scale))], dim=1))
         features = self.head(torch.cat([features, pooled(images, self.out_scale)], dim=1))
-        return displacement_of(self.flow(features), self.squarings, self.out_scale, moving.shape[2:])
+        return displacement_of(flow_from(self.flow, features), self.squarings, self.out_scale, moving.shape[2:])
 
     def _encode(self, images: Tensor) -> list[Tensor]:
         """Outputs of the patch embedding and of each Swin stage, fine to coarse."""

@@ -62,9 +62,7 @@ def load_vgg(path: str | Path | None = None) -> VGG16Features:
     """
     path = Path(path or vgg_path())
     if not path.is_file():
-        raise WeightsError(
-            f"{path}: no VGG-16 weights; run deepsimreg fetch vgg16, or put {FILE} there by hand"
-        )
+        raise WeightsError(f"{path}: no VGG-16 weights; run deepsimreg fetch vgg16, or put {FILE} there by hand")
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, ValueError, OSError, pickle.UnpicklingError):

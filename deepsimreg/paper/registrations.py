@@ -42,7 +42,8 @@ class RegistrationTraining(Trained):
     def terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         displacement = self.network(batch["moving"], batch["fixed"])
         names = ("moving", "fixed", "moving_label", "fixed_label")
-        similarity = self.similarity.compare(Alignment(displacement=displacement, **{key: batch[key] for key in names}))
+        given = {key: batch[key] for key in names}
+        similarity = self.similarity.compare(Alignment(displacement=displacement, classes=self.classes, **given))
         regulariser = diffusion(displacement, self.spacing)
         terms = {
             "loss": similarity + self.lam * regulariser,

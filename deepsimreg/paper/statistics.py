@@ -138,8 +138,8 @@ def summary(
 ) -> pd.DataFrame:
     """Mean of each metric over the pairs of each group, with its 95 % bootstrap interval over couples.
 
-    pairs: one row per pair, column `pair` its name. metrics: columns to summarise; all numeric ones that are not in `by`
-    if not given. Returns a row per group and metric: the `by` columns, `metric`, `mean`, `low`, `high`, `n` (pairs
+    pairs: one row per pair, column `pair` its name. metrics: columns to summarise; None: all numeric ones that are
+    not in `by`. Returns a row per group and metric: the `by` columns, `metric`, `mean`, `low`, `high`, `n` (pairs
     without NaN), `couples` (pairs in both directions count once).
     """
     by = [by] if isinstance(by, str) else list(by)

@@ -14,8 +14,9 @@ INTERPOLATION = {2: "bilinear", 3: "trilinear"}  # by the number of spatial axes
 POOL = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
 
 
-def upsample(features: Tensor, factor: int = 2) -> Tensor:
-    """(N, C, *spatial) to (N, C, *factor·spatial), linear, aligned by voxel areas."""
+def upsample(features: Tensor, factor: int | Sequence[int] = 2) -> Tensor:
+    """(N, C, *spatial) to (N, C, *factor·spatial), linear, aligned by voxel areas; one factor, or one per axis."""
+    factor = factor if isinstance(factor, int) else tuple(map(float, factor))
     return functional.interpolate(features, scale_factor=factor, mode=INTERPOLATION[features.ndim - 2])
 
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from deepsimreg.data import DATASETS, load_dataset
-from deepsimreg.data.download import SOURCES, fetch_dataset
+from deepsimreg.data.fetch import SOURCES, fetch_dataset
 from deepsimreg.data.stacks import CROP, prepare_phc, prepare_platelet
 from deepsimreg.errors import DataError
 from deepsimreg.paper import experiment, stages

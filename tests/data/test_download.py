@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from deepsimreg.data.download import SOURCES, Source, extract, fetch, main
+from deepsimreg.data.fetch import SOURCES, Source, extract, fetch, main
 from deepsimreg.errors import DataError
 
 FOLDER = "Task04_Hippocampus"
