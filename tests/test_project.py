@@ -2,10 +2,14 @@
 
 import ast
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
+from pathlib import Path
 
 import jupytext
 import pytest
@@ -122,3 +126,41 @@ def test_every_picture_of_the_readme_exists():
     assert links
     for link in links:
         assert (PROJECT / link).exists(), link
+
+
+PYTHON = """#!/bin/sh
+case "$1" in
+-c) exit 0;;
+esac
+mkdir -p .venv/bin
+if [ ! -e tried ]; then touch tried .venv/bin/python; chmod +x .venv/bin/python; exit 130; fi
+printf '#!/bin/sh\\necho "$@" >> installed.txt\\n' > .venv/bin/python
+chmod +x .venv/bin/python
+"""
+
+
+def test_an_interrupted_installation_starts_anew(tmp_path):
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(PROJECT / name, tmp_path / name)
+    python = tmp_path / "python"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    command = ["make", ".venv/installed", f"PYTHON={python}"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode != 0
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    assert "-r requirements.lock" in (tmp_path / "installed.txt").read_text()
+
+
+def test_an_arrow_that_points_up_is_refused(tmp_path):
+    """The contract of `make lint`, on the package as it is and with a library module that imports the paper."""
+    shutil.copytree(PROJECT / "deepsimreg", tmp_path / "deepsimreg", ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+    lint = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(tmp_path)}, "capture_output": True, "text": True}
+    kept = subprocess.run(lint, check=False, **options)
+    assert kept.returncode == 0, kept.stdout
+    with (tmp_path / "deepsimreg" / "losses" / "mse.py").open("a") as file:
+        file.write("\n\ndef wrong():\n    from deepsimreg.paper.run import Run\n\n    return Run\n")
+    broken = subprocess.run(lint, check=False, **options)
+    assert broken.returncode != 0
+    assert "deepsimreg.losses.mse -> deepsimreg.paper.run" in broken.stdout

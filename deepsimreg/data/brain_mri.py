@@ -64,4 +64,4 @@ class BrainMri(LabelledFiles):
         return self.named_pairs([(subject, ATLAS) for subject in self.splits[check_split(split)]])
 
     def intensities(self, image: np.ndarray, path: Path) -> np.ndarray:
-        return np.clip(image, 0.0, 128.0) / 128
+        return np.clip(image.astype(np.float32), 0, 128) / 128

@@ -25,6 +25,8 @@ from deepsimreg.paths import data_root
 
 CHUNK = 1 << 18
 TIMEOUT = 30  # s
+PLAIN = (0, 0o4, 0o10)  # of a zip member: no kind, folder, file
+UNSAFE = "which leaves its folder, or is a link or a device: nothing was unpacked; do not use this archive"
 VGG16 = Source(  # the weights of the similarity `vgg`
     name="vgg16",
     url="https://download.pytorch.org/models/vgg16-397923af.pth",
@@ -170,14 +172,23 @@ def extract(archive: Path, folder: Path, kind: str) -> None:
     try:
         if kind == "zip":
             with zipfile.ZipFile(archive) as file:
-                names = [name for name in file.namelist() if wanted(name)]
-                if unsafe := [name for name in names if name.startswith("/") or ".." in PurePosixPath(name).parts]:
-                    raise DataError(f"{archive} holds {unsafe[0]!r}, outside of its folder: do not use this archive")
-                file.extractall(folder, names)
+                members = [member for member in file.infolist() if wanted(member.filename)]
+                for member in members:
+                    path, kind_of = PurePosixPath(member.filename), member.external_attr >> 28
+                    if path.is_absolute() or ".." in path.parts or kind_of not in PLAIN:
+                        raise DataError(f"{archive} holds {str(path)!r}, {UNSAFE}")
+                file.extractall(folder, members)
         else:
             with tarfile.open(archive) as file:
-                file.extractall(folder, [member for member in file if wanted(member.name)], filter="data")
+                members = [member for member in file if wanted(member.name)]
+                for member in members:
+                    if (
+                        not (member.isreg() or member.isdir())
+                        or tarfile.data_filter(member, str(folder)).name != member.name
+                    ):
+                        raise DataError(f"{archive} holds {member.name!r}, {UNSAFE}")
+                file.extractall(folder, members, filter="data")
     except tarfile.FilterError as error:
-        raise DataError(f"{archive} is unsafe ({error}): do not use this archive") from error
+        raise DataError(f"{archive} holds a member ({error}), {UNSAFE}") from error
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(f"{archive} is damaged or not {kind} ({error}): fetch it again") from error

@@ -40,6 +40,8 @@ class Hippocampus(LabelledFiles):
         if not files:
             raise not_fetched(folder, self.name)
         self.open(root, files, shuffled_split(list(files)), downsample, cache)
+        for name in files:  # every volume is checked at the start: about a second
+            self.sample(name)
 
     def intensities(self, image: np.ndarray, path: Path) -> np.ndarray:
         return scaled(image, *np.quantile(image, (0.01, 0.99)), path)

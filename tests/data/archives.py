@@ -14,7 +14,8 @@ import numpy as np
 import tifffile
 from scipy import ndimage
 
-from deepsimreg.data.stacks import FRAME, PLATELET_COLOURS
+from deepsimreg.data.phc import FRAME
+from deepsimreg.data.platelet import COLOURS as PLATELET_COLOURS
 
 AFFINE = np.diag([-1.0, 1.0, 2.0, 1.0])
 

@@ -11,7 +11,7 @@ import torch
 from scipy.ndimage import affine_transform, maximum_filter, minimum_filter
 
 from deepsimreg.data import DATASETS, SPLITS, LazySequence, load_dataset
-from deepsimreg.data.augment import AUGMENT_2D, AUGMENT_3D, Augmentation, augment_pair
+from deepsimreg.data.augment import AUGMENT_2D, AUGMENT_3D, Augmentation, add_noise, augment_pair
 from deepsimreg.errors import DataError
 from deepsimreg.io import read_image, write_image
 from deepsimreg.warps import jacobian_determinant, warp_labels
@@ -189,18 +189,16 @@ def test_hippocampus_padding_keeps_world_coordinates(decathlon):
         assert (start == [(16 - n) // 2 for n in raw.shape]).all()
 
 
-def test_hippocampus_limit_and_fingerprint(decathlon):
+def test_hippocampus_fingerprint(decathlon):
     before = load_dataset("hippocampus-mr", root=decathlon).fingerprint()
-    assert before == load_dataset("hippocampus-mr", root=decathlon, limit=10).fingerprint()
-    with pytest.raises(DataError, match="limit=4"):
-        load_dataset("hippocampus-mr", root=decathlon, limit=4)
+    assert before == load_dataset("hippocampus-mr", root=decathlon).fingerprint()
     rewrite(paths(decathlon, "hippocampus_005")[0], lambda image: image + np.eye(*image.shape[:2])[..., None])
     assert load_dataset("hippocampus-mr", root=decathlon).fingerprint() != before
 
 
 def test_hippocampus_absent_names_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPSIMREG_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=r"make data.*DEEPSIMREG_DATA"):
+    with pytest.raises(DataError, match=r"deepsimreg fetch hippocampus-mr.*DEEPSIMREG_DATA"):
         load_dataset("hippocampus-mr")
 
 
@@ -214,7 +212,7 @@ def nan_voxel(image):
     [
         (0, nan_voxel, "NaN"),
         (0, lambda image: image * 0 + 7, "constant"),
-        (0, lambda image: np.stack([image, image], -1), "3-D"),
+        (0, lambda image: np.stack([image, image], -1), r"has shape \(11, 15, 9\), its image"),
         (1, lambda label: label[1:], "resample"),
         (1, lambda label: label + 2, "0 to 2"),
         (1, lambda label: label + np.float32(0.5), "integers"),
@@ -343,10 +341,30 @@ def test_augmentation_refuses_what_does_not_fit():
         augment_pair([torch.rand(1, 6, 7), torch.rand(1, 6, 8)], [], torch.eye(2, 3)[None])
     with pytest.raises(ValueError, match="scale"):
         Augmentation(scale=(1.2, 0.8))
-    with pytest.raises(ValueError, match="one side"):
+    with pytest.raises(ValueError, match="need 3 positive values each"):
         Augmentation().sample(torch.Generator(), 3, (6, 7))
 
 
 def test_every_dataset_has_a_name_of_its_own():
     assert all(DATASETS[name].name == name for name in list(DATASETS)[2:])
     assert [load_dataset(name).name for name in list(DATASETS)[:2]] == list(DATASETS)[:2]
+
+
+def test_rotations_are_rigid_in_mm():
+    """On voxels of 1 × 1 × 5 mm distances in mm are kept; on equal voxels nothing changes."""
+    spacing, rotation = torch.tensor([1.0, 1.0, 5.0]), Augmentation(rotation=40)
+    draw = lambda **more: rotation.sample(torch.Generator().manual_seed(1), 3, (9, 9, 9), **more)  # noqa: E731
+    linear = draw(spacing=(1.0, 1.0, 5.0))[0, :, :3]
+    points = torch.randn(20, 3, generator=torch.Generator().manual_seed(2))
+    before, after = points * spacing, (points @ linear.T) * spacing
+    torch.testing.assert_close(torch.cdist(after, after), torch.cdist(before, before), atol=1e-4, rtol=0)
+    assert (after - before).norm(dim=1).mean() > 1
+    assert torch.equal(draw(), draw(spacing=(2.0, 2.0, 2.0)))
+
+
+def test_noise_is_drawn_where_its_generator_is_and_keeps_the_images_type():
+    image = torch.full((1, 1, 64, 64), 0.5, dtype=torch.float64)
+    noisy = add_noise(image, 0.1, torch.Generator().manual_seed(0))
+    assert noisy.dtype == torch.float64
+    assert (noisy - image).std().item() == pytest.approx(0.1, rel=0.05)
+    assert 0 <= noisy.min() < noisy.max() <= 1

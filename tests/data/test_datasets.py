@@ -1,7 +1,11 @@
-"""Every dataset from its archive to a table: fetch → prepare → two training steps → evaluation."""
+"""Every dataset from its archive to its samples and pairs."""
 
 import hashlib
+import os
+import pickle
 import shutil
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from dataclasses import replace
@@ -12,14 +16,14 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-import yaml
 
-from deepsimreg.data import DATASETS, load_dataset
-from deepsimreg.data.fetch import SOURCES, fetch_dataset
-from deepsimreg.data.stacks import CROP, prepare_phc, prepare_platelet
+from deepsimreg.data import DATASETS, load_dataset, phc, platelet
+from deepsimreg.data.base import Sample
+from deepsimreg.data.fetch import fetch_dataset
+from deepsimreg.data.files import downsampled
 from deepsimreg.errors import DataError
-from deepsimreg.paper import experiment, stages
-from deepsimreg.paper.experiment import Profile
+from deepsimreg.paper.samples import InOrder
+from deepsimreg.paths import PROJECT
 
 SMALL = {"channels": [4, 4, 4], "light": True}
 FIT = {"steps": 2, "batch": 2, "validate_every": 2}
@@ -42,32 +46,11 @@ def fetched(name, folder, monkeypatch):
     served.mkdir()
     archive = MADE[name](served)
     digest = f"sha256:{hashlib.sha256(archive.read_bytes()).hexdigest()}"
-    checksum = digest if SOURCES[name].checksum else ""
-    monkeypatch.setitem(SOURCES, name, replace(SOURCES[name], checksum=checksum))
+    source = DATASETS[name].source
+    monkeypatch.setattr(DATASETS[name], "source", replace(source, checksum=digest if source.checksum else ""))
     with archives.serve(served) as url:
         fetch_dataset(name, root, f"{url}/{archive.name}")
     return root
-
-
-@pytest.mark.parametrize("name", ["phc-u373", "platelet-em", "brain-mri", "neurite-oasis-3d", "neurite-oasis-2d"])
-def test_from_the_archive_to_the_table(name, tmp_path, monkeypatch, runs):
-    root = fetched(name, tmp_path, monkeypatch)
-    tree = {
-        name: {
-            "data": {"root": str(root)} | OPTIONS.get(name, {}),
-            "extractors": {"network": SMALL, "fit": FIT},
-            "registration": {"network": SMALL, "fit": FIT, "similarities": {"deepsim-seg": {"lam": 1}}},
-        }
-    }
-    (tmp_path / "quick.yaml").write_text(yaml.safe_dump(tree))
-    monkeypatch.setattr(experiment, "EXPERIMENTS", tmp_path)
-    plan = Profile("quick")
-    data = plan.load(name)
-    network, _ = stages.trained_registration(plan.registration(name, "deepsim-seg"), data)
-    table = stages.evaluate_method(network, data, tmp_path / "warped")
-    assert len(table) == len(data.pairs("test")) > 0
-    assert np.isfinite(table[["dice", "folds", "sd_log_jacobian"]]).all(axis=None)
-    assert len(list((tmp_path / "warped").glob("*-label*"))) == len(table)
 
 
 @pytest.mark.parametrize("name", ["phc-u373", "platelet-em", "brain-mri", "neurite-oasis-3d", "neurite-oasis-2d"])
@@ -93,7 +76,7 @@ def test_phc_layout_and_pairs(tmp_path, monkeypatch):
     assert stack.shape == (63, 512, 688)
     with zipfile.ZipFile(tmp_path / "served" / "PhC-C2DH-U373.zip") as file:
         frame = tifffile.imread(file.open("PhC-C2DH-U373/02/t007.tif"))
-    assert (stack[7] == frame[CROP]).all()
+    assert (stack[7] == frame[phc.CROP]).all()
     data = load_dataset("phc-u373", root=root)
     assert [pair.name for pair in data.pairs("test")] == ["02-t060--02-t061", "02-t061--02-t062"]
     assert len(data.samples("validation")) == 50
@@ -151,10 +134,10 @@ def test_faults_of_the_archives_are_named(tmp_path):
     label = raw / "01_ST" / "SEG" / "man_seg001.tif"
     tifffile.imwrite(label, np.zeros((5, 5), np.uint16))
     with pytest.raises(DataError, match=r"man_seg001.tif has shape \(5, 5\), but frames are \(520, 696\)"):
-        prepare_phc(raw, tmp_path / "target")
+        phc.prepare(raw, tmp_path / "target")
     label.unlink()
     with pytest.raises(DataError, match=r"man_seg001.tif does not exist"):
-        prepare_phc(raw, tmp_path / "target")
+        phc.prepare(raw, tmp_path / "target")
     with zipfile.ZipFile(archives.make_platelet(tmp_path)) as file:
         file.extractall(tmp_path)
     colours = tmp_path / "platelet-em" / "labels-semantic" / "24-semantic.tif"
@@ -162,7 +145,7 @@ def test_faults_of_the_archives_are_named(tmp_path):
     stack[5, 3, 3] = (9, 9, 9, 255)
     tifffile.imwrite(colours, stack)
     with pytest.raises(DataError, match=r"24-semantic.tif, slice 5 has the colour \(9, 9, 9\)"):
-        prepare_platelet(tmp_path / "platelet-em", tmp_path / "target")
+        platelet.prepare(tmp_path / "platelet-em", tmp_path / "target")
 
 
 def test_what_is_killed_while_it_is_prepared_leaves_nothing(tmp_path, monkeypatch):
@@ -170,10 +153,10 @@ def test_what_is_killed_while_it_is_prepared_leaves_nothing(tmp_path, monkeypatc
         file.extractall(tmp_path)
 
     def killed(raw, target):
-        prepare_platelet(raw, target)
+        platelet.prepare(raw, target)
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(SOURCES, "platelet-em", replace(SOURCES["platelet-em"], prepare=killed))
+    monkeypatch.setattr(platelet.PlateletEm, "source", replace(platelet.PlateletEm.source, prepare=killed))
     with pytest.raises(KeyboardInterrupt):
         fetch_dataset("platelet-em", tmp_path)
     assert not (tmp_path / "platelet_em_reduced").exists()
@@ -190,7 +173,7 @@ def test_brain_mri_goes_to_its_atlas(tmp_path):
     table.write_text(table.read_text().replace("TEST", "exam"))
     with pytest.raises(DataError, match=r"SPLIT of s4 is 'exam': write train, validate or test"):
         load_dataset("brain-mri", root=tmp_path)
-    with pytest.raises(DataError, match=r"cannot be fetched: put metadata.csv"):
+    with pytest.raises(DataError, match=r"metadata.csv is missing: ABIDE and OASIS-3 may not be redistributed"):
         load_dataset("brain-mri", root=tmp_path / "nowhere")
     with pytest.raises(DataError, match="brain-mri cannot be fetched"):
         fetch_dataset("brain-mri", tmp_path)
@@ -209,14 +192,82 @@ def test_a_downsampled_image_is_the_mean_and_keeps_its_place(tmp_path):
     full, half = (load_dataset("brain-mri", root=tmp_path, downsample=n).sample("s0") for n in (1, 2))
     mean = full.image[0].reshape(8, 2, 12, 2, 8, 2).mean((1, 3, 5))
     torch.testing.assert_close(half.image[0], mean)
-    assert torch.equal(half.label[0], full.label[0][1::2, 1::2, 1::2])
     assert half.spacing == (2.0, 2.0, 4.0)
     np.testing.assert_allclose(half.affine @ [3, 4, 5, 1], full.affine @ [6.5, 8.5, 10.5, 1])
 
 
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_labels_lie_where_their_image_lies_when_both_are_downsampled(factor):
+    """An edge at any voxel: image and label cross one half at the same place, and neither side is favoured."""
+    size = 12 * factor
+    places = []
+    for edge in range(2 * factor, 10 * factor):
+        label = torch.zeros(1, size, size, dtype=torch.uint8)
+        label[:, edge:] = 1
+        small = downsampled(Sample(label.float(), label, "a", (1.0, 1.0)), factor)
+        assert torch.equal(small.image > 0.5, (small.label == 1) & (small.image != 0.5))
+        places.append(edge / factor - (small.label[0, :, 0] == 0).sum().item())
+    assert abs(np.mean(places)) <= 0.5 / factor, "no shift to one side, but for ties"
+
+
+def test_datasets_reach_spawned_workers(tmp_path):
+    archives.lay_out_brains(tmp_path)
+    for data in (load_dataset("brain-mri", root=tmp_path), load_dataset("phantom-2d", shape=(32, 32), train=3)):
+        for items in (data.samples("train"), data.pairs("train")):
+            again = pickle.loads(pickle.dumps(items))
+            assert len(again) == len(items)
+            ours, theirs = (one if hasattr(one, "image") else one.moving for one in (items[1], again[1]))
+            assert torch.equal(ours.image, theirs.image)
+    loader = torch.utils.data.DataLoader(
+        InOrder(data.pairs("train")), 3, num_workers=1, multiprocessing_context="spawn"
+    )
+    (batch,) = loader
+    assert torch.equal(batch["moving"][2], data.pairs("train")[2].moving.image)
+
+
+def test_fingerprints_are_remembered_and_follow_the_files(tmp_path):
+    archives.lay_out_brains(tmp_path)
+    first = load_dataset("brain-mri", root=tmp_path).fingerprint()
+    assert load_dataset("brain-mri", root=tmp_path).fingerprint() == first
+    path = tmp_path / "brain_mris" / "data" / "s0" / "brain_aligned.nii.gz"
+    image = nibabel.load(path)
+    changed = image.get_fdata()
+    changed[0, 0, 0] += 1
+    archives.write_nifti(path, changed.astype(np.float32), image.affine)
+    assert load_dataset("brain-mri", root=tmp_path).fingerprint() != first
+
+
+NEW = """
+from deepsimreg.data.phantom import phantom_2d
+
+
+def circles(**options):
+    return phantom_2d(shape=(32, 32), train=2, validation=1, test=1, **options)
+"""
+
+
+def test_a_new_dataset_is_a_module_and_an_entry(tmp_path, monkeypatch):
+    (tmp_path / "my_circles.py").write_text(NEW)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(DATASETS.places, "circles", "my_circles:circles")
+    assert load_dataset("circles").pairs("test")[0].fixed.image.shape == (1, 32, 32)
+    with pytest.raises(ValueError, match=r"dataset is 'circle': choose one of .*circles"):
+        load_dataset("circle")
+
+
+def test_the_data_root_outside_of_a_checkout_is_the_callers_folder(tmp_path):
+    shutil.copytree(PROJECT / "deepsimreg", tmp_path / "site" / "deepsimreg", ignore=shutil.ignore_patterns("weights"))
+    work = tmp_path / "work"
+    work.mkdir()
+    environment = {key: value for key, value in os.environ.items() if key != "DEEPSIMREG_DATA"}
+    code = "from deepsimreg.paths import data_root; print(data_root())"
+    options = {"cwd": work, "env": environment | {"PYTHONPATH": str(tmp_path / "site")}, "text": True}
+    assert subprocess.check_output([sys.executable, "-c", code], **options).strip() == str(work / "data")
+
+
 @pytest.mark.parametrize("name", list(MADE))
 def test_missing_data_say_how_to_get_them(name, tmp_path):
-    with pytest.raises(DataError, match=rf"deepsimreg\.data\.download {name}"):
+    with pytest.raises(DataError, match=rf"deepsimreg fetch {name}"):
         load_dataset(name, root=tmp_path)
 
 

@@ -11,8 +11,6 @@ import yaml
 
 from deepsimreg.data import load_dataset
 from deepsimreg.errors import DataError
-from deepsimreg.paper import experiment, stages
-from deepsimreg.paper.experiment import Profile, SettingsError
 from deepsimreg.paths import PROJECT
 
 README = (PROJECT / "data" / "README.md").read_text()
@@ -38,27 +36,6 @@ def nuclei(tmp_path):
 def changed(path, **keys):
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | keys))
     return str(path)
-
-
-def test_the_example_of_the_readme_from_yaml_to_table(nuclei, monkeypatch, runs):
-    network = {"channels": [4, 4, 4], "light": True}
-    fit = {"steps": 2, "batch": 2, "validate_every": 2}
-    tree = {
-        "nuclei": {
-            "data": {"description": str(nuclei)},
-            "extractors": {"network": network, "fit": fit},
-            "registration": {"network": network, "fit": fit, "similarities": {"deepsim-seg": {"lam": 1}}},
-        }
-    }
-    (nuclei.parent / "quick.yaml").write_text(yaml.safe_dump(tree))
-    monkeypatch.setattr(experiment, "EXPERIMENTS", nuclei.parent)
-    plan = Profile("quick")
-    tables, _ = stages.evaluation_tables(plan, plan.load("nuclei"))
-    assert set(tables["means"]["method"]) == {"unregistered", "deepsim-seg"}
-    assert "dice_nucleus" in tables["means"]
-    changed(nuclei, name="cells")
-    with pytest.raises(SettingsError, match="describes 'cells', profile quick calls it 'nuclei'"):
-        plan.load("nuclei")
 
 
 def test_what_the_example_says(nuclei):
@@ -137,18 +114,18 @@ def test_volumes_with_their_affine(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"clases": []}, "unknown keys clases; there is: name, kind"),
-        ({"kind": "movie"}, "kind is 'movie'"),
-        ({"images": "images/*.tif"}, r"images is 'images/\*.tif', but must hold {subject}"),
-        ({"images": "scans/{subject}.tif"}, r"no file is called .*scans/{subject}.tif: check the key images"),
+        ({"clases": []}, "unknown key clases; the keys are name, kind"),
+        ({"kind": "movie"}, "kind: Input should be 'planes', 'volumes' or 'stacks', found 'movie'"),
+        ({"images": "images/*.tif"}, r"images: must contain {subject}, as in .*, found 'images/\*.tif'"),
+        ({"images": "scans/{subject}.tif"}, r"images: no file is called .*scans/{subject}.tif"),
         ({"labels": "labels/{subject}.tif"}, r"labels/slide0.tif is missing beside .*slide0.tif"),
         ({"split": {"train": 0.5, "validation": 0.2, "test": 0.2}}, "must add up to 1"),
         ({"split": {"train": ["x"], "validation": ["slide1"], "test": ["slide2"]}}, "split names x, of which"),
         ({"pairs": {"file": "no.csv"}}, "no.csv does not exist"),
         ({"kind": "volumes"}, "kind is volumes, but the images have 2 axes"),
         ({"spacing": [1]}, "spacing has 1 values for 2 axes"),
-        ({"colors": ["red"]}, "1 colors for 2 classes"),
-        ({"intensity": {"minimum": 0}}, "intensity is {'minimum': 0}"),
+        ({"colors": ["red"]}, "colors has 1 entries for 2 classes"),
+        ({"intensity": {"minimum": 0}}, "unknown key intensity.minimum; the keys are range, quantiles"),
     ],
 )
 def test_faults_of_a_description(nuclei, keys, message):
@@ -163,7 +140,7 @@ def test_faults_of_the_files(nuclei):
     with pytest.raises(DataError, match=r"slide2_mask.tif is truncated or not TIFF"):
         load_dataset(str(nuclei))
     nuclei.write_text("name: nuclei\n")
-    with pytest.raises(DataError, match="lacks classes, images, kind, labels"):
+    with pytest.raises(DataError, match="missing key kind; the keys are name, kind"):
         load_dataset(str(nuclei))
     with pytest.raises(DataError, match="does not exist: name the YAML file"):
         load_dataset("nowhere.yaml")

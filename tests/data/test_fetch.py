@@ -9,8 +9,12 @@ import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from click.testing import CliRunner
 
-from deepsimreg.data.fetch import SOURCES, Source, extract, fetch, main
+from deepsimreg.data.base import Source
+from deepsimreg.data.command import fetch as command
+from deepsimreg.data.fetch import extract, fetch
+from deepsimreg.data.hippocampus import Hippocampus
 from deepsimreg.errors import DataError
 
 FOLDER = "Task04_Hippocampus"
@@ -215,22 +219,25 @@ def test_a_damaged_archive_is_named(tmp_path, kind):
         extract(path, tmp_path / "out", kind)
 
 
-def test_the_command_fetches_to_the_data_root(server, tmp_path, monkeypatch, capsys):
+def test_the_command_fetches_to_the_data_root(server, tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPSIMREG_DATA", str(tmp_path))
-    monkeypatch.setitem(SOURCES, "hippocampus-mr", source(server, url="http://127.0.0.1:9/none"))
-    main(["hippocampus-mr", "--url", server.url])
+    monkeypatch.setattr(Hippocampus, "source", source(server, url="http://127.0.0.1:9/none"))
+    done = CliRunner().invoke(command, ["hippocampus-mr", "--url", server.url])
     assert files(tmp_path) == KEPT
-    assert "is ready in" in capsys.readouterr().out
+    assert "is ready in" in done.output
 
 
-def test_the_command_ends_with_a_message(server, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hippocampus-mr", "expected 9d24dba78a72977dbd1d2e110310f31b"),
+        ("hippocampus", "nothing is called 'hippocampus': choose one of phantom-2d"),
+        ("brain-mri", "brain-mri cannot be fetched: "),
+        ("phantom-2d", "phantom-2d cannot be fetched: it is made in code"),
+    ],
+)
+def test_the_command_ends_with_a_message(server, tmp_path, monkeypatch, name, message):
     monkeypatch.setenv("DEEPSIMREG_DATA", str(tmp_path))
-    with pytest.raises(SystemExit, match=r"error: .*expected 9d24dba78a72977dbd1d2e110310f31b"):
-        main(["hippocampus-mr", "--url", server.url])
-
-
-def test_a_source_is_checked_when_it_is_written(server):
-    with pytest.raises(ValueError, match=r"tar, tar\.gz, zip"):
-        source(server, archive="rar")
-    with pytest.raises(ValueError, match="md5"):
-        source(server, checksum="9d24")
+    done = CliRunner().invoke(command, [name, "--url", server.url])
+    assert done.exit_code == 1
+    assert message in done.output
