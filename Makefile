@@ -4,7 +4,7 @@ PROFILE ?= quick
 CORES ?= all
 BIN := .venv/bin
 STAMP := .venv/installed
-GRAPH = $(BIN)/snakemake --rerun-triggers input --config profile=$(PROFILE)
+GRAPH = $(BIN)/snakemake --rerun-triggers software-env --config profile=$(PROFILE)
 
 .PHONY: help paper resume stale test lint lab data notebooks readme publish clean
 

@@ -41,7 +41,7 @@ for key, run in runs.items():
         name:
             "".join(c if c.isalnum() else "_" for c in key)
         input:
-            [ancient(one.mark) for one in run.inputs],
+            [] if run.current else [ancient(one.mark) for one in run.inputs],  # what is current waits for nothing
         output:
             run.mark,
         params:

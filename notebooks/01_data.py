@@ -38,10 +38,9 @@ dataset: str = "phantom-2d"  # a dataset of that profile
 import numpy as np
 
 from deepsimreg.paper import figures
-from deepsimreg.data.augment import augment_pair
+from deepsimreg.data.augment import AUGMENTATIONS, augment_pair
 from deepsimreg.metrics import evaluate_pair
 from deepsimreg.paper.plan import Profile
-from deepsimreg.paper.training import AUGMENTATIONS
 
 plan = Profile(profile)
 data = plan.data(dataset)

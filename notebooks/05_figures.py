@@ -93,8 +93,9 @@ save(figures.convergence(histories), "convergence", "Training and validation Dic
 
 # %% tags=["nbval-ignore-output"]
 validation = f"{len(data.pairs('validation'))} validation pairs"
-what = "Validation Dice against the weight of the regulariser."
-save(figures.tuning_curve(curves), "tuning", what, "tuning", validation)
+if len(curves):
+    what = "Validation Dice against the weight of the regulariser."
+    display(save(figures.tuning_curve(curves), "tuning", what, "tuning", validation))
 
 # %% [markdown]
 # ## At matched smoothness
@@ -103,8 +104,12 @@ save(figures.tuning_curve(curves), "tuning", what, "tuning", validation)
 # trained them, which may be shorter than for the test.
 
 # %% tags=["nbval-ignore-output"]
-what = "Dice against SD log J on the validation pairs, over the grid of each method; networks as trained for tuning."
-save(figures.smoothness_against_dice(curves, ringed=True, width=7), "matched-smoothness", what, "tuning", validation)
+if len(curves):
+    what = (
+        "Dice against SD log J on the validation pairs, over the grid of each method, networks as trained for tuning."
+    )
+    panel = figures.smoothness_against_dice(curves, ringed=True, width=7)
+    display(save(panel, "matched-smoothness", what, "tuning", validation))
 
 # %% [markdown]
 # ## A sample

@@ -70,6 +70,7 @@ class Augmentation:
 
 AUGMENT_2D = Augmentation(rotation=180, scale=(0.8, 1.2), shear=0.03, translation=0.1, flips=True)
 AUGMENT_3D = Augmentation(rotation=5, flips=True)
+AUGMENTATIONS = {2: AUGMENT_2D, 3: AUGMENT_3D}  # by the number of axes
 
 
 def augment_pair(

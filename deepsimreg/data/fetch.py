@@ -1,4 +1,5 @@
-"""Fetch a dataset: `deepsimreg fetch hippocampus-mr` puts it under the data root, once.
+"""Fetch a dataset: `deepsimreg fetch hippocampus-mr` puts it under the data root, once. The same without the script:
+`python -m deepsimreg.data.fetch hippocampus-mr`.
 
 The download is kept as `.part` and resumes where it stopped; it is checked before it is used, and unpacked and prepared
 in a temporary folder. The result takes its final name when it is complete.
@@ -192,3 +193,9 @@ def extract(archive: Path, folder: Path, kind: str) -> None:
         raise DataError(f"{archive} holds a member ({error}), {UNSAFE}") from error
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(f"{archive} is damaged or not {kind} ({error}): fetch it again") from error
+
+
+if __name__ == "__main__":
+    from deepsimreg.data.command import fetch as command
+
+    command()

@@ -172,14 +172,14 @@ class Phantom(Dataset):
         return integrate(torch.from_numpy(velocity.astype(np.float32))[None])[0].numpy()
 
     def _photograph(self, scene: np.ndarray, name: str, random: np.random.Generator) -> Sample:
-        """Image and label of level sets: `clip(phi + 1/2, 0, 1)` is a voxel's share of a class."""
+        """Image and label of level sets: `clip(phi + 1/2, 0, 1)` is the fraction of a voxel inside."""
         inside = np.clip(scene + 0.5, 0, 1)
-        shares = np.concatenate([1 - inside[:1], inside[:-1] - inside[1:], inside[-1:]])
+        fractions = np.concatenate([1 - inside[:1], inside[:-1] - inside[1:], inside[-1:]])
         middle = np.mean([material.level for material in self.materials])
         image = np.full(self.shape, 0.5)
-        for share, material in zip(shares, self.materials, strict=True):
+        for fraction, material in zip(fractions, self.materials, strict=True):
             texture = material.texture * _smooth_noise(random, self.shape, material.grain)
-            image += share * ((material.level - middle) * self.contrast + texture)
+            image += fraction * ((material.level - middle) * self.contrast + texture)
         gain, offset = (_smooth_noise(random, self.shape, sigma=min(self.shape) / 3) for _ in range(2))
         image = image * (1 + self.illumination * np.tanh(gain)) + self.illumination * np.tanh(offset)
         image = np.clip(image + random.normal(scale=self.noise, size=self.shape), 0, 1)

@@ -191,7 +191,7 @@ def ask_graph(profile: str, runs: list[Run]) -> None:
         "--directory",
         str(PROJECT),
     ]
-    command += ["--cores", "all", "--quiet", "all", "--nolock", "--rerun-triggers", "input"]
+    command += ["--cores", "all", "--quiet", "all", "--nolock", "--rerun-triggers", "software-env"]
     command += ["--config", f"profile={profile}", "--", *(str(run.mark) for run in runs)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

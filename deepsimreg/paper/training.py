@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from deepsimreg.data.augment import AUGMENT_2D, AUGMENT_3D
+from deepsimreg.data.augment import AUGMENTATIONS
 from deepsimreg.data.base import Dataset
 from deepsimreg.metrics import dice_per_class
 from deepsimreg.models.store import load_model, save_model
@@ -35,7 +35,6 @@ from deepsimreg.paper.run import Run
 from deepsimreg.paper.samples import DrawnSamples, EpochSampler, InOrder
 from deepsimreg.paper.settings import Fit
 
-AUGMENTATIONS = {2: AUGMENT_2D, 3: AUGMENT_3D}
 HARMLESS = (".*exists and is not empty.*", ".*does not have many workers.*", ".*LeafSpec.*", ".*in eval mode.*")
 METRIC_TERMS = ("loss", "similarity", "regulariser", "dice", "folds")
 

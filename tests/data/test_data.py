@@ -362,9 +362,10 @@ def test_rotations_are_rigid_in_mm():
     assert torch.equal(draw(), draw(spacing=(2.0, 2.0, 2.0)))
 
 
-def test_noise_is_drawn_where_its_generator_is_and_keeps_the_images_type():
-    image = torch.full((1, 1, 64, 64), 0.5, dtype=torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_noise_is_drawn_where_its_generator_is_and_keeps_the_images_type(dtype):
+    image = torch.full((1, 1, 64, 64), 0.5, dtype=dtype)
     noisy = add_noise(image, 0.1, torch.Generator().manual_seed(0))
-    assert noisy.dtype == torch.float64
-    assert (noisy - image).std().item() == pytest.approx(0.1, rel=0.05)
+    assert noisy.dtype == dtype
+    assert (noisy - image).float().std().item() == pytest.approx(0.1, rel=0.05)
     assert 0 <= noisy.min() < noisy.max() <= 1

@@ -19,14 +19,13 @@ import torch
 
 from deepsimreg.data import DATASETS, load_dataset, phc, platelet
 from deepsimreg.data.base import Sample
+from deepsimreg.data.digests import file_digests
 from deepsimreg.data.fetch import fetch_dataset
 from deepsimreg.data.files import downsampled
 from deepsimreg.errors import DataError
 from deepsimreg.paper.samples import InOrder
 from deepsimreg.paths import PROJECT
 
-SMALL = {"channels": [4, 4, 4], "light": True}
-FIT = {"steps": 2, "batch": 2, "validate_every": 2}
 MADE = {
     "phc-u373": archives.make_phc,
     "platelet-em": archives.make_platelet,
@@ -198,16 +197,20 @@ def test_a_downsampled_image_is_the_mean_and_keeps_its_place(tmp_path):
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_labels_lie_where_their_image_lies_when_both_are_downsampled(factor):
-    """An edge at any voxel: image and label cross one half at the same place, and neither side is favoured."""
-    size = 12 * factor
-    places = []
-    for edge in range(2 * factor, 10 * factor):
-        label = torch.zeros(1, size, size, dtype=torch.uint8)
-        label[:, edge:] = 1
-        small = downsampled(Sample(label.float(), label, "a", (1.0, 1.0)), factor)
-        assert torch.equal(small.image > 0.5, (small.label == 1) & (small.image != 0.5))
-        places.append(edge / factor - (small.label[0, :, 0] == 0).sum().item())
-    assert abs(np.mean(places)) <= 0.5 / factor, "no shift to one side, but for ties"
+    """The centre of a disc, in voxels of the full image; a label taken from one voxel of each block lies aside."""
+    size, centre = 24 * factor, torch.tensor([11.3 * factor, 12.6 * factor])
+    disc = (torch.cartesian_prod(*[torch.arange(size)] * 2) - centre).norm(dim=1).reshape(1, size, size) < 7 * factor
+    sample = downsampled(Sample(disc.float(), disc.to(torch.uint8), "a", (1.0, 1.0)), factor)
+    places = factor * sample.label[0].nonzero().double().mean(dim=0) + (factor - 1) / 2
+    torch.testing.assert_close(places, disc[0].nonzero().double().mean(dim=0), atol=0.1 * factor, rtol=0)
+
+
+def test_a_downsampled_label_is_the_most_frequent_class_of_its_block():
+    label = torch.randint(3, (1, 8, 12), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    small = downsampled(Sample(label.float(), label, "a", (1.0, 1.0)), 2).label[0]
+    for row, column in np.ndindex(4, 6):
+        block = label[0, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        assert small[row, column] == np.bincount(block.flatten().numpy()).argmax(), "the lowest of equals"
 
 
 def test_datasets_reach_spawned_workers(tmp_path):
@@ -235,6 +238,20 @@ def test_fingerprints_are_remembered_and_follow_the_files(tmp_path):
     changed[0, 0, 0] += 1
     archives.write_nifti(path, changed.astype(np.float32), image.affine)
     assert load_dataset("brain-mri", root=tmp_path).fingerprint() != first
+
+
+def test_a_file_is_hashed_again_only_if_its_size_or_time_has_changed(tmp_path):
+    path = tmp_path / "image"
+
+    def digest(content: bytes, seconds: int) -> str:
+        path.write_bytes(content)
+        os.utime(path, (seconds, seconds))
+        return file_digests([path], tmp_path)["image"]
+
+    assert digest(b"one", 1000) == hashlib.sha256(b"one").hexdigest()
+    assert digest(b"two", 1000) == hashlib.sha256(b"one").hexdigest(), "same size and time: not read"
+    assert digest(b"two", 1001) == hashlib.sha256(b"two").hexdigest()
+    assert digest(b"three", 1001) == hashlib.sha256(b"three").hexdigest()
 
 
 NEW = """

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import socket
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
@@ -11,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from click.testing import CliRunner
 
+from deepsimreg.data import DATASETS
 from deepsimreg.data.base import Source
 from deepsimreg.data.command import fetch as command
 from deepsimreg.data.fetch import extract, fetch
@@ -241,3 +244,11 @@ def test_the_command_ends_with_a_message(server, tmp_path, monkeypatch, name, me
     done = CliRunner().invoke(command, [name, "--url", server.url])
     assert done.exit_code == 1
     assert message in done.output
+
+
+def test_the_module_is_the_same_command_and_errors_are_one_line():
+    call = [sys.executable, "-m", "deepsimreg.data.fetch", "hippocampus"]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    names = ", ".join((*DATASETS, "vgg16"))
+    assert done.stderr.splitlines() == [f"Error: nothing is called 'hippocampus': choose one of {names}"]
