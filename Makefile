@@ -4,6 +4,7 @@ PROFILE ?= quick
 CORES ?= all
 BIN := .venv/bin
 STAMP := .venv/installed
+NBVAL := -p no:xdist --nbval --nbval-sanitize-with tests/nbval.cfg
 GRAPH = $(BIN)/snakemake --rerun-triggers software-env --config profile=$(PROFILE)
 
 .PHONY: help paper resume stale test lint lab data notebooks readme publish clean
@@ -32,8 +33,9 @@ stale: $(STAMP)  ## which published tables today's code would make anew
 	$(BIN)/python -m deepsimreg.paper.stale
 
 test: lint  ## every test, the notebooks through nbval included
-	$(BIN)/python -m pytest
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 DEEPSIMREG_RUNS=$$(mktemp -d) $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
+	$(BIN)/python -m pytest -n auto
+	runs=$$(mktemp -d) && export DEEPSIMREG_RUNS=$$runs OMP_NUM_THREADS=1 TQDM_DISABLE=1 \
+	&& $(GRAPH) --cores all --nolock --quiet all && $(BIN)/python -m pytest $(NBVAL) notebooks && rm -r $$runs
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -140,7 +140,7 @@ def optimise(
     progress: bool = True,
     observe: Callable[[int, Callable[[], Tensor]], None] | None = None,
 ) -> Optimised:
-    """Optimise the displacement of a batch of pairs; gradients are kept here whatever mode the caller is in.
+    """Optimise the displacement of a batch of pairs.
 
     Args:
         moving, fixed: (N, C, *spatial), the same shape.
@@ -151,8 +151,7 @@ def optimise(
         start: displacement (N, D, *spatial), voxels, to start from; None: from the identity.
         model: "velocity", which is invertible, or "displacement".
         extract: "once", then warp what was extracted; or "always", from the warped image.
-        learning_rate: of Adam, in control points.
-        squarings: of the velocity's integration.
+        learning_rate, squarings: of Adam, in control points; of the velocity's integration.
         tolerance: a level ends when `PATIENCE` steps have not lowered the loss by that fraction.
         progress: show a bar.
         observe: called after each step with its number and a function that gives the displacement so far.

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from deepsimreg.losses import NMI
+from deepsimreg.data import load_dataset
+from deepsimreg.losses import NMI, SIMILARITIES, diffusion
+from deepsimreg.warps import warp_image
 
 SHAPES = [(9, 11), (5, 6, 7)]
 each_rank = pytest.mark.parametrize("shape", SHAPES, ids=["2d", "3d"])
@@ -106,3 +108,23 @@ def test_constant_images_give_a_number():
 def test_options_that_make_no_sense(options):
     with pytest.raises(ValueError, match="give at least 2 bins, and a fraction"):
         NMI(**options)
+
+
+@pytest.mark.parametrize("name", ["phantom-2d", "phantom-3d"])
+def test_the_default_weight_lets_the_true_warp_win(name):
+    """With λ of .3 or 1, the first defaults, the true warp of a pair costs more than it gains."""
+    pairs, lam, loss = load_dataset(name).pairs("test"), SIMILARITIES["nmi"].lam, NMI().eval()
+    for pair in (pairs[0], pairs[1], pairs[2]):
+        moving, fixed, truth = pair.moving.image[None], pair.fixed.image[None], pair.displacement[None]
+        still = loss(moving, fixed)
+        assert loss(warp_image(moving, truth), fixed) + lam * diffusion(truth) < still - 0.25 * lam * diffusion(truth)
+        assert loss(warp_image(moving, truth), fixed) + 1.0 * diffusion(truth) > still
+
+
+def test_no_voxel_is_looked_at_twice_and_none_is_permuted(monkeypatch):
+    monkeypatch.setattr(torch, "randperm", lambda *_, **__: pytest.fail("a permutation of all voxels"))
+    loss = NMI(fraction=0.1).eval()
+    for voxels in (1000, 4096, 97_000, 131_072):
+        chosen = loss._chosen(voxels, torch.device("cpu"))
+        assert len(chosen.unique()) == len(chosen) >= min(voxels, max(8192, voxels // 10))
+    assert not torch.equal(loss.train()._chosen(4096, torch.device("cpu")), loss._chosen(4096, torch.device("cpu")))

@@ -1,5 +1,6 @@
 """The one way to keep a network: safetensors with its class and configuration in the header."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -75,6 +76,15 @@ def load_model(path: Path, kind: type[nn.Module] | None = None) -> nn.Module:
     except RuntimeError as error:
         raise WeightsError(f"{path}: weights do not fit their own configuration: {error}") from error
     return model.eval()
+
+
+def tensor_digest(path: Path) -> str:
+    """Sixteen hex digits of the tensors in a .safetensors file, whatever order the file holds them in."""
+    found = hashlib.sha256()
+    with safe_open(path, framework="np") as file:
+        for key in sorted(file.keys()):
+            found.update(key.encode() + file.get_tensor(key).tobytes())
+    return found.hexdigest()[:16]
 
 
 def count_parameters(model: nn.Module) -> int:

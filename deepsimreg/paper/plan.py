@@ -7,6 +7,7 @@ from deepsimreg.data import DATASETS, load_dataset
 from deepsimreg.data.base import Dataset
 from deepsimreg.losses.registry import SIMILARITIES, required_extractors
 from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
+from deepsimreg.models.store import tensor_digest
 from deepsimreg.paper.baselines import BASELINES
 from deepsimreg.paper.errors import SettingsError, check_choice
 from deepsimreg.paper.resolve import (
@@ -15,6 +16,7 @@ from deepsimreg.paper.resolve import (
     RegistrationSettings,
     baseline_settings,
     changed_fit,
+    check_names,
     extractor_names,
     extractor_part,
     extractor_settings,
@@ -58,32 +60,11 @@ class Profile:
         self._runs: dict[tuple, Run] = {}
         for dataset, part in self.parts.items():
             try:
-                self._check(dataset, part)
+                check_names(dataset, part, self.parts, CHAPTERS)
+                if part.reference:
+                    check_choice("reference", part.reference, self.evaluated(dataset))
             except SettingsError as error:
                 raise SettingsError(f"{name}.yaml: {dataset}: {error}") from None
-
-    def _check(self, dataset: str, part: DatasetPart) -> None:
-        """Names that refer to other parts of the profile."""
-        if "description" not in part.data:
-            check_choice("dataset", dataset, DATASETS)
-        for stage in part.resources:
-            check_choice("stage in resources", stage, ("default", *CHAPTERS))
-        for name in extractor_names(part):
-            extractor = extractor_part(part, name)
-            check_choice(f"kind of extractor {name}", extractor.kind, EXTRACTORS)
-            check_choice(f"source of extractor {name}", extractor.source or dataset, self.parts)
-        networks = part.registration.similarities
-        for name, variant in part.ablations.variants.items():
-            check_choice(f"method that {name} is a variant of", variant.of, networks)
-        for network in (*networks.values(), *part.ablations.variants.values()):
-            check_choice("extractor", network.extractor or "seg", extractor_names(part))
-        for name, method in part.optimisation.methods.items():
-            if method.baseline:
-                check_choice(f"baseline of optimisation.methods.{name}", method.baseline, part.baselines)
-            if method.network:
-                check_choice(f"network of optimisation.methods.{name}", method.network, networks)
-        if part.reference:
-            check_choice("reference", part.reference, self.evaluated(dataset))
 
     @property
     def datasets(self) -> list[str]:
@@ -207,6 +188,8 @@ class Profile:
         if extractor and not planned.extractor:
             raise SettingsError(f"{planned.similarity} compares no features: leave extractor empty")
         more = {"fit": changed_fit(fit, changes), "extractor": extractor or planned.extractor}
+        if "/" in extractor:
+            more["weights"] = tensor_digest(PROJECT / extractor / "weights.safetensors")
         return run.changed(place, wanted.model_copy(update=more))
 
     @staticmethod
@@ -277,7 +260,7 @@ class Profile:
         return self._run(dataset, stage, stage, ChapterSettings(values=values), code, inputs=tuple(inputs))
 
     def evaluated(self, dataset: str) -> list[str]:
-        """The methods of the evaluation: networks and baselines, and the pairs before registration."""
+        """The methods of the evaluation; "unregistered" are the pairs before it."""
         return [*self.networks(dataset), *self.part(dataset).baselines, "unregistered"]
 
     def reference(self, dataset: str) -> str:

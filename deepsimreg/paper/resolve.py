@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from deepsimreg.data import DATASETS
 from deepsimreg.losses.registry import SIMILARITIES, required_extractors
 from deepsimreg.models.registry import EXTRACTORS
 from deepsimreg.paper.baselines import BASELINES
@@ -30,6 +31,7 @@ class RegistrationSettings(Strict):
     lam: Lam
     grid: tuple[float, ...]  # that a tuned λ is chosen from
     extractor: str  # of the profile, or the folder of a run; empty: none
+    weights: str = ""  # digest of those in such a folder
     architecture: str
     network: dict[str, Any]
     fit: Fit
@@ -48,6 +50,28 @@ class ChapterSettings(Strict):
     """What a chapter that makes tables or figures depends on, besides its runs."""
 
     values: dict[str, Any] = {}
+
+
+def check_names(dataset: str, part: DatasetPart, datasets: Iterable[str], stages: Iterable[str]) -> None:
+    """SettingsError for a name in a dataset's part that refers to nothing in the profile."""
+    if "description" not in part.data:
+        check_choice("dataset", dataset, DATASETS)
+    for stage in part.resources:
+        check_choice("stage in resources", stage, ("default", *stages))
+    for name in extractor_names(part):
+        extractor = extractor_part(part, name)
+        check_choice(f"kind of extractor {name}", extractor.kind, EXTRACTORS)
+        check_choice(f"source of extractor {name}", extractor.source or dataset, datasets)
+    networks = part.registration.similarities
+    for name, variant in part.ablations.variants.items():
+        check_choice(f"method that {name} is a variant of", variant.of, networks)
+    for network in (*networks.values(), *part.ablations.variants.values()):
+        check_choice("extractor", network.extractor or "seg", extractor_names(part))
+    for name, method in part.optimisation.methods.items():
+        if method.baseline:
+            check_choice(f"baseline of optimisation.methods.{name}", method.baseline, part.baselines)
+        if method.network:
+            check_choice(f"network of optimisation.methods.{name}", method.network, networks)
 
 
 def extractor_names(part: DatasetPart) -> list[str]:

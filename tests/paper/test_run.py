@@ -4,10 +4,15 @@ import json
 import threading
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
+from deepsimreg.errors import WeightsError
+from deepsimreg.models import VGG16Features, vgg_path
 from deepsimreg.paper import run as run_module
 from deepsimreg.paper.errors import SettingsError
+from deepsimreg.paper.methods import optimisation_method
 from deepsimreg.paper.paths import runs_root
 from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.run import locked, relative
@@ -162,3 +167,43 @@ def test_extractors_come_in_the_order_of_the_profile(profile):
 def test_the_mark_names_sizes(run):
     content = json.loads(ended(run).mark.read_text())
     assert content["files"]["weights.safetensors"] == len("weights")
+
+
+def test_the_group_of_a_variant_concerns_its_chapter_alone(profile):
+    tree = {"registration": {"similarities": {"mse": {"lam": 1}}}}
+
+    def plan(group):
+        return profile({D: tree | {"ablations": {"variants": {"v": {"of": "mse", "lam": 2, "group": group}}}}})
+
+    before, after = plan("a"), plan("b")
+    assert before.chapter(D, "ablations").identity != after.chapter(D, "ablations").identity
+    assert [run.identity for run in before.ablations(D)] == [run.identity for run in after.ablations(D)]
+
+
+def test_weights_of_ones_own_count_by_their_tensors(profile, tmp_path):
+    """safetensors orders its header at random: the same tensors in another file are the same extractor."""
+    tree = {"registration": {"similarities": {"deepsim-seg": {"lam": 1}}}}
+    path = tmp_path / "mine" / "weights.safetensors"
+    path.parent.mkdir()
+
+    def identity(tensors):
+        save_file(tensors, path)
+        run = profile({D: tree}).registration(D, "deepsim-seg", place="runs/x", extractor=str(path.parent))
+        return run.identity
+
+    tensors = {f"layer-{number}": torch.full((3,), float(number)) for number in range(20)}
+    first = identity(tensors)
+    assert identity(dict(reversed(tensors.items()))) == first
+    assert identity(tensors | {"layer-3": torch.zeros(3)}) != first
+
+
+def test_vgg_is_no_run_and_its_weights_are_named_where_they_are_missing(profile, tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPSIMREG_DATA", str(tmp_path))
+    plan = profile({D: {"optimisation": {"methods": {"photo": {"similarity": "vgg", "lam": [1]}}}}})
+    assert plan.optimisation(D).inputs == ()
+    with pytest.raises(WeightsError, match="no VGG-16 weights; run deepsimreg fetch vgg16"):
+        optimisation_method(plan, D, plan.methods(D)["photo"], 1.0)
+    torch.save({f"features.{key}": value for key, value in VGG16Features().layers.state_dict().items()}, vgg_path())
+    pair = plan.data(D).pairs("test")[0]
+    register = optimisation_method(plan, D, plan.methods(D)["photo"].model_copy(update={"levels": ((4, 8, 1),)}), 1.0)
+    assert torch.isfinite(register(pair.moving.image[None], pair.fixed.image[None])).all()

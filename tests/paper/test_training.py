@@ -1,3 +1,4 @@
+import itertools
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from deepsimreg.data import load_dataset
 from deepsimreg.data.augment import AUGMENT_2D
 from deepsimreg.losses import MSE, DeepSim
 from deepsimreg.models import Autoencoder, UNet, VoxelMorph, load_model
+from deepsimreg.paper import training
+from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.extractors import ReconstructionTraining, SegmentationTraining
 from deepsimreg.paper.registrations import RegistrationTraining
 from deepsimreg.paper.samples import DrawnSamples, EpochSampler
@@ -229,3 +232,25 @@ def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, earl
     a, b = (pd.read_csv(folder / "metrics.csv") for folder in (whole, cut))
     pd.testing.assert_frame_equal(a.drop(columns="seconds"), b.drop(columns="seconds"))
     assert b["seconds"].dropna().is_monotonic_increasing
+
+
+def test_several_devices_in_a_notebook_are_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "in_notebook", lambda: True)
+    with pytest.raises(SettingsError, match="devices is 2: several devices hang in a notebook"):
+        train(data, tmp_path, Fit(steps=2, devices=2), "seg")
+
+
+def test_the_regulariser_counts_in_mm_as_register_does():
+    data = load_dataset("phantom-3d", shape=(16, 16, 16), train=1, validation=1, test=1)
+    object.__setattr__(data, "__class__", type("Thick", (type(data),), {"spacing": (1.0, 1.0, 5.0)}))
+    network = VoxelMorph(3, **SMALL)
+    torch.nn.init.normal_(network.flow.weight)
+    module = RegistrationTraining(network, MSE(), 0.3, data, Fit())
+    batch = {key: value[None] for key, value in DrawnSamples(data.pairs("train"), None, 0)[0].items()}
+    with torch.no_grad():
+        found = module.terms(batch)["regulariser"]
+        u = network(batch["moving"], batch["fixed"])[0]
+    steps, expected = (1.0, 1.0, 5.0), 0.0
+    for a, c in itertools.product(range(3), range(3)):
+        expected += (u[c].diff(dim=a) * steps[c] / steps[a]).square().mean().item() / 9
+    assert found.item() == pytest.approx(expected, rel=1e-4)
