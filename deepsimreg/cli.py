@@ -4,9 +4,6 @@ Commands import what they need when they run, so that `--help` is quick.
 """
 
 import json
-import sys
-from collections.abc import Callable
-from functools import wraps
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -19,20 +16,6 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXPECTED = (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError, ImportError)  # what a user can mend
 
 
-def reported(command: Callable) -> Callable:
-    """Errors that a user can mend end the command with their message and exit code 1, without a traceback."""
-
-    @wraps(command)
-    def run(*arguments, **options):
-        try:
-            return command(*arguments, **options)
-        except EXPECTED as error:
-            click.echo(f"error: {str(error) or type(error).__name__}", err=True)
-            sys.exit(1)
-
-    return run
-
-
 def show(result: dict, as_json: bool) -> None:
     """A result for a person, or for a program."""
     if as_json:
@@ -43,7 +26,18 @@ def show(result: dict, as_json: bool) -> None:
 
 
 class Commands(click.Group):
-    """This module's commands, and those that the entry points "deepsimreg.commands" name."""
+    """This module's commands, and those that the entry points "deepsimreg.commands" name.
+
+    An error that a user can mend ends any of them with one line and exit code 1, without a traceback.
+    """
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):  # click's own ways to end
+            raise
+        except EXPECTED as error:
+            raise click.ClickException(" ".join(str(error).split()) or type(error).__name__) from error
 
     def list_commands(self, context: click.Context) -> list[str]:
         return sorted({*super().list_commands(context), *entry_points(group="deepsimreg.commands").names})
@@ -67,7 +61,9 @@ def main() -> None:
 @click.argument("fixed", type=FILE)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the results.")
 @click.option("--similarity", default="ncc", show_default=True, help=f"{', '.join(SIMILARITIES)}; or a sum of them.")
-@click.option("--lam", type=float, help="Weight of the regulariser, in mm/mm; by default the similarity's.")
+@click.option(
+    "--lam", type=float, help="Weight λ of the mean squared derivatives, mm per mm; default: the similarity's."
+)
 @click.option("--network", help="Registration network to start from: a pretrained name or a weight file.")
 @click.option("--extractor", help="For DeepSim: a pretrained dataset, or the weight file of an extractor.")
 @click.option("--steps", type=click.IntRange(0), help="Of each level; 0 with --network: the network alone.")
@@ -76,7 +72,6 @@ def main() -> None:
 @click.option("--fixed-labels", type=FILE, help="Labels of the fixed image: Dice is measured.")
 @click.option("--device", help="cpu or cuda; by default a GPU if there is one.")
 @JSON
-@reported
 def register(moving, fixed, out, labels, fixed_labels, as_json, **options) -> None:
     """Pull MOVING onto FIXED; write moved.nii.gz, and field.nii.gz for ITK, ANTs and Slicer, to --out.
 
@@ -104,7 +99,6 @@ def register(moving, fixed, out, labels, fixed_labels, as_json, **options) -> No
 @click.argument("image", type=FILE)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The warped image.")
 @click.option("--labels", is_flag=True, help="IMAGE holds labels: take the nearest voxel.")
-@reported
 def apply(field, image, out, labels) -> None:
     """Pull IMAGE through FIELD, an ITK displacement field, onto the grid of the field.
 
@@ -129,7 +123,6 @@ def apply(field, image, out, labels) -> None:
 @click.argument("fixed_labels", type=FILE)
 @click.option("--field", type=FILE, help="The displacement field: folds and SD log J are measured, too.")
 @JSON
-@reported
 def evaluate(moved_labels, fixed_labels, field, as_json) -> None:
     """Overlap and surface distance of MOVED_LABELS and FIXED_LABELS, on one grid.
 

@@ -60,26 +60,13 @@ def as_image(source: ImageLike | Image, what: str, spacing: Sequence[float] | No
     """
     if isinstance(source, Image):
         return source
-    affine, name = None, what
-    if isinstance(source, str | Path):
-        name = f"{what} {source}"
-        array, _, affine = read_image(source)
-        if affine is None and array.ndim == 3 and array.shape[-1] in (3, 4):
-            raise ValueError(f"{name} is a colour image, {array.shape}: save it in grey values")
-    elif isinstance(source, nibabel.spatialimages.SpatialImage):
-        array, affine = np.asarray(source.dataobj), source.affine
-    else:
-        array = source
-    if affine is not None:
-        while array.ndim > 2 and array.shape[-1] == 1:
-            array = array[..., 0]
+    array, affine, name = _read(source, what)
+    dtype = np.dtype(str(array.dtype).removeprefix("torch.").replace("bfloat16", "float32"))
     if isinstance(array, Tensor):
-        array = array.float() if array.dtype == torch.bfloat16 else array  # numpy has no such type
-        array = array.clone() if array.is_inference() else array
-        dtype = np.dtype(str(array.dtype).removeprefix("torch."))
+        data = array.clone() if array.is_inference() else array
+        data = data.float() if data.dtype in (torch.bfloat16, torch.float16) else data
     else:
-        dtype = array.dtype
-    data = array if isinstance(array, Tensor) else torch.from_numpy(np.ascontiguousarray(array).astype(_plain(dtype)))
+        data = torch.from_numpy(np.ascontiguousarray(array, _plain(dtype)))
     if data.ndim in (2, 3):
         data = data[None, None]
     elif data.ndim not in (4, 5) or not isinstance(source, Tensor):
@@ -193,21 +180,26 @@ def field_positions(path: str | Path, moving: Image) -> tuple[Tensor, np.ndarray
     return positions(np.eye(moving.ndim + 1), displacement), nibabel.load(path).affine
 
 
+def _read(source: ImageLike, what: str) -> tuple[np.ndarray | Tensor, np.ndarray | None, str]:
+    """Values, affine or None, and what errors call them."""
+    if isinstance(source, nibabel.spatialimages.SpatialImage):
+        array, affine, name = np.asarray(source.dataobj), source.affine, what
+    elif isinstance(source, str | Path):
+        array, _, affine = read_image(source)
+        name = f"{what} {source}"
+        if affine is None and array.ndim == 3 and array.shape[-1] in (3, 4):
+            raise ValueError(f"{name} is a colour image, {array.shape}: save it in grey values")
+    else:
+        return source, None, what
+    while affine is not None and array.ndim > 2 and array.shape[-1] == 1:
+        array = array[..., 0]
+    return array, affine, name
+
+
 def _plain(dtype: np.dtype) -> np.dtype:
-    """A dtype that torch has."""
-    if dtype.kind == "b":
-        return np.dtype(np.uint8)
-    return dtype if dtype.kind == "f" and dtype.itemsize in (4, 8) else np.dtype(_WIDER.get(dtype.name, np.float32))
-
-
-_WIDER = {
-    "uint8": np.uint8,
-    "int8": np.int8,
-    "int16": np.int16,
-    "int32": np.int32,
-    "int64": np.int64,
-    "uint16": np.int32,
-    "uint32": np.int64,
-    "uint64": np.int64,
-    "float16": np.float32,
-}
+    """A dtype of this machine's byte order that torch computes with, and that holds the values."""
+    if dtype.kind == "u" and dtype.itemsize > 1:
+        return np.dtype(f"i{min(2 * dtype.itemsize, 8)}")
+    if dtype.kind in "iu" or (dtype.kind == "f" and dtype.itemsize in (4, 8)):
+        return dtype.newbyteorder("=")
+    return np.dtype(np.uint8 if dtype.kind == "b" else np.float32)

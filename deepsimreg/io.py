@@ -38,7 +38,7 @@ def read_image(path: str | Path) -> tuple[np.ndarray, tuple[float, ...], np.ndar
     """
     path = Path(path)
     suffix = _suffix(path)
-    with _readable(path, suffix):
+    with readable(path, "TIFF" if suffix in TIFF else "NIfTI"):
         if suffix in TIFF:
             array = tifffile.imread(path)
             return array, (1.0,) * array.ndim, None
@@ -54,7 +54,7 @@ def image_shape(path: str | Path) -> tuple[int, ...]:
     """
     path = Path(path)
     suffix = _suffix(path)
-    with _readable(path, suffix):
+    with readable(path, "TIFF" if suffix in TIFF else "NIfTI"):
         if suffix in TIFF:
             with tifffile.TiffFile(path) as file:
                 first = file.pages.first.shape
@@ -82,20 +82,30 @@ def write_image(path: str | Path, array: np.ndarray, spacing=None, affine: np.nd
     path = Path(path)
     suffix = _suffix(path)
     array = np.asarray(array)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.partial{suffix}")
-    try:
-        if suffix in TIFF:
+    if suffix in TIFF:
+        with whole(path) as partial:
             tifffile.imwrite(partial, array)
-        else:
-            if affine is None:
-                zooms = [*(spacing or ()), 1.0, 1.0, 1.0][:3]
-                affine = np.diag([*zooms, 1.0])
-            if array.dtype == bool:
-                array = array.astype(np.uint8)
-            image = nibabel.Nifti1Image(array, affine, dtype=array.dtype)
-            image.header.set_xyzt_units("mm")
-            nibabel.save(image, partial)
+        return
+    if affine is None:
+        affine = np.diag([*[*(spacing or ()), 1.0, 1.0, 1.0][:3], 1.0])
+    array = array.astype(np.uint8) if array.dtype == bool else array
+    write_nifti(path, nibabel.Nifti1Image(array, affine, dtype=array.dtype))
+
+
+def write_nifti(path: Path, image: nibabel.Nifti1Image) -> None:
+    """Write an image whose affine is in mm; the file appears whole or not at all."""
+    image.header.set_xyzt_units("mm")
+    with whole(path) as partial:
+        nibabel.save(image, partial)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to, beside `path`; it takes its place when the writing has succeeded."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    try:
+        yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -117,16 +127,15 @@ def _suffix(path: Path) -> str:
     for suffix in (*NIFTI, *TIFF):
         if path.name.lower().endswith(suffix):
             return suffix
-    raise DataError(f"{path} has no suffix that is known: use one of {', '.join((*NIFTI, *TIFF))}")
+    raise DataError(f"{path} has an unknown suffix: use one of {', '.join((*NIFTI, *TIFF))}")
 
 
 @contextmanager
-def _readable(path: Path, suffix: str) -> Iterator[None]:
-    """What goes wrong in reading a file, as a DataError that names it."""
+def readable(path: Path, kind: str) -> Iterator[None]:
+    """Raise a DataError that names the file if it is missing, or if reading it as that kind fails."""
     if not path.is_file():
         raise DataError(f"{path} does not exist: check the path, or fetch the data again")
     try:
         yield
     except BROKEN_FILE as error:
-        kind = "TIFF" if suffix in TIFF else "NIfTI"
         raise DataError(f"{path} is truncated or not {kind} ({error}): fetch it again") from error

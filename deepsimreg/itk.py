@@ -9,7 +9,6 @@ Shape in the file: (X, Y, Z, 1, 3), or (X, Y, 1, 1, 2) in 2D, as ITK writes it.
 Source: NIfTI-1 header (intent codes, 4 × 4 affine); ITK, itkNiftiImageIO.
 """
 
-import os
 from pathlib import Path
 
 import nibabel
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from deepsimreg.errors import DataError
-from deepsimreg.io import BROKEN_FILE
+from deepsimreg.io import readable, write_nifti
 
 INTENT_VECTOR = 1007
 
@@ -33,7 +32,6 @@ def write_field(
     ValueError for a field that is no (1, D, *spatial) or not finite, and for an affine that is singular, sheared, or
     tilts a 2D image out of its plane, since ITK has no such grids.
     """
-    path = Path(path)
     vectors = to_itk(displacement, affine, moving_affine)
     ndim = vectors.ndim - 1
     shape = (*vectors.shape[:ndim], *[1] * (4 - ndim), ndim)
@@ -41,14 +39,7 @@ def write_field(
     matrix[np.ix_([*range(ndim), 3], [*range(ndim), 3])] = grid_affine(affine, ndim)
     image = nibabel.Nifti1Image(vectors.reshape(shape).astype(np.float32), matrix)
     image.header.set_intent(INTENT_VECTOR)
-    image.header.set_xyzt_units("mm")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
-    try:
-        nibabel.save(image, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_nifti(Path(path), image)
 
 
 def read_field(path: str | Path, moving_affine: np.ndarray | None = None) -> Tensor:
@@ -57,14 +48,9 @@ def read_field(path: str | Path, moving_affine: np.ndarray | None = None) -> Ten
     The fixed grid's affine is the file's own; moving_affine as for `write_field`. DataError for a file that is
     missing, cut short or no displacement field.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path} does not exist: check the path, or write the field again")
-    try:
+    with readable(Path(path), "NIfTI"):
         image = nibabel.load(path)
         vectors = image.get_fdata()
-    except BROKEN_FILE as error:
-        raise DataError(f"{path} is truncated or not NIfTI ({error}): write the field again") from error
     ndim = vectors.shape[-1]
     if vectors.ndim != 5 or ndim not in (2, 3) or any(size != 1 for size in vectors.shape[ndim:4]):
         raise DataError(

@@ -49,8 +49,7 @@ def evaluate_pair(
     if not torch.isfinite(displacement).all():
         raise ValueError("displacement contains NaN or inf: the registration has diverged")
     displacement = displacement.detach()
-    moving_label, fixed_label = moving_label.to(displacement.device), fixed_label.to(displacement.device)
-    moved_label = warp_labels(moving_label, displacement)
+    moved_label = warp_labels(moving_label.to(displacement.device), displacement)
     return {
         **label_metrics(moved_label, fixed_label, classes, spacing),
         **smoothness(displacement),
@@ -81,6 +80,7 @@ def indexed_labels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, list[str]]:
     """
     if a.shape != b.shape:
         raise ValueError(f"labels have the shapes {tuple(a.shape[2:])} and {tuple(b.shape[2:])}: give them on one grid")
+    b = b.to(a.device)
     values = torch.unique(torch.cat([a.flatten().long(), b.flatten().long(), a.new_zeros(1).long()]))
     ours, theirs = (torch.searchsorted(values, labels.long()) for labels in (a, b))
     return ours, theirs, [str(int(value)) for value in values]
@@ -100,7 +100,7 @@ def segmentation_metrics(prediction: Tensor, label: Tensor, classes: Sequence[st
         "dice": _mean(dice),
         "dice_foreground": _mean(dice[1:]),
         **{f"dice_{name}": value for name, value in zip(classes, dice, strict=True)},
-        "pixel_accuracy": (prediction == label).double().mean().item(),
+        "pixel_accuracy": (prediction == label.to(prediction.device)).double().mean().item(),
     }
 
 
@@ -112,6 +112,7 @@ def dice_per_class(a: Tensor, b: Tensor, classes: int | Sequence[str]) -> Tensor
     count = classes if isinstance(classes, int) else len(classes)
     if a.shape != b.shape:
         raise ValueError(f"labels of shapes {tuple(a.shape)} and {tuple(b.shape)}; bring both onto one grid")
+    b = b.to(a.device)
     highest = int(max(a.max(), b.max()))
     if highest >= count:
         raise ValueError(f"label {highest} found, but there are {count} classes, 0…{count - 1}; name them all")
@@ -180,7 +181,7 @@ def target_registration_error(
     scale = torch.as_tensor(spacing, dtype=torch.float64, device=displacement.device)
     difference = (displacement.double() - truth.to(displacement).double())[0].movedim(0, -1) * scale
     error = difference.norm(dim=-1)
-    foreground = fixed_label[0, 0] > 0
+    foreground = (fixed_label[0, 0] > 0).to(error.device)
     return (error[foreground] if foreground.any() else error).mean().item()
 
 

@@ -32,7 +32,8 @@ LEARNING_RATE = 0.15  # of Adam, in control points
 CONTROL_POINTS = 5  # at least, along the sides of the coarsest level: fewer mislead the levels that follow
 CORRECTIONS = 5  # of the velocity of a displacement that is started from
 START_GRID = 8  # voxels of a control point, at most, on the level that begins at a start: a coarser one would blur it
-PATIENCE = 10  # steps without an improvement of more than `tolerance` that end a level
+PATIENCE, TOLERANCE = 10, 1e-4  # a level ends when that many steps have not lowered the loss by that fraction
+SQUARINGS = 5  # of the velocity's integration
 
 
 @dataclass(frozen=True)
@@ -104,26 +105,7 @@ class Optimised:
     losses: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class _Field:
-    """How a field on a control grid becomes a displacement: as it is, or as the flow of a velocity."""
-
-    model: str
-    squarings: int
-
-    def flow(self, field: Tensor) -> Tensor:
-        return integrate(field, self.squarings) if self.model == "velocity" else field
-
-    def started_from(self, displacement: Tensor, grid: Sequence[int]) -> Tensor:
-        """The field on a grid whose flow is a displacement, found by correcting it with what its flow lacks."""
-        with torch.no_grad():
-            start = pooled(displacement, grid) / _column(grid, displacement)
-            field = start
-            for _ in range(CORRECTIONS if self.model == "velocity" else 0):
-                field = field + start - self.flow(field)
-        return field
-
-
+@torch.inference_mode(False)  # gradients are needed whatever the caller's mode
 def optimise(
     moving: Tensor,
     fixed: Tensor,
@@ -135,8 +117,6 @@ def optimise(
     model: str = "velocity",
     extract: str = "once",
     learning_rate: float = LEARNING_RATE,
-    squarings: int = 5,
-    tolerance: float = 1e-4,
     progress: bool = True,
     observe: Callable[[int, Callable[[], Tensor]], None] | None = None,
 ) -> Optimised:
@@ -151,40 +131,32 @@ def optimise(
         start: displacement (N, D, *spatial), voxels, to start from; None: from the identity.
         model: "velocity", which is invertible, or "displacement".
         extract: "once", then warp what was extracted; or "always", from the warped image.
-        learning_rate, squarings: of Adam, in control points; of the velocity's integration.
-        tolerance: a level ends when `PATIENCE` steps have not lowered the loss by that fraction.
+        learning_rate: of Adam, in control points.
         progress: show a bar.
         observe: called after each step with its number and a function that gives the displacement so far.
 
     Raises FloatingPointError if the loss is not finite, ValueError for an option that is not offered.
     """
     _check_options(lam, levels, model, extract)
-    kind, shape, ndim = _Field(model, squarings), fixed.shape[2:], fixed.ndim - 2
-    with torch.no_grad(), evaluating(similarity):
-        maps = _halves(similarity.maps(torch.cat([moving, fixed]))) if extract == "once" else None
-    field, grid, losses = None, None, []
-    bar = tqdm(
-        total=sum(level.steps for level in levels), desc="register", unit="step", disable=not progress, leave=False
-    )
+    shape, ndim = fixed.shape[2:], fixed.ndim - 2
+    total = sum(level.steps for level in levels)
+    bar = tqdm(total=total, desc="register", unit="step", disable=not progress, leave=False)
+    field, pair, losses = None, None, []
     with bar, evaluating(similarity):
+        with torch.no_grad():
+            maps = _halves(similarity.maps(torch.cat([moving, fixed]))) if extract == "once" else None
         for level in levels:
-            resolution, finer = level.factors(ndim, spacing)
-            coarse = [-(-size // step) for size, step in zip(shape, finer, strict=True)]
-            if field is None:
-                rest = fixed.new_zeros(len(fixed), ndim, *coarse)
-                field = rest if start is None else kind.started_from(start, finer)
+            resolution, grid = level.factors(ndim, spacing)
+            control = [-(-size // step) for size, step in zip(shape, grid, strict=True)]
+            if field is not None:
+                field = _finer(field, pair.grid, grid, control)
+            elif start is not None:
+                field = _field_of(start, grid, model)
             else:
-                field = _finer(field, grid, finer, coarse)
-            grid = finer
-            pair = _Pair(moving, fixed, similarity, maps, resolution, grid, kind, spacing)
-
-            def watch(field: Tensor, grid: Sequence[int] = grid) -> None:
-                if observe is not None:
-                    observe(len(losses), partial(_displacement, kind, field, grid, shape))
-
-            field = _descend(field, pair, level.steps, lam, learning_rate, tolerance, losses, bar, watch)
-    displacement = _displacement(kind, field, grid, shape)
-    return Optimised(displacement, field if model == "velocity" else None, tuple(losses))
+                field = fixed.new_zeros(len(fixed), ndim, *control)
+            pair = _Pair(moving, fixed, similarity, maps, resolution, grid, model, spacing)
+            field = _descend(field, pair, level.steps, lam, learning_rate, losses, bar, observe)
+    return Optimised(pair.displacement(field), field if model == "velocity" else None, tuple(losses))
 
 
 def _check_options(lam: float, levels: Sequence[Level], model: str, extract: str) -> None:
@@ -198,17 +170,26 @@ def _check_options(lam: float, levels: Sequence[Level], model: str, extract: str
         raise ValueError(f"lam is {lam}: give a weight of 0 or more")
 
 
+def _flow(field: Tensor, model: str) -> Tensor:
+    """The displacement of a field, in steps of its grid."""
+    return integrate(field, SQUARINGS) if model == "velocity" else field
+
+
 @torch.no_grad()
-def _displacement(kind: _Field, field: Tensor, grid: Sequence[int], shape: Sequence[int]) -> Tensor:
-    return _finer(kind.flow(field), grid, [1] * len(grid), shape)
+def _field_of(displacement: Tensor, grid: Sequence[int], model: str) -> Tensor:
+    """The field on a grid whose flow is a displacement, corrected step by step by what its flow lacks."""
+    field = start = pooled(displacement, grid) / _column(grid, displacement)
+    for _ in range(CORRECTIONS if model == "velocity" else 0):
+        field = field + start - _flow(field, model)
+    return field
 
 
 class _Pair:
     """What is compared on one level: at its resolution, or at that of the finest map if all are coarser."""
 
-    def __init__(self, moving, fixed, similarity, maps, resolution, grid, kind, spacing):
-        self.similarity, self.grid, self.kind = similarity, grid, kind
-        shape = fixed.shape[2:]
+    def __init__(self, moving, fixed, similarity, maps, resolution, grid, model, spacing):
+        self.similarity, self.grid, self.model = similarity, grid, model
+        self.full = shape = fixed.shape[2:]
         if maps is not None:
             finest = [min(steps) for steps in zip(*_steps(maps, shape), strict=True)]
             resolution = [max(wanted, there) for wanted, there in zip(resolution, finest, strict=True)]
@@ -225,15 +206,20 @@ class _Pair:
 
     def terms(self, field: Tensor) -> tuple[Tensor, Tensor]:
         """Similarity and regulariser of a field on the level's grid."""
-        flow = self.kind.flow(field)
+        flow = _flow(field, self.model)
         displacement = _finer(flow, self.grid, self.resolution, self.shape)
         regulariser = diffusion(flow, self.spacing)
         if self.maps is None:
             return self.similarity(warp_image(self.images[0], displacement), self.images[1]), regulariser
         return self.measure(_warped(self.maps[0], displacement)), regulariser
 
+    @torch.no_grad()
+    def displacement(self, field: Tensor) -> Tensor:
+        """The displacement of a field, on the images' own grid."""
+        return _finer(_flow(field, self.model), self.grid, [1] * len(self.grid), self.full)
 
-def _descend(field, pair, steps, lam, learning_rate, tolerance, losses, bar, watch) -> Tensor:
+
+def _descend(field, pair: _Pair, steps: int, lam: float, learning_rate: float, losses: list, bar, observe) -> Tensor:
     """The best field of a level."""
     field = field.detach().requires_grad_()
     optimizer = torch.optim.Adam([field], lr=learning_rate)
@@ -252,7 +238,7 @@ def _descend(field, pair, steps, lam, learning_rate, tolerance, losses, bar, wat
             break
         losses.append(value)
         waited += 1
-        if value < mark - tolerance * abs(mark) or not math.isfinite(mark):
+        if value < mark - TOLERANCE * abs(mark) or not math.isfinite(mark):
             mark, waited = value, 0
         if waited >= PATIENCE:
             break
@@ -260,7 +246,8 @@ def _descend(field, pair, steps, lam, learning_rate, tolerance, losses, bar, wat
         loss.backward()
         optimizer.step()
         bar.update()
-        watch(field)
+        if observe is not None:
+            observe(len(losses), partial(pair.displacement, field))
     return best
 
 

@@ -30,7 +30,7 @@ from deepsimreg.image import (
 from deepsimreg.losses.base import Similarity
 from deepsimreg.losses.registry import default_lam, parse_similarity, required_extractors, similarity_terms
 from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
-from deepsimreg.optimise import LEARNING_RATE, Level, default_levels, evaluating, optimise
+from deepsimreg.optimise import LEARNING_RATE, Level, Optimised, default_levels, evaluating, optimise
 from deepsimreg.pretrained import load, pretrained
 from deepsimreg.transform import Registration
 from deepsimreg.warps import sample_image
@@ -93,12 +93,11 @@ def register(
     lam = default_lam(similarity) if lam is None else float(lam)
     schedule = _levels(levels, steps, pair.fixed, started=network is not None)
     start = _predicted(_network(network, pair.fixed, pair.device), pair)
-    displacement, velocity, losses = start, None, ()
+    found = Optimised(start, None, ())
     if start is None or sum(level.steps for level in schedule):
         images = (*pair.values, compared, lam, schedule, pair.fixed.spacing, start)
         found = optimise(*images, model, extract, learning_rate, progress=progress)
-        displacement, velocity, losses = found.displacement, found.velocity, found.losses
-    return pair.registered(displacement, velocity, losses)
+    return pair.registered(found)
 
 
 @dataclass(frozen=True)
@@ -114,14 +113,14 @@ class _Prepared:
     device: torch.device
     clock: dict[str, float] = field(default_factory=dict)
 
-    def registered(self, displacement: Tensor, velocity: Tensor | None, losses: tuple[float, ...]) -> Registration:
+    def registered(self, found: Optimised) -> Registration:
         """The result, with the seconds of each step and `total`."""
         self.clock["optimise"] = time.perf_counter()
         names, times = list(self.clock)[1:], list(self.clock.values())
         seconds = {name: after - before for name, before, after in zip(names, times, times[1:], strict=False)}
         seconds["total"] = times[-1] - times[0]
         where = (self.moving, self.fixed, self.matrix, self.transform, *self.labels)
-        return Registration(displacement, velocity, losses, seconds, *where)
+        return Registration(found.displacement, found.velocity, found.losses, seconds, *where)
 
 
 def _prepared(moving, fixed, labels, affine, spacing, device) -> _Prepared:
@@ -137,7 +136,7 @@ def _prepared(moving, fixed, labels, affine, spacing, device) -> _Prepared:
             f"{moving.name} and {fixed.name} do not overlap in the world: check their affines, or give affine='rigid', "
             "which first aligns their centres"
         )
-    if _moves(matrix, moving, fixed):
+    if moving.shape != fixed.shape or not np.allclose(matrix, np.eye(len(matrix)), atol=1e-5):
         still = fixed_values.new_zeros(len(fixed_values), fixed.ndim, *fixed.shape)
         moving_values = sample_image(antialiased(moving_values, matrix), positions(matrix, still))
     clock["prepare"] = time.perf_counter()
@@ -225,11 +224,6 @@ def _overlap(matrix: np.ndarray, moving: Image, fixed: Image) -> bool:
     there = matrix[: fixed.ndim, : fixed.ndim] @ points + matrix[: fixed.ndim, fixed.ndim :]
     size = np.array(moving.shape)[:, None]
     return bool(((there > -1) & (there < size)).all(0).any())
-
-
-def _moves(matrix: np.ndarray, moving: Image, fixed: Image) -> bool:
-    """Whether the grids differ by more than rounding."""
-    return moving.shape != fixed.shape or not np.allclose(matrix, np.eye(len(matrix)), atol=1e-5)
 
 
 def _similarity(similarity, extractor, image: Image) -> Similarity:

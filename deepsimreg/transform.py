@@ -54,8 +54,7 @@ class Registration:
         found = smoothness(self.displacement[:1])
         if self.moved_labels is None or self.fixed_labels is None:
             return found
-        fixed = self.fixed_labels.data.to(self.moved_labels.device)
-        return found | segmentation_metrics(*indexed_labels(self.moved_labels, fixed))
+        return found | segmentation_metrics(*indexed_labels(self.moved_labels, self.fixed_labels.data))
 
     @cached_property
     def jacobian(self) -> Tensor:

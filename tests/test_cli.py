@@ -108,16 +108,32 @@ def test_fetch_says_what_must_be_got_by_hand(tmp_path, monkeypatch):
     assert "brain" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(28, "No space left on device"),
-        RuntimeError("out of memory"),
-        MemoryError(),
-        PermissionError(13, "denied"),
-    ],
-    ids=repr,
-)
+MACHINE = [
+    OSError(28, "No space left on device"),
+    RuntimeError("CUDA out of memory.\nTried to allocate 2 GiB"),
+    MemoryError(),
+    PermissionError(13, "denied"),
+]
+
+
+def assert_one_line(done, error):
+    assert isinstance(done.exception, SystemExit)
+    expected = " ".join(str(error).split()) or "MemoryError"
+    assert done.stderr.replace("\r", "\n").strip().splitlines()[-1] == f"Error: {expected}"
+
+
+@pytest.mark.parametrize("error", MACHINE, ids=repr)
+def test_errors_of_the_machine_in_a_command_of_another_floor_are_one_line(monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("deepsimreg.data.fetch.fetch_dataset", fails)
+    done = call("fetch", "hippocampus-mr")
+    assert done.exit_code == 1
+    assert_one_line(done, error)
+
+
+@pytest.mark.parametrize("error", MACHINE, ids=repr)
 def test_errors_of_the_machine_are_one_line(files, monkeypatch, error):
     def fails(*_, **__):
         raise error
@@ -126,10 +142,7 @@ def test_errors_of_the_machine_are_one_line(files, monkeypatch, error):
     given = ["--similarity", "mse", "--lam", "0.001", "--steps", "1"]
     done = call("register", files / "moving.nii.gz", files / "fixed.nii.gz", "--out", files / "out", *given)
     assert done.exit_code == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ")
-    assert (str(error) or "MemoryError") in last
-    assert not done.exception or isinstance(done.exception, SystemExit)
+    assert_one_line(done, error)
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_the_work(files, monkeypatch):

@@ -14,8 +14,8 @@ from scipy import ndimage
 from deepsimreg import register
 from deepsimreg.data import load_dataset
 from deepsimreg.errors import WeightsError
-from deepsimreg.image import antialiased
-from deepsimreg.losses import MSE, DeepSim, FeatureFunction, Similarity, similarity_terms
+from deepsimreg.image import antialiased, as_image, positions
+from deepsimreg.losses import MSE, DeepSim, FeatureFunction, Similarity, diffusion, similarity_terms
 from deepsimreg.metrics import evaluate_pair
 from deepsimreg.models import UNet, VoxelMorph, save_model
 from deepsimreg.optimise import Level, default_levels, optimise
@@ -25,6 +25,7 @@ from deepsimreg.warps import (
     integrate,
     jacobian_determinant,
     sample_image,
+    sample_labels,
     upsample,
     warp_image,
 )
@@ -478,16 +479,40 @@ def test_gradients_are_kept_whatever_the_caller_does(mode):
     outside = register(moving, fixed, "mse", lam=1e-3, **QUIET)
     with mode():
         inside = register(moving.clone(), fixed.clone(), "mse", lam=1e-3, **QUIET)
+        found = optimise(moving.clone(), fixed.clone(), MSE(), 1e-3, default_levels((40, 48)), **QUIET)
     assert torch.equal(inside.displacement, outside.displacement)
+    assert torch.equal(found.displacement, outside.displacement)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, np.float16, np.float32])
-def test_images_of_half_precision(dtype):
-    image = smooth((40, 48))
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float16, "f2", ">f4", ">f8", ">i2", "u2", "u4", ">u8"], ids=str
+)
+def test_images_of_any_number_type_and_byte_order(dtype):
+    image = 1000 * smooth((40, 48))
     given = image.to(dtype) if isinstance(dtype, torch.dtype) else image[0, 0].numpy().astype(dtype)
+    torch.testing.assert_close(as_image(given, "moving").data.float(), image, atol=4, rtol=0)
     result = register(given, given, "ncc", **QUIET)
     assert result.displacement.abs().max() < 0.05
     assert result.moved.dtype == torch.float32
+
+
+def test_what_is_warped_later_follows_the_moving_image():
+    moving, fixed = moved_blobs((40, 48), 3)
+    result = register(moving, fixed, "ncc", **QUIET)
+    torch.testing.assert_close(result.warp(moving), result.moved)
+    labels = (moving > 0.5).to(torch.uint8)
+    assert torch.equal(result.warp_labels(labels), sample_labels(labels, positions(np.eye(3), result.displacement)))
+    with pytest.raises(ValueError, match="give one on the grid of moving"):
+        result.warp(moving[..., 1:])
+
+
+def test_the_regulariser_of_thick_slices_is_its_definition_in_mm():
+    spacing = (1.0, 1.0, 5.0)
+    u = torch.randn(1, 3, 6, 7, 5, generator=torch.Generator().manual_seed(0))
+    mm = u[0].double().numpy() * np.reshape(spacing, (3, 1, 1, 1))
+    squares = [np.square(np.diff(mm, axis=axis + 1) / step).mean() for axis, step in enumerate(spacing)]
+    assert diffusion(u, spacing).item() == pytest.approx(np.mean(squares), rel=1e-5)
+    assert diffusion(u, (5.0, 5.0, 5.0)).item() == pytest.approx(diffusion(u).item(), rel=1e-5)
 
 
 def test_nothing_is_measured_that_nobody_asked_for(monkeypatch):
@@ -561,15 +586,16 @@ def test_images_of_two_resolutions_are_brought_together(tmp_path):
 
 
 LOADED = "import sys; print(*sorted({modules} & set(sys.modules)))"
-HEAVY = {"torch", "SimpleITK", "pandas", "lightning", "matplotlib", "snakemake"}
+HEAVY = {"torch", "SimpleITK", "nibabel", "pandas", "lightning", "matplotlib", "snakemake"}
+HEAVY |= {"deepsimreg.data", "deepsimreg.paper"}
 
 
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
         ("import deepsimreg", set()),
-        ("from deepsimreg import register", {"torch"}),
-        ("from deepsimreg.cli import main; main(['--help'], standalone_mode=False)", set()),
+        ("from deepsimreg import register", {"torch", "nibabel"}),
+        ("from deepsimreg.cli import main; main(['--help'], standalone_mode=False)", {"deepsimreg.data"}),  # fetch
         ("from deepsimreg.cli import main; main(['models'], standalone_mode=False)", set()),
         ("import deepsimreg.losses, deepsimreg.models, deepsimreg.losses.registry, deepsimreg.models.registry", set()),
     ],

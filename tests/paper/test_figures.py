@@ -248,6 +248,7 @@ def test_methods_have_one_colour_each_and_strangers_get_their_own():
 
 
 def test_text_is_legible_in_print_and_the_settings_of_the_caller_stay(pairs, metrics):
+    mpl.use("agg")  # until a backend is chosen, its entry is no value that a copy keeps
     before = mpl.rcParams.copy()
     for figure in (figures.dice_boxplot(pairs), figures.learning_curve(metrics)):
         sizes = [text.get_fontsize() for text in figure.findobj(mpl.text.Text) if text.get_text()]
@@ -388,3 +389,22 @@ def test_dice_per_class_prints_each_mean(pairs):
     np.testing.assert_allclose(values, [[0.99] * 4, list(means)])
     assert axes.texts[-1].get_text() == f"{means.iloc[-1]:.2f}".lstrip("0")
     assert [label.get_text() for label in axes.get_yticklabels()] == ["background", "cell"]
+
+
+@pytest.mark.parametrize(
+    ("draw", "place"),
+    [
+        (figures.tuning_curve, (1, 0.75)),
+        (lambda table: figures.smoothness_against_dice(table, ringed=True), (0.2, 0.75)),
+    ],
+)
+def test_the_chosen_lambda_is_ringed_even_if_another_has_the_higher_dice(draw, place):
+    columns = {"lam": [0.5, 1, 2], "dice": [0.8, 0.75, 0.7], "sd_log_jacobian": [0.4, 0.2, 0.1]}
+    table = pd.DataFrame({"method": "ncc", **columns, "chosen": [False, True, False]})
+    ring = draw(table).axes[0].lines[1]
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == place
+
+
+def test_tuning_curve_leaves_out_methods_without_lambda():
+    table = pd.DataFrame({"method": ["ncc", "ncc", "unregistered"], "lam": [0.5, 1, None], "dice": [0.7, 0.8, 0.6]})
+    assert [axes.get_title() for axes in figures.tuning_curve(table).axes] == ["NCC"]

@@ -12,6 +12,7 @@ from deepsimreg.paper.statistics import (
     coupled_interval,
     paired_wilcoxon,
 )
+from deepsimreg.paths import PROJECT
 
 
 def scipy_interval(values):
@@ -151,3 +152,10 @@ def test_compare_methods_tests_couples(rng):
     halves = [values["dice"].to_numpy().reshape(-1, 2).mean(1) for values in (ours, theirs)]
     assert table.loc[0, "n"] == 30
     assert table.loc[0, "p"] == stats.wilcoxon(*halves, alternative="greater").pvalue
+
+
+def test_the_published_tests_follow_from_the_published_pairs():
+    folder = PROJECT / "figures" / "hippocampus-mr"
+    found = compare_methods(pd.read_csv(folder / "pairs.csv"))
+    published = pd.read_csv(folder / "tests.csv")[list(found.columns)]
+    pd.testing.assert_frame_equal(found, published, rtol=1e-4, atol=1e-6)

@@ -14,10 +14,12 @@ from deepsimreg.paper.figures.style import (
     PAGE,
     Picture,
     axis_labels,
+    grid_means,
     legend_below,
     look,
     method_colors,
     method_name,
+    ring,
     styled,
 )
 from deepsimreg.paper.statistics import coupled_interval
@@ -64,11 +66,11 @@ def smoothness_against_dice(
 ) -> Figure:
     """One point per method; with a column `lam`, one per method and λ, joined by a line along λ.
 
-    table: rows with the columns `method`, x and y; means are drawn. ringed: mark the best λ of each method: the upper
-    line at one x is the better method.
+    table: rows with the columns `method`, x and y; means are drawn. ringed: mark the λ of
+    each method that its column `chosen` names, else the best. At one x, the upper line is the better method.
     """
     keys = [key for key in ("method", "lam") if key in table]
-    means = table.groupby(keys, sort=False, dropna=False)[[x, y]].mean().reset_index()
+    means = grid_means(table, keys, [x, y])
     methods = list(means["method"].unique())
     colors = method_colors(methods)
     figure = Picture(figsize=(width, 3.2), layout="constrained")
@@ -79,8 +81,7 @@ def smoothness_against_dice(
         edge = {"markeredgecolor": "white", "markeredgewidth": 0.5, "markersize": 6.5, "linewidth": 1}
         panel.plot(points[x], points[y], **mark, **edge, color=colors[method], label=method_name(method))
         if ringed:
-            best = points.loc[points[y].idxmax()]
-            panel.plot(best[x], best[y], "o", markersize=11, markerfacecolor="none", color=colors[method])
+            ring(panel, points, x, y, colors[method])
     axis_labels(panel, x, y)
     panel.margins(0.08)
     legend_below(figure, panel.get_legend_handles_labels()[0], columns=2 if width < 5 else 5)

@@ -8,20 +8,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from deepsimreg.paper.baselines import BASELINES
 from deepsimreg.paper.figures.style import (
     AXIS_NAMES,
     COLUMN,
-    ENGINES,
     OKABE_ITO,
     OTHER_COLORS,
     PAGE,
     Picture,
     axis_labels,
+    grid_means,
     legend_below,
     look,
     method_colors,
     method_name,
     narrow,
+    ring,
     styled,
 )
 
@@ -81,8 +83,12 @@ def convergence(
 
 @styled
 def tuning_curve(table: pd.DataFrame, metric: str = "dice", width: float = PAGE) -> Figure:
-    """Validation metric against λ (log₂ axis), a panel a method, its best value ringed; rows of one λ are averaged."""
-    means = table.groupby(["method", "lam"], sort=False)[metric].mean().reset_index().sort_values("lam")
+    """Validation metric against λ (log₂ axis), one panel per method; rows of one λ are averaged.
+
+    The chosen row is ringed if the table has a column `chosen`, else the best value. Rows without a λ are left out.
+    """
+    table = table.dropna(subset="lam")
+    means = grid_means(table, ["method", "lam"], [metric]).sort_values("lam")
     methods = list(table["method"].unique())
     colors = method_colors(methods)
     columns = min(5, len(methods))
@@ -93,8 +99,7 @@ def tuning_curve(table: pd.DataFrame, metric: str = "dice", width: float = PAGE)
         points = means[means["method"] == method]
         panel.set_xscale("log", base=2)
         panel.plot(points["lam"], points[metric], marker="o", markersize=4, color=colors[method])
-        best = points.loc[points[metric].idxmax()]
-        panel.plot(best["lam"], best[metric], "o", markersize=10, markerfacecolor="none", color=colors[method])
+        ring(panel, points, "lam", metric, colors[method])
         ticks = sorted(points["lam"])
         ticks = ticks[:: -(-len(ticks) // 3)]
         panel.xaxis.set_major_locator(FixedLocator(ticks))
@@ -102,7 +107,7 @@ def tuning_curve(table: pd.DataFrame, metric: str = "dice", width: float = PAGE)
         panel.set_xticks(ticks, [f"{value:.2g}" for value in ticks])
         panel.margins(0.15)
         panel.set_title(narrow(method_name(method)))
-        panel.set_xlabel("Smoothing" if str(method).split("-")[0] in ENGINES else "λ")
+        panel.set_xlabel("Smoothing" if method in BASELINES else "λ")
     for panel in axes.flat[len(methods) :]:
         panel.remove()
     label = AXIS_NAMES.get(metric, metric)
@@ -115,7 +120,7 @@ def tuning_curve(table: pd.DataFrame, metric: str = "dice", width: float = PAGE)
 def loss_landscape(curves: Mapping[str, tuple], width: float = PAGE) -> Figure:
     """Loss of one noisy patch against its shifted self, a panel a metric (their scales do not compare).
 
-    curves: name → (shifts in voxels, values), as `evaluation.loss_landscape_curves` returns.
+    curves: name → (shifts in voxels, values), as `landscape.loss_landscape_curves` returns.
     """
     rows = -(-len(curves) // 5)
     columns = -(-len(curves) // rows)

@@ -11,6 +11,7 @@ from functools import wraps
 from pathlib import Path
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -114,6 +115,19 @@ def look(method: str, number: int) -> dict:
     """Marker and line of a method: one of `MARKERS` and a solid line for a network, else those of its engine."""
     marker, line = ENGINES.get(str(method).split("-")[0], (MARKERS[number % len(MARKERS)], "-"))
     return {"marker": marker, "linestyle": line}
+
+
+def grid_means(table: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+    """Means of the metrics, one row per key; column `chosen`: is this row the choice? False if the table has none."""
+    chosen = table["chosen"].eq(True) if "chosen" in table else False
+    how = dict.fromkeys(metrics, "mean") | {"chosen": "max"}
+    return table.assign(chosen=chosen).groupby(list(keys), sort=False, dropna=False).agg(how).reset_index()
+
+
+def ring(panel: Axes, points: pd.DataFrame, x: str, y: str, color: str) -> None:
+    """A ring around the chosen row of `grid_means`; around the largest y if no row is chosen."""
+    best = points.loc[points["chosen"].idxmax() if points["chosen"].any() else points[y].idxmax()]
+    panel.plot(best[x], best[y], "o", markersize=10, markerfacecolor="none", color=color)
 
 
 def save_figure(figure: Figure, stem: Path | str, caption: str, source_run: str | Sequence[str]) -> list[Path]:
