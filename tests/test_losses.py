@@ -377,7 +377,8 @@ def test_supervised_ncc_by_definition(shape):
             (pairs.fixed_label, torch.zeros_like(pairs.displacement)),
         )
     )
-    expected = NCC().compare(pairs) + 0.5 * ((moved - fixed) ** 2).mean()
+    voxels = ((moved - fixed) ** 2).sum() / np.prod(shape)
+    expected = NCC().compare(pairs) + 0.5 * voxels
     assert SupervisedNCC(weight=0.5).compare(pairs).item() == pytest.approx(expected.item(), abs=1e-12)
     assert SupervisedNCC().needs_labels
 
@@ -392,17 +393,23 @@ def test_the_gradient_of_the_labels_reaches_the_displacement():
 
 
 def test_a_far_voxel_of_a_rare_class_changes_the_labels_term_by_that_voxel_only():
-    """The number of classes is the dataset's, not the one that a batch happens to show."""
     pairs = replace(alignment((24, 24), size=1.5), classes=36)
-    rare = pairs.moving_label.clone()
-    rare[..., -1, -1] = 35
-    grey = NCC().compare(pairs)
-    few, more = (
-        (SupervisedNCC().compare(replace(pairs, moving_label=label)) - grey).item()
-        for label in (pairs.moving_label, rare)
-    )
-    assert more == pytest.approx(few, rel=0.01)
-    assert few == pytest.approx(12 * (SupervisedNCC().compare(replace(pairs, classes=3)) - grey).item() / 144)
+    pairs = replace(pairs, displacement=torch.zeros_like(pairs.displacement))
+    labels = [pairs.moving_label.clone() for _ in range(2)]
+    for label, value in zip(labels, (pairs.fixed_label[..., -1, -1], 35), strict=True):
+        label[..., -1, -1] = value
+    right, rare = ((labels_term(replace(pairs, moving_label=label)), label) for label in labels)
+    assert rare[0] - right[0] == pytest.approx(2 / 24**2, abs=1e-9)
+    assert right[0] == pytest.approx(2 * (right[1] != pairs.fixed_label).double().mean().item(), abs=1e-9)
+
+
+def test_classes_that_no_image_shows_do_not_change_the_labels_term():
+    pairs = alignment((24, 24), size=1.5)
+    assert labels_term(replace(pairs, classes=36)) == pytest.approx(labels_term(pairs), abs=1e-12)
+
+
+def labels_term(pairs):
+    return (SupervisedNCC().compare(pairs) - NCC().compare(pairs)).item()
 
 
 class Dropping(nn.Module):
@@ -435,12 +442,33 @@ def test_a_network_that_is_looked_through_is_left_as_it_was(loss):
     assert not any(weight.requires_grad for weight in measure.parameters())
 
 
-def test_every_similarity_takes_bfloat16():
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_every_similarity_takes_bfloat16(name, autocast):
+    """Half-precision images, without labels and with them, give about what the same images give in float32."""
     encoders = {"seg": UNet(2, 3, channels=[4, 6, 8]), "ae": TinyEncoder(2), "vgg": TinyEncoder(2)}
-    moved, fixed = (image.bfloat16() for image in pair((16, 16)))
-    for name in SIMILARITIES:
-        with torch.autocast("cpu", torch.bfloat16):
-            assert torch.isfinite(build_similarity(name, encoders)(moved, fixed))
+    measure, pairs = build_similarity(name, encoders).eval(), alignment((16, 16), torch.bfloat16, size=1.5)
+    wide = replace(pairs, moving=pairs.moving.float(), fixed=pairs.fixed.float())
+    wide = replace(wide, displacement=pairs.displacement.float())
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = measure.compare(pairs), measure(pairs.moving, pairs.fixed)
+    assert {value.dtype for value in found} == {torch.float32}
+    assert found[0].item() == pytest.approx(measure.compare(wide).item(), rel=0.05)
+    assert found[1].item() == pytest.approx(measure(wide.moving, wide.fixed).item(), rel=0.05)
+
+
+def test_an_extractor_in_bfloat16_takes_float32_images():
+    moved, fixed = pair((16, 16))
+    network = TinyEncoder(2)
+    expected = DeepSim(network)(moved, fixed).item()
+    assert DeepSim(network.bfloat16())(moved, fixed).item() == pytest.approx(expected, rel=0.05)
+
+
+def test_an_extractor_moves_with_its_similarity():
+    network = TinyEncoder(2)
+    measure = DeepSim(network).to("meta", torch.float64)
+    assert {(weight.device.type, weight.dtype) for weight in measure.parameters()} == {("meta", torch.float64)}
+    assert {(weight.device.type, weight.dtype) for weight in network.parameters()} == {("cpu", torch.float32)}
 
 
 def test_weighted_sum():

@@ -137,9 +137,39 @@ def test_weights_that_do_not_fit_their_configuration_are_refused(tmp_path):
         load_model(path)
 
 
-def test_only_2d_and_3d():
-    with pytest.raises(ValueError, match="2D or 3D"):
-        UNet(4, 3, channels=[4, 6, 8])
+@pytest.mark.parametrize("options", [{}, {"channels": [4, 6, 8]}])
+def test_only_2d_and_3d(options):
+    for network in (lambda: UNet(4, 3, **options), lambda: VoxelMorph(4, **options), lambda: Pyramid(4, **options)):
+        with pytest.raises(ValueError, match="2D or 3D"):
+            network()
+
+
+@pytest.mark.parametrize("network", [Pyramid, VoxelMorph], ids=["pyramid", "voxelmorph"])
+def test_a_network_in_float64_predicts_in_float64(network):
+    images = torch.rand(2, 1, 1, 16, 16).double()
+    assert network(2, channels=[4, 6]).double()(*images).dtype == torch.float64
+
+
+def test_the_configuration_is_every_argument():
+    assert UNet(3, 4, light=True).config == {
+        "ndim": 3,
+        "out_channels": 4,
+        "in_channels": 1,
+        "channels": [32, 64, 128],
+        "batch_norm": False,
+        "dropout": 0.0,
+        "light": True,
+    }
+    assert Pyramid(2, channels=(4, 6), radius=0).config == {
+        "ndim": 2,
+        "in_channels": 2,
+        "channels": [4, 6],
+        "batch_norm": False,
+        "dropout": 0.0,
+        "light": False,
+        "diffeomorphic": 0,
+        "radius": 0,
+    }
 
 
 def test_count_of_weights_by_hand():
@@ -190,12 +220,18 @@ def test_it_learns_a_shift(network):
     assert displacement[0, 1, 8:-8, 8:-8].mean().item() == pytest.approx(2, abs=0.4)
 
 
-@pytest.mark.parametrize("name", ["voxelmorph", "pyramid"])
-def test_the_flow_keeps_its_digits_under_autocast(name):
+@pytest.mark.parametrize("squarings", [0, 3], ids=["displacement", "velocity"])
+@pytest.mark.parametrize("name", ["voxelmorph", "pyramid", "transmorph"])
+def test_the_flow_keeps_its_digits_under_autocast(name, squarings):
     """In bfloat16 a displacement of 10 voxels has steps of .0625 voxel."""
+    if name == "transmorph":
+        pytest.importorskip("monai")
     torch.manual_seed(0)
-    network = ARCHITECTURES[name](2, channels=[8, 8], light=True).eval()
-    flows = [network.flow] if name == "voxelmorph" else network.flows
+    small = {"embed_dim": 8, "depths": (2, 2), "heads": (2, 2), "window": 2}
+    network = ARCHITECTURES[name](
+        2, light=True, diffeomorphic=squarings, **(small if name == "transmorph" else {"channels": [8, 8]})
+    ).eval()
+    flows = network.flows if name == "pyramid" else [network.flow]
     for flow in flows:
         torch.nn.init.normal_(flow.weight, std=1e-3)
         torch.nn.init.constant_(flow.bias, 10.0)

@@ -17,11 +17,11 @@ def nmi_by_definition(i, j, bins):
     deviation = 1 / bins / (2 * math.sqrt(2 * math.log(2)))  # full width at half maximum: one bin
     joint = np.zeros((bins, bins))
     for a, b in zip(i.ravel(), j.ravel(), strict=True):
-        shares = []
+        fractions = []
         for value in (a, b):
             weights = [math.exp(-(((value - (k + 0.5) / bins) / deviation) ** 2) / 2) for k in range(bins)]
-            shares.append([weight / sum(weights) for weight in weights])
-        joint += np.outer(*shares) / i.size
+            fractions.append([weight / sum(weights) for weight in weights])
+        joint += np.outer(*fractions) / i.size
 
     def entropy(probabilities):
         return -sum(p * math.log(p) for p in probabilities.ravel() if p > 0)
@@ -54,7 +54,7 @@ def test_nmi_does_not_care_for_the_sign_of_the_contrast():
     assert NMI(fraction=1)(1 - i, j).item() == pytest.approx(NMI(fraction=1)(i, j).item(), abs=1e-9)
 
 
-def test_values_in_the_middle_of_their_bins_that_foretell_each_other_give_a_low_loss():
+def test_values_in_the_middle_of_their_bins_that_predict_each_other_give_a_low_loss():
     grey = (torch.randint(8, (1, 1, 60, 60), generator=torch.Generator().manual_seed(1)) + 0.5) / 8
     shuffled = torch.randperm(8, generator=torch.Generator().manual_seed(2))
     other = (shuffled[(grey * 8 - 0.5).round().long()] + 0.5) / 8
@@ -121,7 +121,7 @@ def test_the_default_weight_lets_the_true_warp_win(name):
         assert loss(warp_image(moving, truth), fixed) + 1.0 * diffusion(truth) > still
 
 
-def test_no_voxel_is_looked_at_twice_and_none_is_permuted(monkeypatch):
+def test_no_voxel_is_sampled_twice_and_none_is_permuted(monkeypatch):
     monkeypatch.setattr(torch, "randperm", lambda *_, **__: pytest.fail("a permutation of all voxels"))
     loss = NMI(fraction=0.1).eval()
     for voxels in (1000, 4096, 97_000, 131_072):

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -57,3 +59,9 @@ def test_damaged_unknown_and_other_networks_are_refused(shipped):
 def test_the_command_line_lists_them(shipped):
     assert CliRunner().invoke(main, ["models"]).stdout.split() == ["made/seg", "a", "U-Net"]
     assert list(json.loads(CliRunner().invoke(main, ["models", "--json"]).stdout)) == ["made/seg"]
+
+
+def test_the_index_is_read_without_torch():
+    code = "import sys; from deepsimreg.pretrained import pretrained; print(len(pretrained()), 'torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [str(len(pretrained.pretrained())), "False"]

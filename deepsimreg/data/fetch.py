@@ -12,10 +12,12 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Iterable
 from dataclasses import replace
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -26,8 +28,7 @@ from deepsimreg.paths import data_root
 
 CHUNK = 1 << 18
 TIMEOUT = 30  # s
-PLAIN = (0, 0o4, 0o10)  # of a zip member: no kind, folder, file
-UNSAFE = "which leaves its folder, or is a link or a device: nothing was unpacked; do not use this archive"
+PLAIN = (0, 0o4, 0o10)  # type of a zip member: not stated, folder, file
 VGG16 = Source(  # the weights of the similarity `vgg`
     name="vgg16",
     url="https://download.pytorch.org/models/vgg16-397923af.pth",
@@ -76,8 +77,8 @@ def fetch(source: Source, root: Path) -> Path:
     if source.prepare and (root / source.raw).is_dir():
         print(f"{source.name}: preparing {root / source.raw} -> {target}")
         return _prepared(source, root / source.raw, target)
-    size = f"{source.size_bytes / 1e6:.0f} MB"
-    print(f"{source.name}: {size}, licence {source.licence}\n  {source.citation}\n  {source.url}\n  -> {target}")
+    print(f"{source.name}: {source.size_bytes / 1e6:.0f} MB, licence {source.licence}\n  {source.citation}")
+    print(f"  {source.url}\n  -> {target}")
     record = root / f"{source.folder}.sha256"
     checksum = source.checksum or (record.read_text().strip() if record.is_file() else "")
     archive = target if source.archive == "file" else root / f"{source.folder}.{source.archive}"
@@ -165,34 +166,37 @@ def _digest(path: Path, algorithm: str) -> str:
 
 
 def extract(archive: Path, folder: Path, kind: str) -> None:
-    """Unpack a tar, tar.gz or zip without the `._*` files of macOS. DataError for members that leave `folder`."""
+    """Unpack a tar, tar.gz or zip without the `._*` files of macOS.
 
-    def wanted(name: str) -> bool:
-        return not any(part.startswith("._") for part in PurePosixPath(name).parts)
-
+    Raises:
+        DataError: the archive is damaged, or a member leaves `folder` or is a link or a device; nothing is unpacked.
+    """
     try:
         if kind == "zip":
             with zipfile.ZipFile(archive) as file:
-                members = [member for member in file.infolist() if wanted(member.filename)]
-                for member in members:
-                    path, kind_of = PurePosixPath(member.filename), member.external_attr >> 28
-                    if path.is_absolute() or ".." in path.parts or kind_of not in PLAIN:
-                        raise DataError(f"{archive} holds {str(path)!r}, {UNSAFE}")
-                file.extractall(folder, members)
+                members = [(member, member.filename, member.external_attr >> 28 in PLAIN) for member in file.infolist()]
+                file.extractall(folder, _wanted(archive, members))
         else:
             with tarfile.open(archive) as file:
-                members = [member for member in file if wanted(member.name)]
-                for member in members:
-                    if (
-                        not (member.isreg() or member.isdir())
-                        or tarfile.data_filter(member, str(folder)).name != member.name
-                    ):
-                        raise DataError(f"{archive} holds {member.name!r}, {UNSAFE}")
-                file.extractall(folder, members, filter="data")
-    except tarfile.FilterError as error:
-        raise DataError(f"{archive} holds a member ({error}), {UNSAFE}") from error
+                members = [(member, member.name, member.isreg() or member.isdir()) for member in file]
+                file.extractall(folder, _wanted(archive, members), filter="data")
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(f"{archive} is damaged or not {kind} ({error}): fetch it again") from error
+
+
+def _wanted(archive: Path, members: Iterable[tuple[Any, str, bool]]) -> list[Any]:
+    """The members to unpack, all of them checked. members: member, its name, whether it is a file or a folder."""
+    wanted = []
+    for member, name, plain in members:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not plain:
+            raise DataError(
+                f"{archive} holds {name!r}, which leaves its folder, or is a link or a device: nothing was unpacked; "
+                "do not use this archive"
+            )
+        if not any(part.startswith("._") for part in path.parts):
+            wanted.append(member)
+    return wanted
 
 
 if __name__ == "__main__":

@@ -15,10 +15,21 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from deepsimreg.data.base import Dataset, LazySequence, Pair, Sample, check_split, ordered_pairs, pair_of
+from deepsimreg.data.base import (
+    Dataset,
+    LazySequence,
+    Pair,
+    Sample,
+    Source,
+    check_split,
+    ordered_pairs,
+    pair_of,
+    shuffled_split,
+)
 from deepsimreg.data.digests import file_digests
 from deepsimreg.errors import DataError
 from deepsimreg.io import image_shape, read_image, read_page
+from deepsimreg.paths import data_root
 from deepsimreg.warps import pooled
 
 SUBJECT = "{subject}"
@@ -81,6 +92,17 @@ class LabelledFiles(Dataset):
         self.shape = tuple(int(side) // downsample for side in rounded)
         self._given = self._step = None if spacing is None else tuple(map(float, spacing))
         self.spacing = self.sample(next(iter(self.files))).spacing
+
+    def open_subjects(self, root: str | Path | None, images: str, labels: str, downsample: int, cache: int) -> None:
+        """Open the fetched folder of `source`, with one image per subject, split 60/20/20 (`shuffled_split`).
+
+        root: of the data; None: `data_root()`. images, labels: as for `matched_files`.
+        """
+        root = Path(root or data_root())
+        files = matched_files(root / self.source.folder, images, labels)
+        if not files:
+            raise not_fetched(root, self.source)
+        self.open(root, files, shuffled_split(list(files)), downsample, cache)
 
     def samples(self, split: str) -> Sequence[Sample]:
         return LazySequence(self.splits[check_split(split)], self.sample)
@@ -172,9 +194,8 @@ def matched_files(folder: Path, images: str, labels: str, both: bool = True) -> 
     """
     found = []
     for pattern in (images, labels):
-        named = (
-            re.escape(str(folder / pattern)).replace(re.escape(SUBJECT), "(.+)", 1).replace(re.escape(SUBJECT), r"\1")
-        )
+        first, *others = map(re.escape, str(folder / pattern).split(SUBJECT))
+        named = first + "(.+)" + r"\1".join(others)
         paths = [path for path in folder.glob(pattern.replace(SUBJECT, "*")) if not path.name.startswith(".")]
         found.append({match[1]: path for path in paths if (match := re.fullmatch(named, str(path)))})
     for subject in sorted(found[0].keys() ^ found[1].keys() if both else found[0].keys() - found[1].keys()):
@@ -192,12 +213,10 @@ def stack_pages(name: str, image: Path, label: Path, start: int = 0, stop: int |
     return {f"{name}-t{page:03d}": Files(image, label, page) for page in range(shape[0])[start:stop]}
 
 
-def not_fetched(folder: Path, name: str) -> DataError:
+def not_fetched(root: Path, source: Source) -> DataError:
     """The error for a dataset whose folder is missing or empty."""
-    return DataError(
-        f"{folder} holds no data: run `deepsimreg fetch {name}`, or set DEEPSIMREG_DATA to the folder that holds "
-        f"{folder.name}"
-    )
+    remedy = f"run `deepsimreg fetch {source.name}`, or set DEEPSIMREG_DATA to the folder that holds {source.folder}"
+    return DataError(f"{root / source.folder} holds no data: {remedy}")
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -226,19 +245,14 @@ def padded_sample(
     The affine's origin moves with the padding, so each voxel keeps its world coordinate.
     """
     cut = tuple(slice(side) for side in shape)
-    image, label = image[cut], label[cut]
+    image, label = image[cut].astype(np.float32), label[cut].astype(np.uint8)
     before = [(side - n) // 2 for side, n in zip(shape, image.shape, strict=True)]
     padding = [(b, side - n - b) for b, side, n in zip(before, shape, image.shape, strict=True)]
     if affine is not None:
         affine = affine.copy()
         affine[:3, 3] -= affine[:3, : len(before)] @ before
-    return Sample(
-        image=torch.from_numpy(np.pad(image.astype(np.float32), padding, mode="edge"))[None],
-        label=torch.from_numpy(np.pad(label.astype(np.uint8), padding, mode="edge"))[None],
-        name=name,
-        spacing=tuple(spacing),
-        affine=affine,
-    )
+    image, label = (torch.from_numpy(np.pad(array, padding, mode="edge"))[None] for array in (image, label))
+    return Sample(image, label, name, tuple(spacing), affine)
 
 
 def downsampled(sample: Sample, factor: int) -> Sample:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deepsimreg.data.base import Source, shuffled_split
-from deepsimreg.data.files import LabelledFiles, matched_files, not_fetched, scaled
-from deepsimreg.paths import data_root
+from deepsimreg.data.base import Source
+from deepsimreg.data.files import LabelledFiles, scaled
 
 
 class Hippocampus(LabelledFiles):
@@ -34,13 +33,8 @@ class Hippocampus(LabelledFiles):
     description = "T1 MRI crops around the hippocampus, 260 labelled volumes (Decathlon Task04)"
 
     def __init__(self, root: str | Path | None = None, downsample: int = 1, cache: int = 512):
-        root = Path(root or data_root())
-        folder = root / self.source.folder
-        files = matched_files(folder, "imagesTr/{subject}.nii.gz", "labelsTr/{subject}.nii.gz")
-        if not files:
-            raise not_fetched(folder, self.name)
-        self.open(root, files, shuffled_split(list(files)), downsample, cache)
-        for name in files:  # every volume is checked at the start: about a second
+        self.open_subjects(root, "imagesTr/{subject}.nii.gz", "labelsTr/{subject}.nii.gz", downsample, cache)
+        for name in self.files:  # every volume is checked at the start: about a second
             self.sample(name)
 
     def intensities(self, image: np.ndarray, path: Path) -> np.ndarray:

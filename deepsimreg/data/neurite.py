@@ -8,10 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from deepsimreg.data.base import Source, shuffled_split, spread_colors
-from deepsimreg.data.files import LabelledFiles, matched_files, not_fetched
+from deepsimreg.data.base import Source, spread_colors
+from deepsimreg.data.files import LabelledFiles
 from deepsimreg.errors import DataError
-from deepsimreg.paths import data_root
 
 
 def _source(name: str, file: str, checksum: str, size_bytes: int) -> Source:
@@ -45,14 +44,9 @@ class NeuriteOasis3d(LabelledFiles):
         self._open(root, "aligned_seg35.nii.gz", 35, downsample, cache)
 
     def _open(self, root: str | Path | None, label_name: str, structures: int, downsample: int, cache: int) -> None:
-        root = Path(root or data_root())
-        folder = root / self.source.folder
         self.classes = ("background", *(f"structure {number}" for number in range(1, structures + 1)))
         self.colors = spread_colors(structures + 1)
-        files = matched_files(folder, f"{{subject}}/{self.image_name}", f"{{subject}}/{label_name}")
-        if not files:
-            raise not_fetched(folder, self.name)
-        self.open(root, files, shuffled_split(list(files)), downsample, cache)
+        self.open_subjects(root, f"{{subject}}/{self.image_name}", f"{{subject}}/{label_name}", downsample, cache)
 
     def intensities(self, image: np.ndarray, path: Path) -> np.ndarray:
         """Unchanged if they lie in [0, 1], else divided by the largest."""

@@ -18,19 +18,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pydantic
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
 
 from deepsimreg.data.base import SPLITS, Pair, check_split, shuffled_split, spread_colors
 from deepsimreg.data.files import SUBJECT, LabelledFiles, matched_files, read_table, scaled, stack_pages
@@ -57,18 +46,18 @@ def _policy(value: Any) -> str | dict[str, Any] | None:
     raise ValueError("choose all, neighbours, {atlas: subject} or {file: pairs.csv}")
 
 
-Pattern = Annotated[str, AfterValidator(_pattern)]
-Part = Annotated[float | list[str], PlainValidator(_part)]
+Pattern = Annotated[str, pydantic.AfterValidator(_pattern)]
+Part = Annotated[float | list[str], pydantic.PlainValidator(_part)]
 Limits = tuple[float, float] | None
 Classes = Annotated[
     dict[int, str],
-    BeforeValidator(lambda value: dict(enumerate(value)) if isinstance(value, list) else value),
-    Field(min_length=2, max_length=254),
+    pydantic.BeforeValidator(lambda value: dict(enumerate(value)) if isinstance(value, list) else value),
+    pydantic.Field(min_length=2, max_length=254),
 ]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+class _Settings(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
 
 class Intensity(_Settings):
@@ -77,7 +66,7 @@ class Intensity(_Settings):
     range: Limits = None
     quantiles: Limits = None
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _one(self):
         given = [limits for limits in (self.range, self.quantiles) if limits is not None]
         low, high = given[0] if len(given) == 1 else (0, 0)
@@ -94,7 +83,7 @@ class Split(_Settings):
     test: Part = 0.2
     seed: int = 42
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _whole(self):
         parts = [getattr(self, split) for split in SPLITS]
         if len({isinstance(part, list) for part in parts}) > 1:
@@ -114,9 +103,9 @@ class Description(_Settings):
     classes: Classes
     intensity: Intensity = Intensity(quantiles=(0.01, 0.99))
     split: Split = Split()
-    pairs: Annotated[Any, PlainValidator(_policy)] = None
-    neighbours: list[PositiveInt] = [1]
-    spacing: list[PositiveFloat] | None = None
+    pairs: Annotated[Any, pydantic.PlainValidator(_policy)] = None
+    neighbours: list[pydantic.PositiveInt] = [1]
+    spacing: list[pydantic.PositiveFloat] | None = None
     colors: list[str] | None = None
     description: str = ""
     licence: str = "not stated"
@@ -131,19 +120,17 @@ def read_description(path: Path) -> Description:
         return Description.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not YAML: {error}") from error
-    except ValidationError as error:
+    except pydantic.ValidationError as error:
         raise DataError("\n".join(f"{path}: {_line(fault)}" for fault in error.errors())) from None
 
 
 def _line(fault: dict[str, Any]) -> str:
     place = fault["loc"]
-    key, model = (
-        ".".join(map(str, place)),
-        Description if len(place) < 2 else Description.model_fields[place[0]].annotation,
-    )
+    key = ".".join(str(part) for part in place if part != "[key]") or "the description"
     if fault["type"] in ("extra_forbidden", "missing"):
-        problem = "unknown key" if fault["type"] == "extra_forbidden" else "missing key"
-        return f"{problem} {key}; the keys are {', '.join(model.model_fields)}"
+        model = Description if len(place) < 2 else Description.model_fields[place[0]].annotation
+        problem = "unknown" if fault["type"] == "extra_forbidden" else "missing"
+        return f"{problem} key {key}; the keys are {', '.join(model.model_fields)}"
     return f"{key}: {fault['msg'].removeprefix('Value error, ')}, found {fault['input']!r}"
 
 

@@ -184,21 +184,17 @@ class Phantom(Dataset):
         image = image * (1 + self.illumination * np.tanh(gain)) + self.illumination * np.tanh(offset)
         image = np.clip(image + random.normal(scale=self.noise, size=self.shape), 0, 1)
         label = (scene > 0).sum(axis=0, dtype=np.uint8)
-        return Sample(
-            image=torch.from_numpy(image.astype(np.float32))[None],
-            label=torch.from_numpy(label)[None],
-            name=name,
-            spacing=self.spacing,
-        )
+        image, label = torch.from_numpy(image.astype(np.float32))[None], torch.from_numpy(label)[None]
+        return Sample(image, label, name, self.spacing)
 
 
 def phantom_2d(shape=(96, 96), train=60, validation=12, test=24, **options) -> Phantom:
     """Cells with organelles on a background."""
     return Phantom(
-        name="phantom-2d",
+        "phantom-2d",
         classes=("background", "cytoplasm", "organelle"),
         colors=("#000000", "#0101e0", "#01abfe"),
-        layers=(Layer(count=(5, 7), radius=(0.12, 0.18)), Layer(count=(2, 3), radius=(0.22, 0.42))),
+        layers=(Layer((5, 7), (0.12, 0.18)), Layer((2, 3), (0.22, 0.42))),
         materials=(Material(0, 0.02, 2.0), Material(1, 0.06, 1.0), Material(2, 0.04, 2.0)),
         shape=shape,
         train=train,
@@ -211,20 +207,11 @@ def phantom_2d(shape=(96, 96), train=60, validation=12, test=24, **options) -> P
 def phantom_3d(shape=(48, 48, 40), train=24, validation=6, test=12, displacement=0.12, **options) -> Phantom:
     """Nested tissue: cortex around medulla around nodules."""
     return Phantom(
-        name="phantom-3d",
+        "phantom-3d",
         classes=("background", "cortex", "medulla", "nodule"),
         colors=("#000000", "#0072b2", "#e69f00", "#009e73"),
-        layers=(
-            Layer(count=(3, 4), radius=(0.28, 0.36)),
-            Layer(count=(1, 1), radius=(0.65, 0.75)),
-            Layer(count=(1, 2), radius=(0.45, 0.6)),
-        ),
-        materials=(
-            Material(0, 0.02, 2.0),
-            Material(1, 0.05, 1.0),
-            Material(2, 0.03, 2.0),
-            Material(0, 0.05, 0.7),
-        ),
+        layers=(Layer((3, 4), (0.28, 0.36)), Layer((1, 1), (0.65, 0.75)), Layer((1, 2), (0.45, 0.6))),
+        materials=(Material(0, 0.02, 2.0), Material(1, 0.05, 1.0), Material(2, 0.03, 2.0), Material(0, 0.05, 0.7)),
         shape=shape,
         train=train,
         validation=validation,

@@ -35,7 +35,7 @@ class Stacks(LabelledFiles):
         root = Path(root or data_root())
         folder = root / self.source.folder
         if not folder.is_dir():
-            raise not_fetched(folder, self.name)
+            raise not_fetched(root, self.source)
         files, splits = {}, {}
         for split, (stack, start, stop) in self.parts.items():
             image, label = (folder / pattern.format(stack) for pattern in self.patterns)

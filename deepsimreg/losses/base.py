@@ -1,4 +1,4 @@
-"""What every similarity shares: what it may look at, and how it is asked."""
+"""Base classes of the similarities: what they compare, and the methods they share."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -81,9 +81,11 @@ class MapSimilarity(Similarity):
 
 
 class NetworkSimilarity(MapSimilarity):
-    """Looks through a frozen copy of a network: the caller's own keeps its mode, its device and its gradients.
+    """Compares the outputs of a frozen deep copy of a network, always in evaluation mode.
 
-    extractor: a module; or any other object, which is used as it is.
+    The caller's network keeps its mode, device and gradients; the copy costs its memory once more, moves with
+    `.to(device)`, and never trains.
+    extractor: an nn.Module; any other object is used as it is.
     """
 
     def __init__(self, extractor: object):
@@ -91,6 +93,11 @@ class NetworkSimilarity(MapSimilarity):
         self.extractor = extractor
         if isinstance(extractor, nn.Module):
             self.extractor = copy.deepcopy(extractor).requires_grad_(False).eval()
+
+    def as_input(self, image: Tensor) -> Tensor:
+        """The image in the dtype of the network's weights, if it has any."""
+        weight = next(self.parameters(), image)
+        return image.to(weight.dtype)
 
     def train(self, mode: bool = True) -> "NetworkSimilarity":
         super().train(mode)
@@ -119,8 +126,7 @@ class WeightedSum(Similarity):
         return [one.maps(image) for one in self.similarities]
 
     def distance(self, moved: list, fixed: list) -> Tensor:
-        parts = zip(self.weights, self.similarities, moved, fixed, strict=True)
-        return sum(weight * one.distance(a, b) for weight, one, a, b in parts)
+        return self.against(fixed)(moved)
 
     def against(self, fixed: list) -> Callable[[list], Tensor]:
         measures = [one.against(maps) for one, maps in zip(self.similarities, fixed, strict=True)]

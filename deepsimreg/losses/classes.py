@@ -1,16 +1,16 @@
-"""Class probabilities: similar where a segmentation network sees the same classes.
+"""Class probabilities: similar where a segmentation network predicts the same classes.
 
 loss = sum_k mean_p (s_k(moved)_p - s_k(fixed)_p)^2
 
-s(.)_p is the softmax of the network's output, averaged over the voxels of position p. Where DeepSim asks the encoder
-what a place looks like, this asks the whole network what it is. It has nothing to say inside a class; the
-regulariser, or another similarity beside it, fills that in.
+s(.)_p is the softmax of the network's output, averaged over the voxels of position p. DeepSim compares
+features of the encoder, this compares the network's predictions. Inside a class it has no gradient; there the
+regulariser, or another similarity added to it, decides.
 Source: the Brier score; networks that segment while they register, as in Xu and Niethammer, DeepAtlas (MICCAI 2019).
 """
 
 from torch import Tensor, nn
 
-from deepsimreg.losses.base import NetworkSimilarity
+from deepsimreg.losses.base import NetworkSimilarity, at_least_float32
 from deepsimreg.losses.deepsim import FeatureFunction
 from deepsimreg.warps import pooled
 
@@ -19,8 +19,7 @@ class ClassProbabilities(NetworkSimilarity):
     """Squared difference of the class probabilities of two images (N, C, *spatial), in [0, 2]; 0 for identical images.
 
     network: image -> logits (N, classes, *spatial). A frozen copy is used. Gradient reaches the moved image only.
-    resolution: voxels of a position along every axis, a power of two. 2 is what a light network knows, and an eighth of
-    the work.
+    resolution: voxels of a position along every axis, a power of two. 2 is the resolution of a light network.
     """
 
     def __init__(self, network: nn.Module, resolution: int = 2):
@@ -32,7 +31,7 @@ class ClassProbabilities(NetworkSimilarity):
         self.resolution = resolution
 
     def maps(self, image: Tensor) -> list[Tensor]:
-        logits = self.extractor(image).float()
+        logits = at_least_float32(self.extractor(self.as_input(image)))
         if logits.shape[1] < 2:
             raise ValueError(
                 f"{type(self.extractor).__name__} has {logits.shape[1]} output channel: class probabilities need a "

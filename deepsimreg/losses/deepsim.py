@@ -1,4 +1,4 @@
-"""DeepSim: images are similar where a frozen network sees the same thing in them.
+"""DeepSim: images are similar where a frozen network extracts the same features from them.
 
 loss = 1 - (1/L) sum_l mean_p cos(F_l(moved)_p, F_l(fixed)_p),   cos(a, b) = <a, b> / (|a| |b|)
 
@@ -19,8 +19,8 @@ from deepsimreg.warps import displacement_at, warp_image
 class DeepSim(NetworkSimilarity):
     """Cosine distance of deep features of two images (N, C, *spatial), in [0, 2]; 0 for identical images.
 
-    extractor: any object with `.features(image)` → one tensor (N, C_l, *spatial_l) for each level l = 1…L. Of a
-    network a frozen copy is used: no gradient, and evaluation mode whatever `.train()` asks for.
+    extractor: any object with `.features(image)` → one tensor (N, C_l, *spatial_l) for each level l = 1…L. An
+    nn.Module is copied and frozen: its weights get no gradient, and it stays in evaluation mode.
     levels: the levels that count, from 1, as (1, 3); None takes all.
     extract_before_warp: `compare` extracts the features of the moving image once, without gradient, and warps
     them, instead of the image: the gradient runs through the warp alone (an ablation of the paper, which its
@@ -58,7 +58,7 @@ class DeepSim(NetworkSimilarity):
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """The features of the chosen levels."""
-        features = list(self.extractor.features(image))
+        features = list(self.extractor.features(self.as_input(image)))
         levels = self.levels or range(1, len(features) + 1)
         if max(levels) > len(features):
             raise ValueError(f"levels {self.levels}: the extractor has only the levels 1 to {len(features)}")

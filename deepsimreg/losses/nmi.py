@@ -7,8 +7,8 @@ each value counts in all bins by a Gaussian of its distance to the bin (a Parzen
 0 if each grey value of one image belongs to one bin of the other (the windows overlap, which leaves a rest), 1 if they
 are independent.
 Source: Studholme et al. 1999, Pattern Recognition 32:71; the Gaussian window with a width of one bin (full width at
-half maximum) and a tenth of the voxels are those of the DeepSim papers. They have 64 bins; with
-fewer the true warp of a pair gains more, at small images a third.
+half maximum) and a tenth of the voxels are those of the DeepSim papers. They use 64 bins; with
+32 the true warp of a phantom pair lowers the loss by a third more.
 """
 
 import math
@@ -18,15 +18,16 @@ from torch import Tensor
 
 from deepsimreg.losses.base import Similarity, at_least_float32, check_pair
 
-FEWEST = 8192  # voxels of a histogram that is to be trusted
-GOLDEN = 0.618  # fraction of the image between two chosen voxels: they never line up with its rows
+FEWEST = 8192  # voxels of a histogram in evaluation mode, if the image has as many
+GOLDEN = 0.618  # step between two sampled voxels, as a fraction of the image, so that they do not line up with its rows
 
 
 class NMI(Similarity):
     """2 - NMI of two images (N, C, *spatial) in [0, 1] (other values are clamped), the mean over the batch.
 
-    bins: of each histogram. fraction: of the voxels, that a step looks at: drawn anew, by torch's generator, while
-    training. In evaluation mode the voxels are always the same, spread evenly, and at least `FEWEST`.
+    bins: of each histogram. fraction: of the voxels that are sampled, on the device of the images. While training they
+    are drawn anew in every call by torch's generator; in evaluation mode they are always the same, spread evenly, and
+    at least `FEWEST`.
     """
 
     def __init__(self, bins: int = 32, fraction: float = 0.1):
@@ -44,19 +45,19 @@ class NMI(Similarity):
         return 2 - nmi.mean()
 
     def _chosen(self, voxels: int, device: torch.device) -> Tensor:
-        """Indices of the voxels that are looked at."""
+        """Indices of the sampled voxels."""
         count = max(1, round(self.fraction * voxels))
         if count == voxels:
             return torch.arange(voxels, device=device)
         if self.training:
             return torch.randint(voxels, (count,), device=device)
         step = max(1, round(voxels * GOLDEN))
-        while math.gcd(step, voxels) > 1:  # then no voxel comes twice
+        while math.gcd(step, voxels) > 1:  # a step without common divisor never returns to a voxel
             step += 1
         return torch.arange(min(voxels, max(count, FEWEST)), device=device) * step % voxels
 
     def _windows(self, values: Tensor) -> Tensor:
-        """Share of each of the values (N, V) in each bin: (N, V, bins)."""
+        """Fraction of each of the values (N, V) in each bin: (N, V, bins)."""
         centres = (torch.arange(self.bins, device=values.device, dtype=values.dtype) + 0.5) / self.bins
         deviation = 1 / self.bins / math.sqrt(8 * math.log(2))
         return torch.softmax(-((values.clamp(0, 1)[..., None] - centres) / deviation).square() / 2, dim=-1)

@@ -1,7 +1,6 @@
-"""Every similarity by its name: label and colour, default λ, where it is found, and what it needs.
+"""Every similarity by its name: label and colour, default λ, class, and what it needs.
 
-A new similarity is one module, one record here, and a line in a profile. Nothing but a similarity that is built loads
-torch.
+A new similarity is one module, one record here, and a line in a profile. torch is loaded only when one is built.
 """
 
 import math
@@ -13,11 +12,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SimilarityRecord:
-    """What is known of a similarity without loading it.
+    """Properties of a similarity that are known without importing it.
 
-    label, color: of figures. loss: "module:Class". lam: default weight λ of the regulariser in `register`; None if
-    there is none. options: that are bound. extractor: kind of the network that it looks through, None for
-    none. needs_labels: it also compares labels, and can only train networks.
+    label, color: in figures. loss: "module:Class". lam: default weight λ of the regulariser in `register`, or None.
+    options: arguments of the class. extractor: the kind of network whose outputs it compares, or None.
+    needs_labels: it also compares labels, so it can only train networks.
     """
 
     label: str
@@ -32,7 +31,7 @@ class SimilarityRecord:
 _DEEPSIM, _CLASSES = "deepsimreg.losses.deepsim:DeepSim", "deepsimreg.losses.classes:ClassProbabilities"
 _NCC, _SUPERVISED = "deepsimreg.losses.ncc:NCC", "deepsimreg.losses.supervised:SupervisedNCC"
 
-# λ is the paper's for hippocampus-mr; VGG's is that for platelet-em; those of ncc-3, nmi and classes-seg are ours.
+# λ is the papers' for hippocampus-mr, and for platelet-em with VGG; those of ncc-3, nmi and classes-seg are ours.
 SIMILARITIES: dict[str, SimilarityRecord] = {
     "mse": SimilarityRecord("MSE", "#E69F00", "deepsimreg.losses.mse:MSE", 0.08),
     "ncc": SimilarityRecord("NCC", "#56B4E9", _NCC, 1.0),
@@ -113,7 +112,7 @@ def default_lam(similarity: str | Mapping[str, float]) -> float:
     """λ of a similarity, or of a sum: the weighted sum of the records' λ.
 
     Raises:
-        ValueError: a similarity of one's own, or one whose record has no λ.
+        ValueError: a Similarity object, or a name whose record has no λ.
     """
     if not isinstance(similarity, str | Mapping):
         raise ValueError("give lam, the weight of the regulariser, with a similarity of your own")

@@ -1,9 +1,9 @@
 """NCC with labels: the correlation of grey values, and the overlap of the training labels.
 
-loss = NCC + weight · mean over classes and voxels of (warped one-hot label - fixed one-hot label)^2
+loss = NCC + weight · mean over voxels and batch of Σ_k (warped one-hot label_k - fixed one-hot label_k)^2
 
-The classes are those of the dataset, whether a pair shows all of them or not.
-
+The sum over classes is not divided by their number: a class that no image of the pair shows adds nothing, and a voxel
+counts the same whatever other classes exist. One voxel costs at most 2.
 Source: "NCC_sup" of the DeepSim papers. Labels are needed while training, and not to register.
 """
 
@@ -16,7 +16,7 @@ from deepsimreg.warps import warp_one_hot
 
 
 class SupervisedNCC(Similarity):
-    """NCC of the images and mean squared error of their labels.
+    """NCC of the images and squared difference of their labels, summed over classes.
 
     weight: of the labels' term. Further options as `NCC`. `compare` needs labels; `forward`, which has none, is plain
     NCC.
@@ -37,7 +37,7 @@ class SupervisedNCC(Similarity):
         moved = warp_one_hot(alignment.moving_label, alignment.displacement, alignment.classes)
         still = torch.zeros_like(alignment.displacement)
         fixed = warp_one_hot(alignment.fixed_label, still, alignment.classes)
-        return self.ncc.compare(alignment) + self.weight * (moved - fixed).square().mean()
+        return self.ncc.compare(alignment) + self.weight * (moved - fixed).square().sum(1).mean()
 
     def extra_repr(self) -> str:
         return f"weight={self.weight}"

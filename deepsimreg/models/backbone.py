@@ -9,20 +9,24 @@ since convolutions at full resolution dominate the cost on a CPU.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deepsimreg.warps import crop, pad_to_multiple, upsample
 
+PAPER_CHANNELS = {2: (64, 128, 256), 3: (32, 64, 128)}  # by the number of spatial axes
+
+
+def arguments(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's configuration, which its file holds: the arguments of `__init__`, from its `locals()`."""
+    return {name: value for name, value in scope.items() if name not in ("self", "__class__")}
+
 
 def convolution(ndim: int) -> type[nn.Module]:
-    """The convolution class of a rank.
-
-    Raises:
-        ValueError: ndim is neither 2 nor 3.
-    """
+    """The convolution class for 2 or 3 spatial axes; ValueError for another number."""
     try:
         return {2: nn.Conv2d, 3: nn.Conv3d}[ndim]
     except KeyError:
@@ -95,14 +99,7 @@ class Backbone(nn.Module):
         self.out_channels = width
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Features at 1/2, 1/4, … resolution.
-
-        Args:
-            image: (N, in_channels, *spatial), any spatial size.
-
-        Returns:
-            One (N, C_l, *⌈spatial / 2^l⌉) for each level l.
-        """
+        """Features of (N, in_channels, *spatial), any size: one (N, C_l, *⌈spatial / 2^l⌉) for each level l."""
         return [
             crop(features, [-(-size // 2**level) for size in image.shape[2:]])
             for level, features in enumerate(self._encode(pad_to_multiple(image, self.multiple)), start=1)
@@ -147,16 +144,8 @@ class ImageNetwork(nn.Module):
         light: bool = False,
     ):
         super().__init__()
-        channels = list(channels or PAPER_CHANNELS[ndim])
-        self.config = {
-            "ndim": ndim,
-            "out_channels": out_channels,
-            "in_channels": in_channels,
-            "channels": channels,
-            "batch_norm": batch_norm,
-            "dropout": dropout,
-            "light": light,
-        }
+        channels = list(channels or PAPER_CHANNELS.get(ndim, ()))
+        self.config = arguments(locals())
         self.backbone = Backbone(ndim, in_channels, channels, self.skips, batch_norm, dropout, light)
         width = channels[0]
         self.head = nn.Sequential(
@@ -174,6 +163,3 @@ class ImageNetwork(nn.Module):
         if self.backbone.out_scale > 1:
             out = upsample(out, self.backbone.out_scale)
         return crop(out, image.shape[2:])
-
-
-PAPER_CHANNELS = {2: (64, 128, 256), 3: (32, 64, 128)}

@@ -2,11 +2,11 @@
 
     one encoder for both images → features at 1/2, 1/4, 1/8 …
     from the coarsest level: moving features pulled through the displacement so far
-      → cosine with the fixed features at every shift of one voxel; both features; what the level before has found
+      → cosine with the fixed features at every shift of one voxel; both features; the features decoded one level before
       → conv k3 → LeakyReLU 0.2 → conv k3 → LeakyReLU 0.2 → flow, composed with the displacement so far
 
-Each level has to find only what the levels below it have left, a voxel or two of its own grid, and is shown how well
-every such shift matches.
+Each level has to find only the residual of the coarser ones, a voxel or two of its own grid, and is given how well each
+shift of one voxel matches.
 Sources: Sun et al., PWC-Net (CVPR 2018); Hu et al., Dual-stream pyramid registration network (MICCAI 2019). The encoder
 stages are those of `Backbone`.
 """
@@ -18,11 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepsimreg.models.backbone import (
-    PAPER_CHANNELS,
-    convolutions,
-    encoder_stages,
-)
+from deepsimreg.models.backbone import PAPER_CHANNELS, arguments, convolutions, encoder_stages
 from deepsimreg.models.voxelmorph import flow_from, flow_layer
 from deepsimreg.warps import compose, crop, integrate, pad_to_multiple, upsample, warp_image
 
@@ -37,7 +33,7 @@ class Pyramid(nn.Module):
         batch_norm, dropout: as `Backbone`, in the encoder.
         light: the finest level is that at half resolution; else the images themselves are one more.
         diffeomorphic: number of squarings of each level's stationary velocity; 0: its displacement itself.
-        radius: each level also sees how well features match at shifts up to that many of its voxels; 0: it does not.
+        radius: largest shift, in voxels of a level, at which it is given how well the features match; 0: none.
     """
 
     def __init__(
@@ -52,17 +48,8 @@ class Pyramid(nn.Module):
         radius: int = 1,
     ):
         super().__init__()
-        channels = list(channels or PAPER_CHANNELS[ndim])
-        self.config = {
-            "ndim": ndim,
-            "in_channels": in_channels,
-            "channels": channels,
-            "batch_norm": batch_norm,
-            "dropout": dropout,
-            "light": light,
-            "diffeomorphic": diffeomorphic,
-            "radius": radius,
-        }
+        channels = list(channels or PAPER_CHANNELS.get(ndim, ()))
+        self.config = arguments(locals())
         self.squarings, self.radius = diffeomorphic, radius
         self.finest, self.multiple = int(light), 2 ** len(channels)
         widths = [in_channels // 2, *channels]
@@ -77,13 +64,9 @@ class Pyramid(nn.Module):
             before = width
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        """Displacement of a pair.
+        """Displacement (N, D, *spatial), voxels, components in array axis order: moved(x) = moving(x + u(x)).
 
-        Args:
-            moving, fixed: (N, C, *spatial) in [0, 1], any spatial size.
-
-        Returns:
-            (N, D, *spatial), voxels, components in array axis order: moved(x) = moving(x + u(x)).
+        moving, fixed: (N, C, *spatial) in [0, 1], any spatial size.
         """
         images = pad_to_multiple(torch.cat([moving, fixed]), self.multiple)
         levels = [images]

@@ -1,4 +1,4 @@
-"""The one way to keep a network: safetensors with its class and configuration in the header."""
+"""Saving and loading networks: safetensors with its class and configuration in the header."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from deepsimreg.errors import WeightsError
 from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
 
 _NAMES = {"seg": "unet", "ae": "autoencoder"}  # in files, since the first version
-RETIRED = {"stages": 1}  # options that older files hold, with the value that is what the network does now
+RETIRED = {"stages": 1}  # options of older files, with the value that equals today's network
 
 
 def model_class(name: str) -> type[nn.Module]:
@@ -48,12 +48,7 @@ def save_model(model: nn.Module, path: Path) -> Path:
 def load_model(path: Path, kind: type[nn.Module] | None = None) -> nn.Module:
     """Rebuild the network that `save_model` wrote, in evaluation mode.
 
-    Args:
-        path: the .safetensors file.
-        kind: the class that is expected.
-
-    Raises:
-        WeightsError: no such file, damaged, or another network than `kind`.
+    kind: the expected class. WeightsError for a missing or damaged file, or another network than `kind`.
     """
     path = Path(path)
     if not path.is_file():

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from deepsimreg.models.backbone import convolution, convolutions
+from deepsimreg.models.backbone import arguments, convolution, convolutions
 from deepsimreg.models.voxelmorph import displacement_of, flow_from, flow_layer
 from deepsimreg.warps import pad_to_multiple, pooled, upsample
 
@@ -49,36 +49,21 @@ class TransMorph(nn.Module):
         diffeomorphic: int = 0,
     ):
         super().__init__()
+        depths, heads = list(depths), list(heads)
+        self.config = arguments(locals())
         try:
             from monai.networks.nets.swin_unetr import SwinTransformer
         except ImportError as error:
             raise ImportError("MONAI is not installed: pip install 'deepsimreg[transmorph]'") from error
-        self.config = {
-            "ndim": ndim,
-            "in_channels": in_channels,
-            "embed_dim": embed_dim,
-            "depths": list(depths),
-            "heads": list(heads),
-            "window": window,
-            "light": light,
-            "diffeomorphic": diffeomorphic,
-        }
         convolution(ndim)  # refuses what is neither 2D nor 3D
         if not 0 < len(depths) == len(heads) <= 4:
-            raise ValueError(f"depths {tuple(depths)} and heads {tuple(heads)}: give one of each for up to four stages")
+            raise ValueError(f"depths {depths} and heads {heads}: give one of each for up to four stages")
         self.ndim, self.squarings, self.out_scale = ndim, diffeomorphic, 2 if light else 1
         self.patch = 2 if light else 4
         self.multiple = self.patch * 2 ** len(depths)
         self.stages = len(depths)
-        self.encoder = SwinTransformer(
-            in_channels,
-            embed_dim,
-            (window,) * ndim,
-            (self.patch,) * ndim,
-            depths,
-            heads,
-            spatial_dims=ndim,
-        )
+        sides = ((side,) * ndim for side in (window, self.patch))
+        self.encoder = SwinTransformer(in_channels, embed_dim, *sides, depths, heads, spatial_dims=ndim)
         widths = [embed_dim * 2**level for level in range(self.stages + 1)]
         self.decoder = nn.ModuleList(
             convolutions(ndim, [coarse + fine, fine, fine])
@@ -96,13 +81,9 @@ class TransMorph(nn.Module):
         self.flow = flow_layer(ndim, max(embed_dim // 2, 8))
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        """Displacement of a pair.
+        """Displacement (N, D, *spatial), voxels, components in array axis order: moved(x) = moving(x + u(x)).
 
-        Args:
-            moving, fixed: (N, C, *spatial) in [0, 1], any spatial size.
-
-        Returns:
-            (N, D, *spatial), voxels, components in array axis order: moved(x) = moving(x + u(x)).
+        moving, fixed: (N, C, *spatial) in [0, 1], any spatial size.
         """
         images = pad_to_multiple(torch.cat([moving, fixed], dim=1), self.multiple)
         levels = self._encode(images)

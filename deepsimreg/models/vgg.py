@@ -1,7 +1,7 @@
 """VGG-16 up to relu3_3 as a feature extractor: the "VGG" similarity of the DeepSim papers.
 
-Trained on photographs (ImageNet), it is what a perceptual loss usually looks through. Simonyan & Zisserman, ICLR 2015;
-the levels are those of Johnson et al., ECCV 2016. Weights: torchvision's file `vgg16-397923af.pth`, read by key.
+Trained on photographs (ImageNet), it is the usual network of perceptual losses. Simonyan & Zisserman, ICLR 2015; the
+levels are those of Johnson et al., ECCV 2016. Weights: torchvision's file `vgg16-397923af.pth`, read by key.
 """
 
 import pickle
@@ -64,12 +64,9 @@ def load_vgg(path: str | Path | None = None) -> VGG16Features:
     if not path.is_file():
         raise WeightsError(f"{path}: no VGG-16 weights; run deepsimreg fetch vgg16, or put {FILE} there by hand")
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError, OSError, pickle.UnpicklingError):
-        try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-            raise WeightsError(f"{path}: damaged or no weight file of torch ({error}); fetch it again") from error
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise WeightsError(f"{path}: damaged or no weight file of torch ({error}); fetch it again") from error
     network = VGG16Features()
     wanted = network.layers.state_dict()
     wrong = [

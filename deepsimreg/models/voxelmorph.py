@@ -9,12 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from deepsimreg.models.backbone import (
-    PAPER_CHANNELS,
-    Backbone,
-    convolution,
-    convolutions,
-)
+from deepsimreg.models.backbone import PAPER_CHANNELS, Backbone, arguments, convolution, convolutions
 from deepsimreg.warps import crop, integrate, pad_to_multiple, upsample
 
 
@@ -39,16 +34,8 @@ class VoxelMorph(nn.Module):
         diffeomorphic: int = 0,
     ):
         super().__init__()
-        channels = list(channels or PAPER_CHANNELS[ndim])
-        self.config = {
-            "ndim": ndim,
-            "in_channels": in_channels,
-            "channels": channels,
-            "batch_norm": batch_norm,
-            "dropout": dropout,
-            "light": light,
-            "diffeomorphic": diffeomorphic,
-        }
+        channels = list(channels or PAPER_CHANNELS.get(ndim, ()))
+        self.config = arguments(locals())
         self.squarings = diffeomorphic
         self.backbone = Backbone(ndim, in_channels, channels, True, batch_norm, dropout, light)
         width = channels[0]
@@ -56,13 +43,9 @@ class VoxelMorph(nn.Module):
         self.flow = flow_layer(ndim, width)
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        """Displacement of a pair.
+        """Displacement (N, D, *spatial), voxels, components in array axis order: moved(x) = moving(x + u(x)).
 
-        Args:
-            moving, fixed: (N, C, *spatial) in [0, 1], any spatial size.
-
-        Returns:
-            (N, D, *spatial), voxels, components in array axis order: moved(x) = moving(x + u(x)).
+        moving, fixed: (N, C, *spatial) in [0, 1], any spatial size.
         """
         images = pad_to_multiple(torch.cat([moving, fixed], dim=1), self.backbone.multiple)
         flow = flow_from(self.flow, self.head(self.backbone(images)))
@@ -70,7 +53,7 @@ class VoxelMorph(nn.Module):
 
 
 def flow_layer(ndim: int, channels: int) -> nn.Module:
-    """The last convolution: D components, near zero at first (weights ~ N(0, 1e-5)): training starts from rest."""
+    """The last convolution: D components, weights ~ N(0, 1e-5) at first: training starts at the identity."""
     flow = convolution(ndim)(channels, ndim, 3, padding=1)
     nn.init.normal_(flow.weight, std=1e-5)
     nn.init.zeros_(flow.bias)
@@ -78,13 +61,17 @@ def flow_layer(ndim: int, channels: int) -> nn.Module:
 
 
 def flow_from(layer: nn.Module, features: Tensor) -> Tensor:
-    """What the last convolution says, in float32 even under autocast: bfloat16 has steps of .06 voxel at 10 voxels."""
+    """Output of the last convolution, outside autocast: bfloat16 has steps of .06 voxel at 10 voxels.
+
+    So the displacement, and all that follows from it, is float32, or float64 if the network's weights are.
+    """
     with torch.autocast(features.device.type, enabled=False):
-        return layer(features.to(layer.weight.dtype)).float()
+        flow = layer(features.to(layer.weight.dtype))
+    return flow.to(torch.promote_types(flow.dtype, torch.float32))
 
 
 def displacement_of(flow: Tensor, squarings: int, scale: int, shape: Sequence[int]) -> Tensor:
-    """Displacement (N, D, *shape), voxels, of what a network's last layer says at 1/scale of the resolution.
+    """Displacement (N, D, *shape), voxels, from the output of a network's last layer at 1/scale of the resolution.
 
     flow: (N, D, *spatial / scale), voxels of the image: a displacement, or with `squarings` a stationary velocity.
     """

@@ -1,12 +1,10 @@
-"""Every dataset from its archive to its samples and pairs."""
+"""Every dataset by its name, from archives in the layouts of the public ones to samples and pairs."""
 
 import hashlib
-import os
 import pickle
 import shutil
 import subprocess
 import sys
-import tracemalloc
 import zipfile
 from dataclasses import replace
 
@@ -17,14 +15,10 @@ import pytest
 import tifffile
 import torch
 
-from deepsimreg.data import DATASETS, load_dataset, phc, platelet
-from deepsimreg.data.base import Sample
-from deepsimreg.data.digests import file_digests
+from deepsimreg.data import DATASETS, LazySequence, load_dataset, phc, platelet
 from deepsimreg.data.fetch import fetch_dataset
-from deepsimreg.data.files import downsampled
 from deepsimreg.errors import DataError
 from deepsimreg.paper.samples import InOrder
-from deepsimreg.paths import PROJECT
 
 MADE = {
     "phc-u373": archives.make_phc,
@@ -32,6 +26,8 @@ MADE = {
     "neurite-oasis-3d": lambda folder: archives.make_oasis(folder, 3),
     "neurite-oasis-2d": lambda folder: archives.make_oasis(folder, 2),
 }
+
+
 OPTIONS = {"phc-u373": {"downsample": 8}}
 
 
@@ -52,6 +48,35 @@ def fetched(name, folder, monkeypatch):
     return root
 
 
+def test_lazy_sequence_makes_what_is_asked_and_hides_no_error():
+    made = []
+    squares = LazySequence(5, lambda i: made.append(i) or i * i)
+    assert (len(squares), squares[-1], squares[1:3], made) == (5, 16, [1, 4], [4, 1, 2])
+    with pytest.raises(IndexError):
+        squares[5]
+    with pytest.raises(IndexError, match="inside"):
+        list(LazySequence(3, lambda i: (_ for _ in ()).throw(IndexError("inside"))))
+
+
+def test_unknown_names_list_the_known():
+    with pytest.raises(ValueError, match="phantom-2d, phantom-3d, hippocampus-mr"):
+        load_dataset("brain")
+    with pytest.raises(ValueError, match="train, validation, test"):
+        load_dataset("phantom-2d").pairs("val")
+
+
+def test_importing_the_package_loads_no_dataset():
+    code = (
+        "import sys, deepsimreg.data as d; d.DATASETS; print([m for m in sys.modules if m[:16] == 'deepsimreg.data.'])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_every_dataset_has_a_name_of_its_own():
+    assert all(DATASETS[name].name == name for name in list(DATASETS)[2:])
+    assert [load_dataset(name).name for name in list(DATASETS)[:2]] == list(DATASETS)[:2]
+
+
 @pytest.mark.parametrize("name", ["phc-u373", "platelet-em", "brain-mri", "neurite-oasis-3d", "neurite-oasis-2d"])
 def test_what_a_dataset_holds(name, tmp_path, monkeypatch):
     data = load_dataset(name, root=fetched(name, tmp_path, monkeypatch))
@@ -67,6 +92,30 @@ def test_what_a_dataset_holds(name, tmp_path, monkeypatch):
     assert sample.label.max() < len(data.classes) == len(data.colors) == len(set(data.colors))
     assert data.ndim == len(DATASETS[name].shape)
     assert data.fingerprint() == load_dataset(name, root=tmp_path / "data").fingerprint()
+
+
+def test_datasets_reach_spawned_workers(tmp_path):
+    archives.lay_out_brains(tmp_path)
+    for data in (load_dataset("brain-mri", root=tmp_path), load_dataset("phantom-2d", shape=(32, 32), train=3)):
+        for items in (data.samples("train"), data.pairs("train")):
+            again = pickle.loads(pickle.dumps(items))
+            assert len(again) == len(items)
+            ours, theirs = (one if hasattr(one, "image") else one.moving for one in (items[1], again[1]))
+            assert torch.equal(ours.image, theirs.image)
+    loader = torch.utils.data.DataLoader(
+        InOrder(data.pairs("train")), 3, num_workers=1, multiprocessing_context="spawn"
+    )
+    (batch,) = loader
+    assert torch.equal(batch["moving"][2], data.pairs("train")[2].moving.image)
+
+
+NEW = """
+from deepsimreg.data.phantom import phantom_2d
+
+
+def circles(**options):
+    return phantom_2d(shape=(32, 32), train=2, validation=1, test=1, **options)
+"""
 
 
 def test_phc_layout_and_pairs(tmp_path, monkeypatch):
@@ -178,91 +227,6 @@ def test_brain_mri_goes_to_its_atlas(tmp_path):
         fetch_dataset("brain-mri", tmp_path)
 
 
-def test_no_more_volumes_are_kept_than_asked_for(tmp_path):
-    archives.lay_out_brains(tmp_path)
-    data = load_dataset("brain-mri", root=tmp_path, cache=2)
-    for split in ("train", "validation", "test"):
-        for _ in data.pairs(split):
-            assert data._cached.cache_info().currsize <= 2
-
-
-def test_a_downsampled_image_is_the_mean_and_keeps_its_place(tmp_path):
-    archives.lay_out_brains(tmp_path)
-    full, half = (load_dataset("brain-mri", root=tmp_path, downsample=n).sample("s0") for n in (1, 2))
-    mean = full.image[0].reshape(8, 2, 12, 2, 8, 2).mean((1, 3, 5))
-    torch.testing.assert_close(half.image[0], mean)
-    assert half.spacing == (2.0, 2.0, 4.0)
-    np.testing.assert_allclose(half.affine @ [3, 4, 5, 1], full.affine @ [6.5, 8.5, 10.5, 1])
-
-
-@pytest.mark.parametrize("factor", [2, 3, 4])
-def test_labels_lie_where_their_image_lies_when_both_are_downsampled(factor):
-    """The centre of a disc, in voxels of the full image; a label taken from one voxel of each block lies aside."""
-    size, centre = 24 * factor, torch.tensor([11.3 * factor, 12.6 * factor])
-    disc = (torch.cartesian_prod(*[torch.arange(size)] * 2) - centre).norm(dim=1).reshape(1, size, size) < 7 * factor
-    sample = downsampled(Sample(disc.float(), disc.to(torch.uint8), "a", (1.0, 1.0)), factor)
-    places = factor * sample.label[0].nonzero().double().mean(dim=0) + (factor - 1) / 2
-    torch.testing.assert_close(places, disc[0].nonzero().double().mean(dim=0), atol=0.1 * factor, rtol=0)
-
-
-def test_a_downsampled_label_is_the_most_frequent_class_of_its_block():
-    label = torch.randint(3, (1, 8, 12), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    small = downsampled(Sample(label.float(), label, "a", (1.0, 1.0)), 2).label[0]
-    for row, column in np.ndindex(4, 6):
-        block = label[0, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
-        assert small[row, column] == np.bincount(block.flatten().numpy()).argmax(), "the lowest of equals"
-
-
-def test_datasets_reach_spawned_workers(tmp_path):
-    archives.lay_out_brains(tmp_path)
-    for data in (load_dataset("brain-mri", root=tmp_path), load_dataset("phantom-2d", shape=(32, 32), train=3)):
-        for items in (data.samples("train"), data.pairs("train")):
-            again = pickle.loads(pickle.dumps(items))
-            assert len(again) == len(items)
-            ours, theirs = (one if hasattr(one, "image") else one.moving for one in (items[1], again[1]))
-            assert torch.equal(ours.image, theirs.image)
-    loader = torch.utils.data.DataLoader(
-        InOrder(data.pairs("train")), 3, num_workers=1, multiprocessing_context="spawn"
-    )
-    (batch,) = loader
-    assert torch.equal(batch["moving"][2], data.pairs("train")[2].moving.image)
-
-
-def test_fingerprints_are_remembered_and_follow_the_files(tmp_path):
-    archives.lay_out_brains(tmp_path)
-    first = load_dataset("brain-mri", root=tmp_path).fingerprint()
-    assert load_dataset("brain-mri", root=tmp_path).fingerprint() == first
-    path = tmp_path / "brain_mris" / "data" / "s0" / "brain_aligned.nii.gz"
-    image = nibabel.load(path)
-    changed = image.get_fdata()
-    changed[0, 0, 0] += 1
-    archives.write_nifti(path, changed.astype(np.float32), image.affine)
-    assert load_dataset("brain-mri", root=tmp_path).fingerprint() != first
-
-
-def test_a_file_is_hashed_again_only_if_its_size_or_time_has_changed(tmp_path):
-    path = tmp_path / "image"
-
-    def digest(content: bytes, seconds: int) -> str:
-        path.write_bytes(content)
-        os.utime(path, (seconds, seconds))
-        return file_digests([path], tmp_path)["image"]
-
-    assert digest(b"one", 1000) == hashlib.sha256(b"one").hexdigest()
-    assert digest(b"two", 1000) == hashlib.sha256(b"one").hexdigest(), "same size and time: not read"
-    assert digest(b"two", 1001) == hashlib.sha256(b"two").hexdigest()
-    assert digest(b"three", 1001) == hashlib.sha256(b"three").hexdigest()
-
-
-NEW = """
-from deepsimreg.data.phantom import phantom_2d
-
-
-def circles(**options):
-    return phantom_2d(shape=(32, 32), train=2, validation=1, test=1, **options)
-"""
-
-
 def test_a_new_dataset_is_a_module_and_an_entry(tmp_path, monkeypatch):
     (tmp_path / "my_circles.py").write_text(NEW)
     monkeypatch.syspath_prepend(tmp_path)
@@ -272,64 +236,7 @@ def test_a_new_dataset_is_a_module_and_an_entry(tmp_path, monkeypatch):
         load_dataset("circle")
 
 
-def test_the_data_root_outside_of_a_checkout_is_the_callers_folder(tmp_path):
-    shutil.copytree(PROJECT / "deepsimreg", tmp_path / "site" / "deepsimreg", ignore=shutil.ignore_patterns("weights"))
-    work = tmp_path / "work"
-    work.mkdir()
-    environment = {key: value for key, value in os.environ.items() if key != "DEEPSIMREG_DATA"}
-    code = "from deepsimreg.paths import data_root; print(data_root())"
-    options = {"cwd": work, "env": environment | {"PYTHONPATH": str(tmp_path / "site")}, "text": True}
-    assert subprocess.check_output([sys.executable, "-c", code], **options).strip() == str(work / "data")
-
-
 @pytest.mark.parametrize("name", list(MADE))
 def test_missing_data_say_how_to_get_them(name, tmp_path):
     with pytest.raises(DataError, match=rf"deepsimreg fetch {name}"):
         load_dataset(name, root=tmp_path)
-
-
-def peak_memory(read):
-    """Bytes that numpy had allocated at most, beyond what was there before."""
-    tracemalloc.start()
-    try:
-        read()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
-def test_memory_does_not_grow_with_the_number_of_volumes(tmp_path):
-    """Brains of the real size, 28 MB each as float32: 16 are read, four are kept."""
-    shape, folder = (160, 192, 224), tmp_path / "brain_mris"
-    label = np.zeros(shape, np.uint8)
-    label[40:120, 40:150, 50:170] = 2
-    archives.write_nifti(folder / "atlas" / "brain_aligned.nii.gz", label * 60)
-    archives.write_nifti(folder / "atlas" / "seg_coalesced_aligned.nii.gz", label)
-    for number in range(16):
-        (folder / "data").mkdir(exist_ok=True)
-        (folder / "data" / f"s{number}").symlink_to(folder / "atlas")
-    splits = ["train"] * 14 + ["validate", "test"]
-    (folder / "metadata.csv").write_text("subject_id,SPLIT\n" + "\n".join(f"s{i},{s}" for i, s in enumerate(splits)))
-
-    def read(count):
-        data = load_dataset("brain-mri", root=tmp_path)
-        return [pair.moving.image.shape for pair, _ in zip(data.pairs("train"), range(count), strict=False)]
-
-    few, many = peak_memory(lambda: read(5)), peak_memory(lambda: read(14))
-    assert many < 1.05 * few
-    assert many < 14 * np.prod(shape) * 4 * 0.75, "less than the volumes that were read"
-
-
-def test_a_stack_is_read_page_by_page(tmp_path):
-    """Fifty slices of 800 × 800: opening the dataset and reading one pair takes a fraction of the stack."""
-    folder = tmp_path / "platelet_em_reduced"
-    for stack, pages in (("50", 50), ("24", 24)):
-        for path in (folder / "images" / f"{stack}-images.tif", folder / "labels-class" / f"{stack}-class.tif"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tifffile.imwrite(path, np.zeros((pages, 800, 800), np.uint8), compression="zlib")
-
-    def read():
-        data = load_dataset("platelet-em", root=tmp_path)
-        assert data.pairs("train")[0].moving.image.shape == (1, 800, 800)
-
-    assert peak_memory(read) < 50 * 800 * 800 * 0.9

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest_tree import FIT, make_inputs
 from test_datasets import OPTIONS, fetched
-from test_own_data import changed, nuclei  # noqa: F401
+from test_own import changed, nuclei  # noqa: F401
 
 from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.tables import evaluation

@@ -88,6 +88,10 @@ def test_stacks_pair_their_neighbours(tmp_path):
     assert [pair.name for pair in data.pairs("test")][:2] == ["v2-t000--v2-t001", "v2-t001--v2-t002"]
     assert len(data.pairs("train")) == 10
     assert data.spacing == (0.5, 0.25)
+    split = {"train": ["v0", "v1"], "validation": ["v1"], "test": ["v2"]}
+    pairs = load_dataset(changed(path, split=split)).pairs("train")
+    assert len(pairs) == 2 * 10
+    assert all(pair.moving.name[:2] == pair.fixed.name[:2] for pair in pairs), "the next page of another stack is none"
 
 
 def test_volumes_with_their_affine(tmp_path):
@@ -125,12 +129,25 @@ def test_volumes_with_their_affine(tmp_path):
         ({"kind": "volumes"}, "kind is volumes, but the images have 2 axes"),
         ({"spacing": [1]}, "spacing has 1 values for 2 axes"),
         ({"colors": ["red"]}, "colors has 1 entries for 2 classes"),
+        ({"pairs": {"atlas": "slide77"}}, r"nuclei.yaml names slide77, which is no image and no split"),
+        ({"pairs": "some"}, r"pairs: choose all, neighbours, .*, found 'some'"),
+        ({"split": {"train": ["slide0"], "validation": 0.5, "test": 0.5}}, "three fractions or three lists"),
         ({"intensity": {"minimum": 0}}, "unknown key intensity.minimum; the keys are range, quantiles"),
     ],
 )
 def test_faults_of_a_description(nuclei, keys, message):
     with pytest.raises(DataError, match=message):
         load_dataset(changed(nuclei, **keys))
+
+
+def test_every_fault_of_a_description_has_a_line_that_names_file_and_key(nuclei):
+    with pytest.raises(DataError) as caught:
+        load_dataset(changed(nuclei, kind="movie", classes={"a": "b"}, spacing=[-1], clases=[]))
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"{nuclei}: ") for line in lines)
+    keys = ["kind: Input should be", "classes.a: Input should be", "spacing.0: Input should be", "unknown key clases"]
+    for line, key in zip(lines, keys, strict=True):
+        assert line.removeprefix(f"{nuclei}: ").startswith(key)
 
 
 def test_faults_of_the_files(nuclei):

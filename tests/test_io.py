@@ -1,0 +1,48 @@
+"""NIfTI and TIFF files, in and out."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from deepsimreg.errors import DataError
+from deepsimreg.io import read_image, write_image
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, np.float32])
+def test_nifti_round_trip(tmp_path, suffix, dtype):
+    array = np.arange(60).reshape(3, 4, 5).astype(dtype)
+    affine = np.array([[0, -2.0, 0, 5], [1, 0, 0, -3], [0, 0, 3, 1], [0, 0, 0, 1]])
+    write_image(tmp_path / f"a{suffix}", array, affine=affine)
+    found, spacing, found_affine = read_image(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(found, array)
+    np.testing.assert_array_equal(found_affine, affine)
+    assert found.dtype == dtype
+    assert spacing == (1, 2, 3)
+    write_image(tmp_path / f"a{suffix}", array, spacing=(0.5, 1, 2))
+    assert read_image(tmp_path / f"a{suffix}")[1] == (0.5, 1, 2)
+    assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_tiff_round_trip(tmp_path, dtype):
+    stack = np.arange(2 * 6 * 7).reshape(2, 6, 7).astype(dtype)
+    write_image(tmp_path / "new" / "stack.tif", stack)
+    found, spacing, affine = read_image(tmp_path / "new" / "stack.tif")
+    np.testing.assert_array_equal(found, stack)
+    assert (found.dtype, spacing, affine) == (dtype, (1, 1, 1), None)
+
+
+def test_files_that_cannot_be_used_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"image.png.*\.nii\.gz"):
+        read_image(tmp_path / "image.png")
+    with pytest.raises(DataError, match=r"image.png.*\.nii\.gz"):
+        write_image(tmp_path / "image.png", np.zeros((4, 4)))
+    with pytest.raises(DataError, match="does not exist"):
+        read_image(tmp_path / "image.nii")
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(b"text" * 100))
+    (tmp_path / "a.tif").write_bytes(b"text")
+    for name in ("a.nii.gz", "a.tif"):
+        with pytest.raises(DataError, match=rf"{name} is truncated"):
+            read_image(tmp_path / name)
