@@ -128,3 +128,11 @@ def test_no_voxel_is_sampled_twice_and_none_is_permuted(monkeypatch):
         chosen = loss._chosen(voxels, torch.device("cpu"))
         assert len(chosen.unique()) == len(chosen) >= min(voxels, max(8192, voxels // 10))
     assert not torch.equal(loss.train()._chosen(4096, torch.device("cpu")), loss._chosen(4096, torch.device("cpu")))
+
+
+def test_the_histogram_keeps_its_digits_under_autocast():
+    """A true warp gains about .01; in bfloat16 numbers near one are .004 to .008 apart."""
+    i, j = images((40, 40), dtype=torch.float32)
+    expected = NMI(fraction=1)(i, j)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert NMI(fraction=1)(i, j).item() == pytest.approx(expected.item(), abs=1e-6)

@@ -40,7 +40,8 @@ class NMI(Similarity):
         check_pair(moved, fixed)
         i, j = at_least_float32(moved).flatten(1), at_least_float32(fixed).flatten(1)
         chosen = self._chosen(i.shape[1], i.device)
-        joint = self._windows(i[:, chosen]).mT @ self._windows(j[:, chosen]) / len(chosen)
+        with torch.autocast(i.device.type, enabled=False):  # which would round the histogram to three digits
+            joint = self._windows(i[:, chosen]).mT @ self._windows(j[:, chosen]) / len(chosen)
         nmi = (entropy(joint.sum(2)) + entropy(joint.sum(1))) / entropy(joint.flatten(1)).clamp(min=1e-6)
         return 2 - nmi.mean()
 
