@@ -58,7 +58,7 @@ run = plan.registration(dataset, method, stage, lam, first, folder, extractor, *
 # |---|---|---|
 # | `mse` | $\frac1P\sum_p (I_p - J_p)^2$ | grey values |
 # | `ncc` | $1 - \frac1P\sum_p \frac{\mathrm{cov}_w(I, J)_p^2}{\mathrm{var}_w(I)_p\,\mathrm{var}_w(J)_p}$ | grey values in a window $w$, up to brightness and contrast |
-# | `ncc-sup` | `ncc` + $\frac1P\sum_p \lVert \text{label}_I - \text{label}_J\rVert^2$ | grey values and, in training, labels |
+# | `ncc-sup` | `ncc` + $\frac1{PK}\sum_p \lVert \text{label}_{I,p} - \text{label}_{J,p}\rVert^2$ of one-hot labels of $K$ classes | grey values and, in training, labels |
 # | `nmi` | $2 - \frac{H(I) + H(J)}{H(I, J)}$ | how well the grey values of one image predict those of the other |
 # | `mind` | $\operatorname{mean} \lVert \text{MIND}(I) - \text{MIND}(J)\rVert^2$ | each voxel's likeness to its neighbourhood |
 # | `vgg` | as below, $F$ of a network trained on photographs | edges and textures of photographs (2D) |

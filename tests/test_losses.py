@@ -377,8 +377,8 @@ def test_supervised_ncc_by_definition(shape):
             (pairs.fixed_label, torch.zeros_like(pairs.displacement)),
         )
     )
-    voxels = ((moved - fixed) ** 2).sum() / np.prod(shape)
-    expected = NCC().compare(pairs) + 0.5 * voxels
+    labels = ((moved - fixed) ** 2).sum() / (3 * np.prod(shape))
+    expected = NCC().compare(pairs) + 0.5 * labels
     assert SupervisedNCC(weight=0.5).compare(pairs).item() == pytest.approx(expected.item(), abs=1e-12)
     assert SupervisedNCC().needs_labels
 
@@ -399,13 +399,13 @@ def test_a_far_voxel_of_a_rare_class_changes_the_labels_term_by_that_voxel_only(
     for label, value in zip(labels, (pairs.fixed_label[..., -1, -1], 35), strict=True):
         label[..., -1, -1] = value
     right, rare = ((labels_term(replace(pairs, moving_label=label)), label) for label in labels)
-    assert rare[0] - right[0] == pytest.approx(2 / 24**2, abs=1e-9)
-    assert right[0] == pytest.approx(2 * (right[1] != pairs.fixed_label).double().mean().item(), abs=1e-9)
+    assert rare[0] - right[0] == pytest.approx(2 / 24**2 / 36, abs=1e-9)
+    assert right[0] == pytest.approx(2 / 36 * (right[1] != pairs.fixed_label).double().mean().item(), abs=1e-9)
 
 
-def test_classes_that_no_image_shows_do_not_change_the_labels_term():
+def test_the_labels_term_is_averaged_over_the_classes_of_the_dataset():
     pairs = alignment((24, 24), size=1.5)
-    assert labels_term(replace(pairs, classes=36)) == pytest.approx(labels_term(pairs), abs=1e-12)
+    assert 36 * labels_term(replace(pairs, classes=36)) == pytest.approx(pairs.classes * labels_term(pairs), abs=1e-9)
 
 
 def labels_term(pairs):

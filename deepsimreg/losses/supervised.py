@@ -1,9 +1,8 @@
 """NCC with labels: the correlation of grey values, and the overlap of the training labels.
 
-loss = NCC + weight · mean over voxels and batch of Σ_k (warped one-hot label_k - fixed one-hot label_k)^2
+loss = NCC + weight · mean over batch, voxels and classes of (warped one-hot label - fixed one-hot label)^2
 
-The sum over classes is not divided by their number: a class that no image of the pair shows adds nothing, and a voxel
-counts the same whatever other classes exist. One voxel costs at most 2.
+The classes are those of the dataset, whatever the pair shows, so one voxel costs at most 2 / (voxels · classes).
 Source: "NCC_sup" of the DeepSim papers. Labels are needed while training, and not to register.
 """
 
@@ -16,7 +15,7 @@ from deepsimreg.warps import warp_one_hot
 
 
 class SupervisedNCC(Similarity):
-    """NCC of the images and squared difference of their labels, summed over classes.
+    """NCC of the images and mean squared error of their one-hot labels.
 
     weight: of the labels' term. Further options as `NCC`. `compare` needs labels; `forward`, which has none, is plain
     NCC.
@@ -37,7 +36,7 @@ class SupervisedNCC(Similarity):
         moved = warp_one_hot(alignment.moving_label, alignment.displacement, alignment.classes)
         still = torch.zeros_like(alignment.displacement)
         fixed = warp_one_hot(alignment.fixed_label, still, alignment.classes)
-        return self.ncc.compare(alignment) + self.weight * (moved - fixed).square().sum(1).mean()
+        return self.ncc.compare(alignment) + self.weight * (moved - fixed).square().mean()
 
     def extra_repr(self) -> str:
         return f"weight={self.weight}"
