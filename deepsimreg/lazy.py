@@ -6,9 +6,9 @@ from typing import Any
 
 
 class Registry(Mapping[str, Any]):
-    """name → object, given as "module:attribute"; reading a value imports the module.
+    """name → object; reading a value imports its module, iterating and `in` do not.
 
-    places: name → "module:attribute".
+    places: name → "module:attribute"; an entry that is added here is known at once.
     """
 
     def __init__(self, places: Mapping[str, str]):
@@ -16,6 +16,9 @@ class Registry(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         return pkgutil.resolve_name(self.places[name])
+
+    def __contains__(self, name: object) -> bool:  # Mapping's would read the value, and so import its module
+        return name in self.places
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)

@@ -1,7 +1,7 @@
-"""Pretrained networks that come with the package: `load("hippocampus-mr/seg")`, without a network connection.
+"""Pretrained networks that come with the package: `load("hippocampus-mr/seg")`, without an internet connection.
 
-Each is a safetensors file in half precision in `deepsimreg/weights/`, beside its model card; `index.json` there holds
-their checksums.
+`deepsimreg/weights/` holds each as a safetensors file in half precision with a model card, and the checksums in
+`index.json`.
 """
 
 import hashlib
@@ -19,23 +19,19 @@ INDEX = WEIGHTS / "index.json"
 
 
 def pretrained(index: Path | None = None) -> dict[str, dict]:
-    """Name → what the index says of it: file, sha256, data, licence, what it is for, validation and test figures.
+    """Name → its entry in the index: file, sha256, data, licence, purpose, validation and test figures.
 
-    index: of another folder than the package's.
+    index: the index file of another folder than the package's.
     """
     path = index or INDEX
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def load(name: str | Path, kind: "type[nn.Module] | None" = None) -> "nn.Module":
-    """A network by the name of a pretrained one or by the path of its weights, in evaluation mode and float32.
+    """A pretrained network in evaluation mode and float32.
 
-    Args:
-        name: "hippocampus-mr/seg", "hippocampus-mr/ae", "hippocampus-mr/registration", or a .safetensors file.
-        kind: the class that is expected.
-
-    Raises:
-        WeightsError: no such name or file, a file that is damaged, or another network than `kind`.
+    name: "hippocampus-mr/seg", "hippocampus-mr/ae", "hippocampus-mr/registration", or the path of a .safetensors file.
+    kind: the expected class. WeightsError for an unknown name, a missing or damaged file, or another network.
     """
     from deepsimreg.models.store import load_model  # loads torch, which the index does not need
 

@@ -23,6 +23,7 @@ from deepsimreg.losses import (
     build_similarity,
     diffusion,
     required_extractors,
+    similarity_terms,
 )
 from deepsimreg.models import UNet
 from deepsimreg.warps import displacement_at, warp_image, warp_one_hot
@@ -322,6 +323,9 @@ def test_registry_errors_say_what_to_do():
         build_similarity("deepsim-seg", {"ae": TinyEncoder(2)})
     with pytest.raises(TypeError, match="windw"):
         build_similarity("ncc", windw=5)
+    for weight in (None, "much", 0, float("nan")):
+        with pytest.raises(ValueError, match="give each name once, with a positive weight"):
+            similarity_terms({"ncc": weight})
 
 
 @each_rank

@@ -1,7 +1,11 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from deepsimreg import losses, models
 from deepsimreg.errors import WeightsError
 from deepsimreg.models import (
     ARCHITECTURES,
@@ -271,3 +275,24 @@ def test_correlation_is_the_cosine_at_every_shift(shape):
         there = tuple(min(max(a + s, 0), size - 1) for a, s, size in zip(at, shift, shape, strict=True))
         a, b = moving[(1, slice(None), *there)], fixed[(1, slice(None), *at)]
         assert found[(1, index, *at)].item() == pytest.approx((a @ b / a.norm() / b.norm()).item())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from deepsimreg.models.registry import ARCHITECTURES as A, EXTRACTORS as E; found = 'seg' in E, 'x' in A, *A",
+        "from deepsimreg.losses.registry import default_lam as f; found = f('ncc + 0.5 mse')",
+    ],
+    ids=["networks", "similarities"],
+)
+def test_names_are_known_without_loading_what_they_name(code):
+    code += "; import sys; print(found, 'torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    expected = "(True, False, 'voxelmorph', 'pyramid', 'transmorph')" if "models" in code else "1.04"
+    assert found.strip() == f"{expected} False"
+
+
+@pytest.mark.parametrize("package", [losses, models])
+def test_every_name_that_a_lazy_package_lists_is_there(package):
+    assert all(hasattr(package, name) for name in package.__all__)
+    assert models.WeightsError is WeightsError

@@ -45,6 +45,17 @@ def test_it_serves_as_the_extractor_of_register(shipped):
     assert len(result.losses) == 2, "16 pixels a side have one level"
 
 
+@pytest.mark.parametrize("name", list(pretrained.pretrained()))
+def test_every_network_that_comes_with_the_package_loads(name):
+    network = load(name)
+    assert not network.training
+    assert {value.dtype for value in network.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    image = torch.rand(1, 1, *[32] * network.config["ndim"], generator=torch.Generator().manual_seed(0))
+    out = network(image, image) if name.endswith("registration") else network(image)
+    assert torch.isfinite(out).all()
+    assert out.shape[2:] == image.shape[2:]
+
+
 def test_damaged_unknown_and_other_networks_are_refused(shipped):
     _, path = shipped
     with pytest.raises(WeightsError, match="unknown pretrained network 'made/ae'; there is: made/seg; or give a path"):

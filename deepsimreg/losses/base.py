@@ -81,11 +81,9 @@ class MapSimilarity(Similarity):
 
 
 class NetworkSimilarity(MapSimilarity):
-    """Compares the outputs of a frozen deep copy of a network, always in evaluation mode.
+    """Compares the outputs of a frozen deep copy of a network, always in evaluation mode: the caller's does not change.
 
-    The caller's network keeps its mode, device and gradients; the copy costs its memory once more, moves with
-    `.to(device)`, and never trains.
-    extractor: an nn.Module; any other object is used as it is.
+    extractor: an nn.Module; any other object is used as it is, without a copy.
     """
 
     def __init__(self, extractor: object):

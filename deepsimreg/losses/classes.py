@@ -2,9 +2,8 @@
 
 loss = sum_k mean_p (s_k(moved)_p - s_k(fixed)_p)^2
 
-s(.)_p is the softmax of the network's output, averaged over the voxels of position p. DeepSim compares
-features of the encoder, this compares the network's predictions. Inside a class it has no gradient; there the
-regulariser, or another similarity added to it, decides.
+s(.)_p is the softmax of the network's output, averaged over the voxels of position p. DeepSim compares features, this
+compares predictions. Inside a class it has no gradient; there the regulariser, or a second similarity, decides.
 Source: the Brier score; networks that segment while they register, as in Xu and Niethammer, DeepAtlas (MICCAI 2019).
 """
 
@@ -18,7 +17,7 @@ from deepsimreg.warps import pooled
 class ClassProbabilities(NetworkSimilarity):
     """Squared difference of the class probabilities of two images (N, C, *spatial), in [0, 2]; 0 for identical images.
 
-    network: image -> logits (N, classes, *spatial). A frozen copy is used. Gradient reaches the moved image only.
+    network: image -> logits (N, classes, *spatial); a frozen copy is used. Only the moved image gets a gradient.
     resolution: voxels of a position along every axis, a power of two. 2 is the resolution of a light network.
     """
 

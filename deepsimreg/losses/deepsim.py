@@ -22,13 +22,11 @@ class DeepSim(NetworkSimilarity):
     extractor: any object with `.features(image)` → one tensor (N, C_l, *spatial_l) for each level l = 1…L. An
     nn.Module is copied and frozen: its weights get no gradient, and it stays in evaluation mode.
     levels: the levels that count, from 1, as (1, 3); None takes all.
-    extract_before_warp: `compare` extracts the features of the moving image once, without gradient, and warps
-    them, instead of the image: the gradient runs through the warp alone (an ablation of the paper, which its
-    published code does not reach). `forward`, which has no displacement, is not changed by it.
-    zero_mean: subtract from each level's features their mean over positions, image by image and channel by
-    channel: what all positions have in common no longer counts as similarity (an ablation of the paper).
+    extract_before_warp: `compare` warps the features of the moving image instead of the image, and the gradient runs
+    through the warp alone (an ablation of the paper). `forward`, which has no displacement, is not changed by it.
+    zero_mean: subtract the mean over positions from each image's features, channel by channel (an ablation, too).
 
-    Gradient reaches the moved image only. Where a feature vector vanishes the cosine is 0.
+    Only the moved image gets a gradient. The cosine with a feature vector of length 0 is 0.
     """
 
     def __init__(
@@ -77,9 +75,9 @@ class DeepSim(NetworkSimilarity):
 class FeatureFunction(nn.Module):
     """An extractor made of a function, such as a part of a network that was trained elsewhere.
 
-    function: image (N, C, *spatial) -> feature maps, each (N, C_l, *⌈spatial / r_l⌉) with r_l a power of two, in the
-    order of the levels. An nn.Module is frozen, put in evaluation mode and moved to the device of the registration;
-    layers that a plain function only refers to are not. TypeError if it cannot be called, or gives no sequence.
+    function: image (N, C, *spatial) -> feature maps (N, C_l, *⌈spatial / r_l⌉), r_l a power of two, level by level. An
+    nn.Module is frozen, put in evaluation mode and moved to the device of the registration; layers that a plain
+    function only refers to are not. TypeError if it cannot be called, or gives no sequence.
     """
 
     def __init__(self, function: Callable[[Tensor], Sequence[Tensor]]):

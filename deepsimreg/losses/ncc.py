@@ -20,10 +20,8 @@ from deepsimreg.losses.box import box_mean
 class NCC(Similarity):
     """Local NCC of two images (N, C, *spatial), each channel by itself.
 
-    window: odd width in voxels along every axis; at the border a window is clipped to the image and its mean
-    taken over the voxels that remain. eps: the smallest variance, so that flat windows, which have no
-    correlation, count as cross = 0 and never divide by zero. Hence 0 for identical images with texture, 1 for
-    constant ones.
+    window: odd width in voxels along every axis, clipped to the image at the border. eps: the smallest variance; flat
+    windows have cross = 0. The loss is 0 for identical images with texture, and 1 for constant ones.
     """
 
     def __init__(self, window: int = 9, squared: bool = True, eps: float = 1e-5):

@@ -2,13 +2,11 @@
 
 loss = 2 - (H(I) + H(J)) / H(I, J)          in [0, 1]
 
-H are the entropies of the grey values and of their joint histogram. The histogram is smooth, so that it has a gradient:
-each value counts in all bins by a Gaussian of its distance to the bin (a Parzen window), normalised to one. Near
-0 if each grey value of one image belongs to one bin of the other (the windows overlap, which leaves a rest), 1 if they
-are independent.
-Source: Studholme et al. 1999, Pattern Recognition 32:71; the Gaussian window with a width of one bin (full width at
-half maximum) and a tenth of the voxels are those of the DeepSim papers. They use 64 bins; with
-32 the true warp of a phantom pair lowers the loss by a third more.
+H are the entropies of the grey values and of their joint histogram. To have a gradient, each value counts in all bins
+by a Gaussian of its distance to the bin (a Parzen window), normalised to one. The loss is near 0 (the windows overlap)
+if each grey value of one image belongs to one bin of the other, and 1 if they are independent.
+Source: Studholme et al. 1999, Pattern Recognition 32:71. The Gaussian (one bin wide at half maximum) and the tenth of
+the voxels are those of the DeepSim papers. They use 64 bins; with 32 a phantom pair's true warp gains a third more.
 """
 
 import math
@@ -25,9 +23,8 @@ GOLDEN = 0.618  # step between two sampled voxels, as a fraction of the image, s
 class NMI(Similarity):
     """2 - NMI of two images (N, C, *spatial) in [0, 1] (other values are clamped), the mean over the batch.
 
-    bins: of each histogram. fraction: of the voxels that are sampled, on the device of the images. While training they
-    are drawn anew in every call by torch's generator; in evaluation mode they are always the same, spread evenly, and
-    at least `FEWEST`.
+    bins: of each histogram. fraction: of the voxels that are sampled: drawn anew by torch's generator in every call in
+    training mode; in evaluation mode always the same, spread evenly, and at least `FEWEST`.
     """
 
     def __init__(self, bins: int = 32, fraction: float = 0.1):

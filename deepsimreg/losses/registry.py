@@ -16,7 +16,7 @@ class SimilarityRecord:
 
     label, color: in figures. loss: "module:Class". lam: default weight λ of the regulariser in `register`, or None.
     options: arguments of the class. extractor: the kind of network whose outputs it compares, or None.
-    needs_labels: it also compares labels, so it can only train networks.
+    needs_labels: it also compares labels, so it only trains networks.
     """
 
     label: str
@@ -58,22 +58,21 @@ def build_similarity(name: str, extractors: Mapping[str, object] | None = None, 
 
     Raises ValueError for an unknown name and for a missing extractor, TypeError for an unknown option.
     """
-    known = record(name)
-    if known.extractor is not None and known.extractor not in (extractors or {}):
-        kind = known.extractor
+    known, extractors = record(name), extractors or {}
+    kind = known.extractor
+    if kind and kind not in extractors:
         raise ValueError(
             f"{name} needs the feature extractor '{kind}': train one in the chapter 02_feature_extractor and pass "
             f"extractors={{'{kind}': network}}"
         )
-    network = [] if known.extractor is None else [extractors[known.extractor]]
+    network = [extractors[kind]] if kind else []
     return pkgutil.resolve_name(known.loss)(*network, **{**known.options, **options})
 
 
 def similarity_terms(similarity: str | Mapping[str, float]) -> dict[str, float]:
     """Weight of each similarity of a sum: "deepsim-seg + 0.5 mind" or {"deepsim-seg": 1, "mind": 0.5}.
 
-    Raises:
-        ValueError: an unknown name, a name twice, or a weight that is no positive number.
+    Raises ValueError for an unknown name, a name that occurs twice, and a weight that is not a positive number.
     """
     if isinstance(similarity, str):
         parts = [part.split() for part in similarity.split("+")]
@@ -91,7 +90,7 @@ def similarity_terms(similarity: str | Mapping[str, float]) -> dict[str, float]:
         record(name)
         try:
             value = float(weight)
-        except ValueError:
+        except (TypeError, ValueError):
             value = float("nan")
         if not 0 < value < math.inf or name in terms:
             raise ValueError(f"similarity is {similarity!r}: give each name once, with a positive weight")
@@ -111,8 +110,7 @@ def parse_similarity(similarity: str | Mapping[str, float], extractors: Mapping[
 def default_lam(similarity: str | Mapping[str, float]) -> float:
     """λ of a similarity, or of a sum: the weighted sum of the records' λ.
 
-    Raises:
-        ValueError: a Similarity object, or a name whose record has no λ.
+    Raises ValueError for a Similarity object, and for a name whose record has no λ.
     """
     if not isinstance(similarity, str | Mapping):
         raise ValueError("give lam, the weight of the regulariser, with a similarity of your own")
@@ -124,6 +122,5 @@ def default_lam(similarity: str | Mapping[str, float]) -> float:
 
 
 def required_extractors(names: Iterable[str]) -> list[str]:
-    """The kinds of extractors that these similarities need."""
-    kinds = [record(name).extractor for name in names]
-    return list(dict.fromkeys(kind for kind in kinds if kind))
+    """The kinds of extractors that these similarities need, each once."""
+    return list(dict.fromkeys(kind for name in names if (kind := record(name).extractor)))

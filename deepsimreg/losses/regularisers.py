@@ -27,10 +27,9 @@ def diffusion(displacement: Tensor, spacing: Sequence[float] | None = None) -> T
 
 
 class _Diffusion(torch.autograd.Function):
-    """Weighted sum over axes of the mean squared forward difference; its gradient, a sum of the same differences.
+    """Weighted sum over axes of the mean squared forward difference, with its gradient.
 
-    Autograd would pad the gradient of each difference with zeros to the field's size: on a CPU that costs more than
-    the rest.
+    Autograd pads the gradient of each difference to the size of the field, which takes most of the time on a CPU.
     """
 
     @staticmethod

@@ -15,10 +15,9 @@ from deepsimreg.warps import warp_one_hot
 
 
 class SupervisedNCC(Similarity):
-    """NCC of the images and mean squared error of their one-hot labels.
+    """NCC of the images and mean squared error of their one-hot labels; `forward`, which has no labels, is plain NCC.
 
-    weight: of the labels' term. Further options as `NCC`. `compare` needs labels; `forward`, which has none, is plain
-    NCC.
+    weight: of the labels' term. Further options as `NCC`.
     """
 
     needs_labels = True

@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "image_networks": ["Autoencoder", "UNet"],
         "pyramid": ["Pyramid"],
         "registry": ["ARCHITECTURES", "EXTRACTORS"],
-        "store": ["count_parameters", "load_model", "save_model"],
+        "store": ["WeightsError", "count_parameters", "load_model", "save_model"],
         "transmorph": ["TransMorph"],
         "vgg": ["VGG16Features", "load_vgg", "vgg_path"],
         "voxelmorph": ["VoxelMorph"],

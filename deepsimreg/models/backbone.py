@@ -4,8 +4,7 @@
     decoder stage: conv k3 → LeakyReLU 0.2 → conv k3 → LeakyReLU 0.2 → [dropout] → ×2 linear → concatenate skip
 
 Source: Czolbe et al., Semantic similarity metrics for image registration (Medical Image Analysis 2023), "VoxelMorph,
-slightly modified". The light variant is ours: its last decoder stage is left out and the head works at half resolution,
-since convolutions at full resolution dominate the cost on a CPU.
+slightly modified". The light variant is ours: without the last decoder stage, which takes most of the time on a CPU.
 """
 
 import itertools
@@ -63,7 +62,7 @@ def encoder_stages(ndim: int, widths: Sequence[int], batch_norm: bool, dropout: 
 
 
 class Backbone(nn.Module):
-    """Encoder and decoder with or without skip connections.
+    """Encoder and decoder.
 
     Args:
         ndim: 2 or 3, the number of spatial axes.
@@ -127,8 +126,7 @@ class Backbone(nn.Module):
 class ImageNetwork(nn.Module):
     """Backbone and head: one image in, a map of the same size out; its encoder gives the features of DeepSim.
 
-    Args: as `Backbone`, and
-        out_channels: channels of the output.
+    out_channels: of the output. The other arguments as `Backbone`.
     """
 
     skips: bool

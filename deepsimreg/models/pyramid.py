@@ -5,10 +5,8 @@
       → cosine with the fixed features at every shift of one voxel; both features; the features decoded one level before
       → conv k3 → LeakyReLU 0.2 → conv k3 → LeakyReLU 0.2 → flow, composed with the displacement so far
 
-Each level has to find only the residual of the coarser ones, a voxel or two of its own grid, and is given how well each
-shift of one voxel matches.
-Sources: Sun et al., PWC-Net (CVPR 2018); Hu et al., Dual-stream pyramid registration network (MICCAI 2019). The encoder
-stages are those of `Backbone`.
+Each level has to find only what the coarser ones left, a voxel or two of its own grid.
+Sources: Sun et al., PWC-Net (CVPR 2018); Hu et al., Dual-stream pyramid registration network (MICCAI 2019).
 """
 
 import itertools
@@ -30,8 +28,8 @@ class Pyramid(nn.Module):
         ndim: 2 or 3.
         in_channels: channels of the two images together.
         channels: of the encoder levels at 1/2, 1/4, … resolution.
-        batch_norm, dropout: as `Backbone`, in the encoder.
-        light: the finest level is that at half resolution; else the images themselves are one more.
+        batch_norm, dropout: of the encoder, as `Backbone`.
+        light: stop at half resolution; else the images themselves are one more level.
         diffeomorphic: number of squarings of each level's stationary velocity; 0: its displacement itself.
         radius: largest shift, in voxels of a level, at which it is given how well the features match; 0: none.
     """
@@ -91,14 +89,9 @@ class Pyramid(nn.Module):
 
 
 def correlation(moving: Tensor, fixed: Tensor, radius: int) -> Tensor:
-    """How well each position of the fixed features matches the moving ones around it.
+    """Cosine over the channels of the fixed features with the moving ones at every shift of up to `radius` voxels.
 
-    Args:
-        moving, fixed: (N, C, *spatial).
-        radius: largest shift along each axis, voxels.
-
-    Returns:
-        (N, (2 · radius + 1)^D, *spatial): cosine over the channels at each shift, in array order of the shifts.
+    moving, fixed: (N, C, *spatial). Returns (N, (2 · radius + 1)^D, *spatial), in array order of the shifts.
     """
     moving, fixed = functional.normalize(moving, dim=1), functional.normalize(fixed, dim=1)
     padded = functional.pad(moving, [radius] * 2 * (moving.ndim - 2), mode="replicate")

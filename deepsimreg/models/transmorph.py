@@ -5,9 +5,8 @@
       → conv k3 → LeakyReLU 0.2 → conv k3 → LeakyReLU 0.2
     → flow
 
-Source: Chen et al., TransMorph: Transformer for unsupervised medical image registration (Medical Image Analysis 2022).
-The Swin transformer is MONAI's. Without positional embedding, as in the original's default; the light variant stops at
-half resolution, as that of VoxelMorph does.
+Source: Chen et al., TransMorph: Transformer for unsupervised medical image registration (Medical Image Analysis 2022),
+without positional embedding, as is its default. The Swin transformer is MONAI's.
 """
 
 from collections.abc import Sequence
@@ -33,8 +32,7 @@ class TransMorph(nn.Module):
         light: patches of 2 voxels, and a flow at half resolution; else patches of 4, and a flow at full resolution.
         diffeomorphic: as `VoxelMorph`.
 
-    Raises:
-        ImportError: MONAI is not installed.
+    Raises ImportError if MONAI is not installed.
     """
 
     def __init__(

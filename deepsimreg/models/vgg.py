@@ -36,8 +36,7 @@ class VGG16Features(nn.Module):
     def features(self, image: Tensor) -> list[Tensor]:
         """Three levels of (N, 1 or 3, H, W) in [0, 1]: (N, 64, H, W), (N, 128, ⌊H/2⌋, ⌊W/2⌋), (N, 256, ⌊H/4⌋, ⌊W/4⌋).
 
-        Raises:
-            ValueError: a volume, or another number of channels.
+        Raises ValueError for a volume, or another number of channels.
         """
         if image.ndim != 4 or image.shape[1] not in (1, 3):
             raise ValueError(f"VGG-16 looks at planes (N, 1 or 3, H, W), not at {tuple(image.shape)}")
@@ -57,8 +56,7 @@ def vgg_path() -> Path:
 def load_vgg(path: str | Path | None = None) -> VGG16Features:
     """VGG-16 with the weights of torchvision's file, in evaluation mode; None: `vgg_path()`.
 
-    Raises:
-        WeightsError: no such file, no file of torch, or keys and shapes that are not those of VGG-16.
+    Raises WeightsError for a missing file, one that is not torch's, and keys or shapes that are not those of VGG-16.
     """
     path = Path(path or vgg_path())
     if not path.is_file():

@@ -63,7 +63,7 @@ def flow_layer(ndim: int, channels: int) -> nn.Module:
 def flow_from(layer: nn.Module, features: Tensor) -> Tensor:
     """Output of the last convolution, outside autocast: bfloat16 has steps of .06 voxel at 10 voxels.
 
-    So the displacement, and all that follows from it, is float32, or float64 if the network's weights are.
+    The displacement is float32, or float64 if the network's weights are.
     """
     with torch.autocast(features.device.type, enabled=False):
         flow = layer(features.to(layer.weight.dtype))

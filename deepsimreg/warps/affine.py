@@ -10,10 +10,9 @@ from torch import Tensor
 
 
 def affine_displacement(matrix: Tensor, shape: Sequence[int]) -> Tensor:
-    """Displacement (N, D, *shape) in voxels of the affine `matrix` [A | t] (N, D, D + 1), array axis order.
+    """Displacement (N, D, *shape), voxels, of the affine `matrix` [A | t] (N, D, D + 1), array axis order, t in voxels.
 
-    A rotates, scales and shears about the centre of the array; t translates, in voxels. It pulls, as every
-    displacement does: the warped image is image(A (x - c) + c + t). Raises ValueError if sizes disagree.
+    It pulls, as every displacement does: the warped image is image(A (x - c) + c + t). ValueError if sizes disagree.
     """
     ndim = len(shape)
     if matrix.ndim != 3 or tuple(matrix.shape[1:]) != (ndim, ndim + 1):

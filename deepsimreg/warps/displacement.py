@@ -18,9 +18,8 @@ from torch import Tensor
 def warp_image(image: Tensor, displacement: Tensor) -> Tensor:
     """Pull `image` (N, C, *spatial) through `displacement` (N, D, *spatial) with linear interpolation.
 
-    Returns (N, C, *spatial) in the dtype of the image (an integer image: of the coordinates). Coordinates are
-    never rounded below float32.
-    Raises ValueError if the shapes do not belong together.
+    Returns (N, C, *spatial) in the dtype of the image (of the coordinates if the image is integer). Coordinates are at
+    least float32. Raises ValueError if the shapes do not belong together.
     """
     _check(image, displacement, "image")
     grid = _sampling_grid(displacement)
@@ -29,10 +28,7 @@ def warp_image(image: Tensor, displacement: Tensor) -> Tensor:
 
 
 def warp_labels(labels: Tensor, displacement: Tensor) -> Tensor:
-    """Pull integer `labels` (N, C, *spatial) with nearest-neighbour interpolation; keeps the dtype.
-
-    Halves round up. Not differentiable; for a loss use `warp_one_hot`.
-    """
+    """Pull integer `labels` (N, C, *spatial) by nearest neighbours (halves round up); keeps the dtype, no gradient."""
     _check(labels, displacement, "labels")
     # A diverged field (NaN) reads the first voxel, as linear sampling does, and never leaves the array.
     axes = range(displacement.ndim - 2)
@@ -50,7 +46,7 @@ def sample_image(image: Tensor, positions: Tensor) -> Tensor:
 
 
 def sample_labels(labels: Tensor, positions: Tensor) -> Tensor:
-    """As `sample_image`, for integer labels: the value of the nearest voxel, halves round up; keeps the dtype."""
+    """As `sample_image` for integer labels: the value of the nearest voxel, halves round up; keeps the dtype."""
     index = 0
     for axis, size in enumerate(labels.shape[2:]):
         index = index * size + (positions[:, axis].nan_to_num() + 0.5).floor().clamp(0, size - 1).long()
@@ -70,10 +66,7 @@ def warp_one_hot(labels: Tensor, displacement: Tensor, classes: int) -> Tensor:
 
 
 def warp_points(points: Tensor, displacement: Tensor) -> Tensor:
-    """Send points x of the fixed image to x + u(x) in the moving image.
-
-    points: (N, P, D), voxels, array axis order; u is interpolated linearly. Returns (N, P, D).
-    """
+    """Points x (N, P, D) of the fixed image, voxels, array axis order, at x + u(x) in the moving one; u is linear."""
     ndim = _rank(displacement)
     if points.ndim != 3 or points.shape[0] != len(displacement) or points.shape[2] != ndim:
         raise ValueError(
@@ -87,10 +80,9 @@ def warp_points(points: Tensor, displacement: Tensor) -> Tensor:
 
 
 def compose(first: Tensor, second: Tensor) -> Tensor:
-    """One displacement that warps as `first` and then `second` do: second(x) + first(x + second(x)).
+    """The displacement second(x) + first(x + second(x)): all three are (N, D, *spatial) in voxels.
 
-    `warp_image(image, compose(first, second))` equals `warp_image(warp_image(image, first), second)` up to
-    interpolation. Both, and the result, are (N, D, *spatial) in voxels.
+    Up to interpolation, it warps an image as `first` and then `second` do.
     """
     return second + warp_image(first, second)
 
@@ -98,8 +90,7 @@ def compose(first: Tensor, second: Tensor) -> Tensor:
 def invert(displacement: Tensor, iterations: int = 20) -> Tensor:
     """The displacement v with v(x) = -u(x + v(x)), so that composing v and u in either order gives zero.
 
-    Converges where u is a contraction (its derivatives stay below one), by that factor each iteration. Exact
-    only where x + v(x) stays inside the image.
+    Converges where the derivatives of u stay below one. Exact only where x + v(x) stays inside the image.
     """
     inverse = -displacement
     for _ in range(iterations):
@@ -110,9 +101,8 @@ def invert(displacement: Tensor, iterations: int = 20) -> Tensor:
 def jacobian_determinant(displacement: Tensor, spacing: tuple[float, ...] | None = None) -> Tensor:
     """Determinant of the Jacobian of x -> x + u(x), signed: 1 keeps volume, 0 or less folds.
 
-    Derivatives are central differences inside and one-sided differences on the border, so every voxel has a
-    value. displacement: (N, D, *spatial) in voxels; or in mm, with `spacing` the mm between voxels along each
-    array axis (a field in voxels has the same determinant at any spacing). Returns (N, *spatial).
+    displacement: (N, D, *spatial) in voxels, or in mm with `spacing`, the mm between voxels along each array axis.
+    Returns (N, *spatial); derivatives are central differences inside, and one-sided on the border.
     """
     ndim = _rank(displacement)
     if spacing is not None and len(spacing) != ndim:
@@ -140,16 +130,13 @@ def _sample(values: Tensor, grid: Tensor) -> Tensor:
 
 
 def _sampling_grid(displacement: Tensor) -> Tensor:
-    """Positions x + u(x) as `grid_sample` wants them: (N, *spatial, D), in [-1, 1], last axis first.
-
-    The identity is added as one broadcast vector an axis: no grid is built, stored or moved between devices.
-    """
+    """Positions x + u(x) as `grid_sample` takes them: (N, *spatial, D), in [-1, 1], last axis first."""
     moved = [displacement[:, axis] + _coordinates(displacement, axis) for axis in range(displacement.ndim - 2)]
     return _normalised(moved, displacement.shape[2:])
 
 
 def _normalised(positions: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """Positions in voxels, a tensor an axis, as `grid_sample` wants them: (…, D), in [-1, 1], last axis first."""
+    """Positions in voxels, one tensor per axis, as `grid_sample` takes them: (…, D), in [-1, 1], last axis first."""
     scaled = [where * (2 / max(side - 1, 1)) - 1 for where, side in zip(positions, size, strict=True)]
     return torch.stack(scaled[::-1], dim=-1)
 
@@ -166,7 +153,7 @@ def _coordinate_dtype(displacement: Tensor) -> torch.dtype:
 
 
 def _rank(displacement: Tensor) -> int:
-    """2 or 3, or ValueError for what is no displacement field."""
+    """2 or 3; ValueError if it is not a displacement field."""
     ndim = displacement.ndim - 2
     if ndim not in (2, 3) or displacement.shape[1] != ndim:
         raise ValueError(

@@ -21,7 +21,7 @@ def upsample(features: Tensor, factor: int | Sequence[int] = 2) -> Tensor:
 
 
 def pad_to_multiple(image: Tensor, multiple: int | Sequence[int]) -> Tensor:
-    """Pad the end of every spatial axis of (N, C, *spatial) by edge values to a multiple: one, or one an axis."""
+    """Pad the end of every spatial axis of (N, C, *spatial) by edge values to a multiple: one, or one per axis."""
     multiples = [multiple] * (image.ndim - 2) if isinstance(multiple, int) else multiple
     padding = []
     for size, step in zip(reversed(image.shape[2:]), reversed(multiples), strict=True):
@@ -35,15 +35,15 @@ def crop(image: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def pooled(image: Tensor, factor: int | Sequence[int]) -> Tensor:
-    """Mean of (N, C, *spatial) over blocks of factor voxels, one or one an axis: (N, C, *⌈spatial / factor⌉)."""
+    """Mean of (N, C, *spatial) over blocks of factor voxels, one or one per axis: (N, C, *⌈spatial / factor⌉)."""
     return POOL[image.ndim - 2](pad_to_multiple(image, factor), factor)
 
 
 def displacement_at(displacement: Tensor, shape: Sequence[int]) -> Tensor:
     """A displacement (N, D, *spatial), voxels, on the grid of a feature level, in steps of that grid.
 
-    A level of shape ⌈spatial / r⌉, r a power of two, has steps of r voxels; u at its positions is the mean of their
-    voxels. ValueError for a shape that is none.
+    A level of shape ⌈spatial / r⌉, r a power of two, has steps of r voxels; u at a position is the mean of its voxels.
+    ValueError for another shape.
     """
     ratios = [grid_step(size, level) for size, level in zip(displacement.shape[2:], shape, strict=True)]
     steps = torch.tensor(ratios, device=displacement.device).view(1, -1, *[1] * len(ratios))

@@ -1,7 +1,6 @@
 """Stationary velocity fields: the flow of dx/dt = v(x) from time 0 to 1, by scaling and squaring.
 
-exp(v) = exp(v / 2^n) composed with itself n times (Arsigny et al. 2006, MICCAI). The flow of a smooth
-velocity is invertible, and exp(-v) is its inverse.
+exp(v) = exp(v / 2^n) composed with itself n times (Arsigny et al. 2006, MICCAI); exp(-v) is its inverse.
 """
 
 from torch import Tensor
