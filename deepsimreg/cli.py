@@ -82,7 +82,7 @@ def register(moving, fixed, out, labels, fixed_labels, as_json, **options) -> No
     deepsimreg register moving.nii.gz fixed.nii.gz --out result \\
         --network hippocampus-mr/registration --steps 0
     """
-    from deepsimreg.io import check_writable
+    from deepsimreg.files import check_writable
     from deepsimreg.registration import register as run_registration
 
     if fixed_labels is not None and labels is None:
@@ -105,8 +105,9 @@ def apply(field, image, out, labels) -> None:
     \b
     deepsimreg apply result/field.nii.gz moving_labels.nii.gz --labels --out moved_labels.nii.gz
     """
+    from deepsimreg.files import check_writable
     from deepsimreg.image import as_image, field_positions
-    from deepsimreg.io import check_writable, write_image
+    from deepsimreg.io import write_image
     from deepsimreg.warps import sample_image, sample_labels
 
     check_writable(out.parent)

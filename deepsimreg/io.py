@@ -3,7 +3,6 @@
 Arrays keep the file's axis order: (X, Y, Z) for NIfTI, (page, row, column) for TIFF.
 """
 
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import numpy as np
 import tifffile
 
 from deepsimreg.errors import DataError
+from deepsimreg.files import whole
 
 NIFTI = (".nii", ".nii.gz")
 TIFF = (".tif", ".tiff")
@@ -84,7 +84,7 @@ def write_image(path: str | Path, array: np.ndarray, spacing=None, affine: np.nd
     array = np.asarray(array)
     if suffix in TIFF:
         with whole(path) as partial:
-            tifffile.imwrite(partial, array)
+            tifffile.imwrite(partial, array, photometric="minisblack")  # three pages are no colours
         return
     if affine is None:
         affine = np.diag([*[*(spacing or ()), 1.0, 1.0, 1.0][:3], 1.0])
@@ -97,30 +97,6 @@ def write_nifti(path: Path, image: nibabel.Nifti1Image) -> None:
     image.header.set_xyzt_units("mm")
     with whole(path) as partial:
         nibabel.save(image, partial)
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path to write to, beside `path`; it takes its place when the writing has succeeded."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def check_writable(folder: str | Path) -> None:
-    """Make a folder for results. DataError if it cannot be made or written: better before the work than after it."""
-    folder = Path(folder)
-    probe = folder / f".writable-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written ({error.strerror}): choose another folder, or free it") from error
 
 
 def _suffix(path: Path) -> str:

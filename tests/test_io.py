@@ -4,9 +4,10 @@ import gzip
 
 import numpy as np
 import pytest
+import tifffile
 
 from deepsimreg.errors import DataError
-from deepsimreg.io import read_image, write_image
+from deepsimreg.io import image_shape, read_image, read_page, write_image
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
@@ -23,6 +24,17 @@ def test_nifti_round_trip(tmp_path, suffix, dtype):
     write_image(tmp_path / f"a{suffix}", array, spacing=(0.5, 1, 2))
     assert read_image(tmp_path / f"a{suffix}")[1] == (0.5, 1, 2)
     assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]
+
+
+@pytest.mark.parametrize("pages", [2, 3, 4])
+def test_pages_are_no_colours(tmp_path, pages):
+    stack = np.arange(pages * 6 * 7, dtype=np.uint8).reshape(pages, 6, 7)
+    write_image(tmp_path / "a.tif", stack)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert {page.photometric.name for page in file.pages} == {"MINISBLACK"}
+        assert len(file.pages) == pages
+    assert image_shape(tmp_path / "a.tif") == stack.shape
+    np.testing.assert_array_equal(read_page(tmp_path / "a.tif", pages - 1), stack[-1])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

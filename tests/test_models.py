@@ -141,6 +141,14 @@ def test_weights_that_do_not_fit_their_configuration_are_refused(tmp_path):
         load_model(path)
 
 
+@pytest.mark.parametrize("config", [None, "{", "3", '{"ndim": 2}', '{"ndim": 2, "out_channels": 3, "colour": 1}'])
+def test_a_configuration_of_another_version_is_refused(tmp_path, config):
+    path = save_model(UNet(2, 3, channels=[4, 6, 8]), tmp_path / "weights.safetensors")
+    save_file(load_file(path), path, metadata={"model": "unet"} | ({"config": config} if config else {}))
+    with pytest.raises(WeightsError, match=r"weights.safetensors: UNet cannot be built from its configuration"):
+        load_model(path)
+
+
 @pytest.mark.parametrize("options", [{}, {"channels": [4, 6, 8]}])
 def test_only_2d_and_3d(options):
     for network in (lambda: UNet(4, 3, **options), lambda: VoxelMorph(4, **options), lambda: Pyramid(4, **options)):

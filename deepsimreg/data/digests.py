@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from deepsimreg.files import whole
+
 NAME = ".digests.json"
 SETTLED = 2_000_000_000  # ns; a file changed more recently may change again without a new modification time
 PATIENCE = 5  # s before a progress bar is shown
@@ -46,12 +48,9 @@ def _read(place: Path) -> dict[str, list]:
 def _write(places: Sequence[Path], new: dict[str, list]) -> None:
     """Add entries to the first place that can be written; without one, nothing is remembered."""
     for place in places:
-        partial = place.with_name(f".{place.name}.{os.getpid()}")
         with suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
             if place.parent.stat().st_mode & stat.S_IWUSR:
-                partial.write_text(json.dumps(_read(place) | new))
-                os.replace(partial, place)
+                with whole(place) as partial:
+                    partial.write_text(json.dumps(_read(place) | new))
                 return
-        with suppress(OSError):
-            partial.unlink()

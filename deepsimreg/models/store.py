@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -10,6 +9,7 @@ from safetensors.torch import save
 from torch import nn
 
 from deepsimreg.errors import WeightsError
+from deepsimreg.files import whole
 from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
 
 _NAMES = {"seg": "unet", "ae": "autoencoder"}  # in files, since the first version
@@ -38,10 +38,9 @@ def save_model(model: nn.Module, path: Path) -> Path:
             f"{path}: {type(model).__name__} is not registered, so it could not be loaded again: add its class to "
             "deepsimreg.models.registry"
         )
-    temporary = path.with_suffix(".tmp")
     tensors = {key: value.detach().contiguous().cpu() for key, value in model.state_dict().items()}
-    temporary.write_bytes(save(tensors, metadata={"model": name, "config": json.dumps(model.config)}))
-    os.replace(temporary, path)
+    with whole(path) as partial:
+        partial.write_bytes(save(tensors, metadata={"model": name, "config": json.dumps(model.config)}))
     return path
 
 
@@ -64,8 +63,14 @@ def load_model(path: Path, kind: type[nn.Module] | None = None) -> nn.Module:
     cls = model_class(metadata["model"])
     if kind is not None and cls is not kind:
         raise WeightsError(f"{path}: holds weights of {cls.__name__}, but {kind.__name__} is needed; name another run")
-    config = json.loads(metadata["config"])
-    model = cls(**{key: value for key, value in config.items() if RETIRED.get(key) != value})
+    try:
+        config = dict(json.loads(metadata["config"]))
+        model = cls(**{key: value for key, value in config.items() if RETIRED.get(key) != value})
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: {cls.__name__} cannot be built from its configuration ({error}): the file is damaged, or of "
+            "another version of deepsimreg"
+        ) from error
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -1,7 +1,6 @@
 """What happens beside a training: the table of its metrics, its best weights, one bar over all steps."""
 
 import csv
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 from tqdm.auto import tqdm
 
+from deepsimreg.files import whole
 from deepsimreg.models.store import save_model
 
 
@@ -29,16 +29,14 @@ class MetricsTable(Callback):
             return
         if trainer.global_step and self.path.is_file():
             with self.path.open(newline="") as file:
-                whole = [row for row in csv.DictReader(file) if None not in row.values()]  # a killed run may cut a row
-                rows = [row for row in whole if int(row["step"]) <= trainer.global_step]
+                uncut = [row for row in csv.DictReader(file) if None not in row.values()]  # a killed run may cut a row
+                rows = [row for row in uncut if int(row["step"]) <= trainer.global_step]
         spent = max((float(row["seconds"] or 0) for row in rows), default=0.0)
         self.started = time.perf_counter() - spent
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
+        with whole(self.path) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(temporary, self.path)
 
     def _append(self, trainer: lightning.Trainer, prefix: str, **more: str) -> None:
         metrics = more | {

@@ -1,6 +1,8 @@
-"""The error of a setting that does not exist or is not possible."""
+"""The error of a setting that does not exist or is not possible, and how a command ends with it."""
 
-from collections.abc import Iterable
+import inspect
+import sys
+from collections.abc import Callable, Iterable
 
 
 class SettingsError(ValueError):
@@ -12,3 +14,15 @@ def check_choice(what: str, name: str, names: Iterable[str]) -> str:
     if name not in names:
         raise SettingsError(f"unknown {what} '{name}'; there is: {', '.join(map(str, names))}")
     return name
+
+
+def run_main(main: Callable[..., None]) -> None:
+    """Call `main` with the words of the command line; an error that a user can mend ends it with one line."""
+    try:
+        inspect.signature(main).bind(*sys.argv[1:])
+    except TypeError as error:
+        sys.exit(f"error: {error}; the arguments are {inspect.signature(main)}")
+    try:
+        main(*sys.argv[1:])
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

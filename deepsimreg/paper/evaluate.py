@@ -5,7 +5,6 @@ optimisation, a network followed by one, or a baseline; None stands for the pair
 interleaved: each pair is registered by all of them before the next one, so load on the machine affects all alike.
 """
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from tqdm.auto import tqdm
 
 from deepsimreg.data.augment import add_noise
 from deepsimreg.data.base import Dataset, Pair, Sample
+from deepsimreg.files import whole
 from deepsimreg.io import write_image
 from deepsimreg.metrics import evaluate_pair
 from deepsimreg.warps import warp_image, warp_labels
@@ -156,8 +156,6 @@ def write_sample(stem: Path, values: Tensor, like: Sample) -> None:
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """CSV under a temporary name, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    table.to_csv(temporary, index=False)
-    os.replace(temporary, path)
+    """CSV that appears whole or not at all."""
+    with whole(path) as partial:
+        table.to_csv(partial, index=False)

@@ -1,27 +1,21 @@
-"""Small files that appear whole or not at all, and folders that can be written."""
+"""Small files and the folders of runs: SettingsError where one cannot be written, None where one is damaged."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+from deepsimreg.errors import DataError
+from deepsimreg.files import check_writable, whole
 from deepsimreg.paper.errors import SettingsError
 
 
 def writable(folder: Path) -> Path:
-    """The folder itself, made if it is missing. SettingsError if it cannot be written."""
+    """The folder of a run itself, made if it is missing. SettingsError if it cannot be written."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise SettingsError(
-            f"{folder}: the run folder cannot be written ({error.strerror}); "
-            "free it, or set DEEPSIMREG_RUNS to a folder of yours"
-        ) from error
-    return folder
+        return check_writable(folder)
+    except DataError as error:
+        raise SettingsError(f"the run folder {error}; DEEPSIMREG_RUNS names the folder of all runs") from error
 
 
 def size_of(path: Path) -> int | None:
@@ -39,19 +33,17 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write under a temporary name, then rename."""
+    """Write an object as JSON; the file appears whole or not at all."""
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    """Write a text; the file appears whole or not at all."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy under a temporary name, then rename."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+    """Copy a file; the copy appears whole or not at all."""
+    with whole(target) as partial:
+        shutil.copyfile(source, partial)

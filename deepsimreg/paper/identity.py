@@ -18,6 +18,7 @@ import deepsimreg
 
 ROOT = Path(deepsimreg.__file__).resolve().parent.parent
 SETTINGS_ONLY = {
+    "deepsimreg.files",
     "deepsimreg.lazy",
     "deepsimreg.paths",
     "deepsimreg.losses.registry",

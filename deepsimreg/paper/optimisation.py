@@ -8,7 +8,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from deepsimreg.data.base import Dataset, Pair
-from deepsimreg.paper.baselines import BASELINES
 from deepsimreg.paper.evaluate import Entry, choose, device, evaluate, measure, timed
 from deepsimreg.paper.methods import method, profile_method
 from deepsimreg.paper.plan import Profile
@@ -82,8 +81,7 @@ def _snapshots(
     else:
         yield 0, 0.0, None
     if part.baseline:
-        full = plan.baseline(data.name, part.baseline).settings.options.get("iterations")
-        full = full or BASELINES[part.baseline].iterations
+        full = plan.baseline(data.name, part.baseline).settings.options["iterations"]
         timed(method(plan, data.name, part.baseline, iterations=[1] * len(full)), *images)  # imports are not timed
         for fraction in FRACTIONS:
             iterations = tuple(round(fraction * count) for count in full)

@@ -15,6 +15,7 @@ from deepsimreg.paper.resolve import (
     ChapterSettings,
     RegistrationSettings,
     baseline_settings,
+    bound,
     changed_fit,
     check_names,
     extractor_names,
@@ -243,7 +244,7 @@ class Profile:
         part = self.part(dataset)
         inputs, values = {
             "data": lambda: ([], {}),
-            "tuning": lambda: (self.tunings(dataset), {}),
+            "tuning": lambda: (self.tunings(dataset), {"lam": self._lams(dataset)}),
             "evaluation": lambda: (
                 [*self.registrations(dataset), *self.baselines(dataset), *self.tunings(dataset)],
                 {"reference": self.reference(dataset)},
@@ -253,6 +254,9 @@ class Profile:
             "figures": lambda: ([*self.extractors(dataset), *self.reports(dataset)], {}),
         }[check_choice("chapter", stage, [*CHAPTERS])]()
         return self._chapter(dataset, stage, inputs, values, [f"{PAPER}.tables"] if inputs else [])
+
+    def _lams(self, dataset: str) -> dict[str, Lam]:
+        return {name: part.lam for name, part in self.part(dataset).registration.similarities.items()}
 
     def _chapter(self, dataset: str, stage: str, inputs: Iterable[Run], values: dict, code: Iterable[str]) -> Run:
         """A chapter's own code counts, too."""
@@ -283,7 +287,8 @@ class Profile:
             inputs += extractors
             code |= {SIMILARITIES[name].loss.partition(":")[0] for name in part.similarity}
             code |= {EXTRACTORS.module(one.settings.kind) for one in extractors}
-        values = self.part(dataset).optimisation.model_dump(mode="json")
+        similarities = {name: bound(name) for part in self.methods(dataset).values() for name in part.similarity}
+        values = self.part(dataset).optimisation.model_dump(mode="json") | {"similarities": similarities}
         unique = {run.name: run for run in inputs}.values()
         return self._chapter(dataset, "optimisation", unique, values, sorted(code))
 

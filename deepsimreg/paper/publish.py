@@ -3,10 +3,11 @@
 python -m deepsimreg.paper.publish cpu [hippocampus-mr …]
 """
 
-import sys
 from pathlib import Path
 
-from deepsimreg.paper.files import copy_file, read_json, writable, write_json
+from deepsimreg.files import check_writable
+from deepsimreg.paper.errors import run_main
+from deepsimreg.paper.files import copy_file, read_json, write_json
 from deepsimreg.paper.paths import FIGURES
 from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.run import Run
@@ -38,7 +39,7 @@ def publish(plan: Profile, dataset: str, figures: Path = FIGURES) -> list[Path]:
     for run in reports.values():
         run.result()
     copies = {name: (reports[stage], f"{file}.csv") for name, (stage, file) in TABLES.items() if stage in reports}
-    target = writable(figures / dataset)
+    target = check_writable(figures / dataset)
     files, written = {}, []
     for name, (run, file) in copies.items():
         written.append(target / f"{name}.csv")
@@ -51,8 +52,10 @@ def publish(plan: Profile, dataset: str, figures: Path = FIGURES) -> list[Path]:
             written.append(target / source.name)
             copy_file(source, written[-1])
         files[path.name] = _origin(drawn) | {"caption": record.get("caption", "")}
-    content = {"profile": plan.name, "fingerprint": plan.fingerprint(dataset), "files": files}
-    write_json(target / SOURCE, content | {"settings": {run.name: _settings(run) for run in plan.runs(dataset)}})
+    runs = plan.runs(dataset)
+    fingerprints = {name: value for run in runs for name, value in run.data.items()}
+    content = {"profile": plan.name, "fingerprints": fingerprints, "files": files}
+    write_json(target / SOURCE, content | {"settings": {run.name: _settings(run) for run in runs}})
     return written
 
 
@@ -71,7 +74,4 @@ def main(profile: str, *datasets: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_main(main)

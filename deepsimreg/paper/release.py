@@ -4,7 +4,6 @@ python -m deepsimreg.paper.release cpu hippocampus-mr ncc-3
 """
 
 import hashlib
-import sys
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 
 from deepsimreg.data.base import Dataset
 from deepsimreg.models.store import save_model
+from deepsimreg.paper.errors import run_main
 from deepsimreg.paper.evaluate import Entry, evaluate
 from deepsimreg.paper.extractors import evaluate_extractor, load_extractor
 from deepsimreg.paper.files import read_json, write_json, write_text
@@ -143,4 +143,4 @@ def main(profile: str, dataset: str, method: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_main(main)

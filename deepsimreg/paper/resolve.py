@@ -41,6 +41,7 @@ class BaselineSettings(Strict):
     """A method that is not trained, the smoothings that are compared, and on how many validation pairs."""
 
     baseline: str
+    place: str  # the function that registers
     smoothing: tuple[float, ...]
     pairs: int
     options: dict[str, Any]
@@ -114,7 +115,7 @@ def registration_settings(part: DatasetPart, method: str, stage: str) -> Registr
         check_choice("variant", method, variant_names(part))
     variant: VariantPart | None = ablations.variants.get(method) if stage == "ablation" else None
     similarity = check_choice("similarity of the profile", variant.of if variant else method, section.similarities)
-    own, record = section.similarities[similarity], SIMILARITIES[similarity]
+    own = section.similarities[similarity]
     chain = [section, own, *([variant] if variant else [])]
     fits = [section.fit, Fit(seed=section.seeds[0]), own.fit]
     fits += {"tuning": [section.tuning], "ablation": [ablations.fit]}.get(stage, [])
@@ -123,7 +124,7 @@ def registration_settings(part: DatasetPart, method: str, stage: str) -> Registr
     kinds = required_extractors([similarity])
     return RegistrationSettings(
         similarity=similarity,
-        loss=f"{record.loss} {dict(record.options)}",
+        loss=bound(similarity),
         options=own.options | (variant.options if variant else {}),
         lam=lam,
         grid=own.grid if lam == "tuned" else (),
@@ -134,10 +135,22 @@ def registration_settings(part: DatasetPart, method: str, stage: str) -> Registr
     )
 
 
+def bound(similarity: str) -> str:
+    """Where the registry finds a similarity, and the options that its record binds."""
+    record = SIMILARITIES[similarity]
+    return f"{record.loss} {dict(record.options)}"
+
+
 def baseline_settings(part: DatasetPart, name: str) -> BaselineSettings:
     own = part.baselines[check_choice("baseline of the profile", name, part.baselines)]
-    smoothing = own.smoothing or (BASELINES[name].smoothing,)
-    return BaselineSettings(baseline=name, smoothing=smoothing, pairs=own.pairs, options=own.options)
+    record = BASELINES[name]
+    return BaselineSettings(
+        baseline=name,
+        place=record.place,
+        smoothing=own.smoothing or (record.smoothing,),
+        pairs=own.pairs,
+        options={"iterations": list(record.iterations)} | own.options,
+    )
 
 
 def changed_fit(fit: Fit, changes: Mapping[str, Any]) -> Fit:

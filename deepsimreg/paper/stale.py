@@ -3,14 +3,13 @@
 python -m deepsimreg.paper.stale            the published tables and figures of figures/<dataset>
 python -m deepsimreg.paper.stale quick      the runs of a profile, and where its results lie
 
-A published folder holds `source.json`: the profile, the data's fingerprint, and the identity of the run behind each
-file. A file is stale if the profile, with this code and those data, would give that run another identity.
+A published folder holds `source.json`: the profile, the fingerprints of the data, and the identity of the run behind
+each file. A file is stale if the profile, with this code and those data, would give that run another identity.
 """
 
-import sys
 from pathlib import Path
 
-from deepsimreg.paper.errors import SettingsError
+from deepsimreg.paper.errors import SettingsError, run_main
 from deepsimreg.paper.files import read_json
 from deepsimreg.paper.paths import FIGURES, runs_root
 from deepsimreg.paper.plan import Profile
@@ -31,7 +30,7 @@ def stale_files(source: Path) -> list[str]:
         names = sorted(path.name for path in source.parent.glob("*.csv"))
         return [f"{name}: published before identities were recorded" for name in names]
     try:
-        plan = Profile(record["profile"], {dataset: record["fingerprint"]})
+        plan = Profile(record["profile"], record["fingerprints"])
         runs = {run.name: run.identity for run in plan.runs(dataset)}
     except SettingsError as error:
         return [f"{name}: profile {record['profile']} is not what it was: {error}" for name in record["files"]]
@@ -68,7 +67,4 @@ def main(profile: str = "") -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_main(main)

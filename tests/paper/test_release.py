@@ -12,6 +12,7 @@ from deepsimreg.paper import publish, release
 from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.evaluate import Entry, evaluate
 from deepsimreg.paper.extractors import evaluate_extractor, train_extractor
+from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.registrations import train_registration
 from deepsimreg.paper.stale import stale_files
 from deepsimreg.paper.tables import evaluation
@@ -71,10 +72,32 @@ def test_only_a_named_act_publishes_and_what_it_publishes_says_where_it_is_from(
     assert record["files"]["pairs.csv"]["identity"] == plan.chapter(D, "evaluation").identity
     assert record["files"]["dice.png"] == {"run": "figures", "identity": drawn.identity, "caption": "Dice"}
     assert (figures / D / "pairs.csv").read_bytes() == (plan.chapter(D, "evaluation").folder / "pairs.csv").read_bytes()
+    assert record["fingerprints"] == {D: plan.fingerprint(D)}
     assert stale_files(source) == []
     changed = TREE[D] | {"registration": TREE[D]["registration"] | {"similarities": {"mse": {"lam": 2}}}}
     profile({D: changed})
     assert any(line.startswith("pairs.csv: evaluation has another identity") for line in stale_files(source))
+
+
+def test_what_is_stale_is_told_without_the_data(profile, tmp_path, monkeypatch):
+    """An extractor of another dataset needs that one's fingerprint, too."""
+    similarities = {"deepsim-seg": {"lam": 1}}
+    tree = {
+        D: {"extractors": {"seg": {"source": "phantom-3d"}}, "registration": {"similarities": similarities}},
+        "phantom-3d": {},
+    }
+    fingerprints = {D: "a" * 16, "phantom-3d": "b" * 16}
+    profile(tree)
+    runs = {run.name: run.identity for run in Profile("mine", fingerprints).runs(D)}
+    files = {f"{name}.csv": {"run": name, "identity": runs[name]} for name in ("extractor-seg", "evaluation")}
+    source = tmp_path / D / "source.json"
+    source.parent.mkdir()
+    monkeypatch.setattr(Profile, "data", lambda *_: pytest.fail("no data here"))
+    source.write_text(json.dumps({"profile": "mine", "fingerprints": fingerprints, "files": files}))
+    assert stale_files(source) == []
+    other = fingerprints | {"phantom-3d": "c" * 16}
+    source.write_text(json.dumps({"profile": "mine", "fingerprints": other, "files": files}))
+    assert [line.split(":")[0] for line in stale_files(source)] == ["extractor-seg.csv", "evaluation.csv"]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Profiles: what they may say, what is merged, and what is refused with which words."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from deepsimreg.losses.registry import SIMILARITIES
 from deepsimreg.paper import settings
+from deepsimreg.paper.baselines import BASELINES
 from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.paths import EXPERIMENTS
 from deepsimreg.paper.plan import Profile
@@ -47,6 +50,28 @@ def test_settings_of_a_kind_go_before_those_of_all(profile):
     assert found == [("mse", "tuned", 0), ("mse", "tuned", 1), ("ncc", 1, 0), ("ncc", 1, 1)]
     assert [(run.settings.lam, run.settings.fit.steps) for run in plan.tunings(D)] == [(0.1, 3), (0.2, 3)]
     assert {run.settings.fit.steps for run in plan.registrations(D)} == {9}
+
+
+def test_what_the_registries_bind_belongs_to_the_identity(profile, monkeypatch):
+    tree = network(grid=[0.1, 1])
+    tree[D]["baselines"] = {"greedy": {}}
+    tree[D]["optimisation"] = {"methods": {"one": {"similarity": "ncc-3", "lam": [1]}, "two": {"baseline": "greedy"}}}
+
+    def changed(tree):
+        return {run.name for run in profile(tree).runs(D) if run.identity != before.get(run.name)}
+
+    before = {}
+    before = {run.name: run.identity for run in profile(tree).runs(D)}
+    assert changed(tree) == set()
+    with monkeypatch.context() as patch:
+        patch.setitem(SIMILARITIES, "ncc-3", replace(SIMILARITIES["ncc-3"], options={"window": 5}))
+        assert changed(tree) == {"optimisation", "figures"}
+    with monkeypatch.context() as patch:
+        patch.setitem(BASELINES, "greedy", replace(BASELINES["greedy"], iterations=(10, 5)))
+        assert changed(tree) == {"baseline/greedy", "evaluation", "optimisation", "figures"}
+    tree[D]["registration"]["similarities"]["mse"]["lam"] = 0.1
+    trained = {"registration/mse/seed-0", "evaluation"}
+    assert changed(tree) - {"robustness"} == {*trained, "tuning", "figures"}, "the tuning's table says which λ is used"
 
 
 def test_variants_start_from_the_method_they_are_of(profile):

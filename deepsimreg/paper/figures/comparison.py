@@ -29,7 +29,7 @@ from deepsimreg.paper.statistics import coupled_interval
 def dice_boxplot(
     pairs: pd.DataFrame, metric: str = "dice", order: Sequence[str] | None = None, width: float = COLUMN
 ) -> Figure:
-    """A box a method, quartiles and 1.5 IQR whiskers, every pair as a dot (jittered across, seeded).
+    """A box for each method, quartiles and 1.5 IQR whiskers, every pair as a dot (jittered across, seeded).
 
     pairs: columns `method` and the metric. order: the methods from top to bottom; as they come, if not given.
     """
@@ -154,7 +154,7 @@ def methods_traces(traces: pd.DataFrame, width: float = PAGE) -> Figure:
 def ablation_bars(pairs: pd.DataFrame, width: float = PAGE) -> Figure:
     """Mean Dice (with its 95 % bootstrap interval) and SD log J of each variant; lines mark the method it starts from.
 
-    pairs: a row a variant and pair, columns `method` (the variant), `group`, `base`, `pair`, `dice`,
+    pairs: one row per variant and pair, columns `method` (the variant), `group`, `base`, `pair`, `dice`,
     `sd_log_jacobian`; a method that variants start from has an empty group.
     """
     order = pairs.drop_duplicates("method").sort_values(["base", "group"], key=lambda c: c.fillna(""), kind="stable")
@@ -188,7 +188,7 @@ def ablation_bars(pairs: pd.DataFrame, width: float = PAGE) -> Figure:
 def dice_per_class(pairs: pd.DataFrame, classes: Sequence[str], width: float = PAGE) -> Figure:
     """Mean Dice of each class under each method, as a table of shades with its numbers.
 
-    pairs: a row a method and pair, with columns `dice_<class>`.
+    pairs: one row per method and pair, with columns `dice_<class>`.
     """
     means = pairs.groupby("method", sort=False)[[f"dice_{name}" for name in classes]].mean()
     values = means.to_numpy().T  # (classes, methods)

@@ -34,7 +34,7 @@ def learning_curve(
 ) -> Figure:
     """Metrics against steps: a panel per quantity, training (faint, with its running median) and validation.
 
-    metrics: column `step` and `train_…`, `validation_…` (or `val_…`) columns, in which NaN is "not measured at
+    metrics: column `step` and `train_…`, `validation_…` columns, in which NaN is "not measured at
     this step". columns: those to draw, with their labels if a mapping; all of them if not given.
     """
     columns = columns or [name for name in metrics if _split(name)[0]]
@@ -118,7 +118,7 @@ def tuning_curve(table: pd.DataFrame, metric: str = "dice", width: float = PAGE)
 
 @styled
 def loss_landscape(curves: Mapping[str, tuple], width: float = PAGE) -> Figure:
-    """Loss of one noisy patch against its shifted self, a panel a metric (their scales do not compare).
+    """Loss of one noisy patch against its shifted self, a panel for each metric (their scales do not compare).
 
     curves: name → (shifts in voxels, values), as `landscape.loss_landscape_curves` returns.
     """
@@ -143,9 +143,9 @@ def loss_landscape(curves: Mapping[str, tuple], width: float = PAGE) -> Figure:
 
 @styled
 def robustness(table: pd.DataFrame, metric: str = "dice", width: float = PAGE) -> Figure:
-    """Mean of a metric against the SD of the added noise, a line a method; the right panel shows what noise takes away.
+    """Mean of a metric against the SD of the added noise, a line for each method; right: what noise takes away.
 
-    table: a row a method, `noise` and pair.
+    table: one row per method, `noise` and pair.
     """
     means = table.groupby(["method", "noise"], sort=False)[metric].mean().unstack("noise")
     colors = method_colors(list(means.index))
@@ -167,10 +167,10 @@ def robustness(table: pd.DataFrame, metric: str = "dice", width: float = PAGE) -
 
 @styled
 def label_fraction(variants: pd.DataFrame, width: float = COLUMN) -> Figure:
-    """Dice of the extractor and of the registration against the share of the labelled training images.
+    """Dice of the extractor and of the registration against the fraction of the labelled training images.
 
-    variants: a row a variant, columns `group`, `labels` (share), `extractor_dice` and `dice`; the rows without a group
-    (the methods themselves) and those of the group `labels` are drawn.
+    variants: one row per variant, columns `group`, `labels` (fraction), `extractor_dice` and `dice`; the rows without a
+    group (the methods themselves) and those of the group `labels` are drawn.
     """
     shown = variants[variants["group"].fillna("").isin(["", "labels"])].dropna(subset="labels").sort_values("labels")
     figure = Picture(figsize=(width, 2.6), layout="constrained")
@@ -184,8 +184,8 @@ def label_fraction(variants: pd.DataFrame, width: float = COLUMN) -> Figure:
     ticks = sorted(shown["labels"].unique())
     panel.xaxis.set_major_locator(FixedLocator(ticks))
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.set_xticks(ticks, [f"{share:.0%}" for share in ticks])
-    panel.set_xlabel("Share of labelled training images")
+    panel.set_xticks(ticks, [f"{fraction:.0%}" for fraction in ticks])
+    panel.set_xlabel("Fraction of labelled training images")
     panel.set_ylabel(AXIS_NAMES["dice"])
     panel.legend()
     return figure
@@ -222,6 +222,6 @@ def _curve(panel: Axes, metrics: pd.DataFrame, column: str, color: str, label: s
 
 def _split(column: str) -> tuple[str, str]:
     """`train_dice` → ("training", "dice"); a column of neither split → ("", its name)."""
-    prefixes = {"train_": "training", "validation_": "validation", "val_": "validation"}
+    prefixes = {"train_": "training", "validation_": "validation"}
     prefix = next((prefix for prefix in prefixes if column.startswith(prefix)), "")
     return prefixes.get(prefix, ""), column.removeprefix(prefix)

@@ -171,7 +171,7 @@ def feature_maps(
 
 @styled
 def blended(moving, moved, fixed, displacement, share: float, width: float = PAGE) -> Figure:
-    """A share of the way from the moving to the moved image, the fixed one, the deformed grid, and the Jacobian."""
+    """A fraction of the way from the moving to the moved image, the fixed one, the deformed grid, and the Jacobian."""
     before, after = middle_slice(moving), middle_slice(moved)
     figure, axes = image_axes(1, 4, before.shape, width, 0.6)
     show(axes[0, 0], (1 - share) * before + share * after, f"Moving → moved, {share:.0%}")

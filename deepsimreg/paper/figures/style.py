@@ -5,7 +5,6 @@ Colours are Okabe & Ito's (2008), told apart by colour-blind readers; a method h
 
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -15,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from deepsimreg.files import whole
 from deepsimreg.losses.registry import SIMILARITIES
 from deepsimreg.paper.baselines import BASELINES
 
@@ -42,7 +42,7 @@ AXIS_NAMES = {
     "dice": "Mean Dice",
     "dice_foreground": "Mean Dice, foreground",
     "hd95": "HD95 (mm)",
-    "folds": "Share of folded voxels",
+    "folds": "Fraction of folded voxels",
     "sd_log_jacobian": "SD of log J",
     "jacobian_variance_published": "σ²(log|J|) as published",
     "target_registration_error": "Registration error (mm)",
@@ -136,7 +136,6 @@ def save_figure(figure: Figure, stem: Path | str, caption: str, source_run: str 
     Each file appears whole or not at all; a figure drawn again from the same numbers gives the same files.
     """
     stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
     runs = [source_run] if isinstance(source_run, str) else list(source_run)
     record = json.dumps({"caption": caption, "source_runs": runs}, indent=2, ensure_ascii=False) + "\n"
     undated = {"CreationDate": None}
@@ -153,12 +152,8 @@ def save_figure(figure: Figure, stem: Path | str, caption: str, source_run: str 
     written = []
     for suffix, write in writers.items():
         path = stem.with_name(stem.name + suffix)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            write(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole(path) as partial:
+            write(partial)
         written.append(path)
     return written
 
