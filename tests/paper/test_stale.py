@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest_tree import SMALL
 from safetensors.torch import load_file
 
 from deepsimreg.paths import PROJECT
 
-SMALL = {"channels": [4, 6, 8], "light": True}
 FIT = {"steps": 2, "batch": 2, "validate_every": 2}
 PLAN = {
     "phantom-2d": {
