@@ -1,12 +1,22 @@
-"""Rigid and affine pre-alignment of two images, by SimpleITK: mutual information, coarse to fine, in mm."""
+"""Rigid and affine pre-alignment of two images, by SimpleITK: mutual information, coarse to fine.
+
+Lengths are counted in steps of the fixed grid, so that the unit of the files does not matter, and one thread adds up
+the metric, so that two runs agree. Two slices are aligned in the plane of the fixed one.
+"""
+
+from pathlib import Path
 
 import numpy as np
 
+from deepsimreg.errors import DataError
+from deepsimreg.files import whole
+from deepsimreg.grid import FLIP
 from deepsimreg.image import Image, unit_range
 
 KINDS = ("rigid", "affine")
 SHRINK, SMOOTHING = (4, 2, 1), (2, 1, 0)  # voxels, from coarse to fine
 FEWEST = 16  # voxels along the shortest axis of the coarsest level
+SUFFIXES = (".mat", ".txt", ".tfm")
 
 
 def align_affinely(moving: Image, fixed: Image, kind: str, seed: int = 0) -> np.ndarray:
@@ -18,52 +28,97 @@ def align_affinely(moving: Image, fixed: Image, kind: str, seed: int = 0) -> np.
         seed: of the voxels that are sampled.
 
     Raises:
-        ValueError: another kind.
+        ValueError: another kind; images that cannot be aligned, as those that do not overlap.
     """
     if kind not in KINDS:
         raise ValueError(f"affine is {kind!r}: choose rigid or affine")
     import SimpleITK  # takes half a second to load
 
-    ndim = fixed.ndim
+    ndim, frame = fixed.ndim, _frame(fixed)
     rigid = {2: SimpleITK.Euler2DTransform, 3: SimpleITK.Euler3DTransform}[ndim]
     transform = rigid() if kind == "rigid" else SimpleITK.AffineTransform(ndim)
-    images = [_itk(image) for image in (fixed, moving)]
+    images = [_in_frame(image, frame) for image in (fixed, moving)]
     start = SimpleITK.CenteredTransformInitializer(
         *images, transform, SimpleITK.CenteredTransformInitializerFilter.GEOMETRY
     )
     method = SimpleITK.ImageRegistrationMethod()
+    method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentage(0.5, seed)
+    method.SetMetricSamplingPercentage(0.5, seed + 1)  # 0 stands for the clock
     method.SetInterpolator(SimpleITK.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, 100)
     method.SetOptimizerScalesFromPhysicalShift()
     factors = [(s, g) for s, g in zip(SHRINK, SMOOTHING, strict=True) if s == 1 or min(fixed.shape) // s >= FEWEST]
     method.SetShrinkFactorsPerLevel([shrink for shrink, _ in factors])
     method.SetSmoothingSigmasPerLevel([sigma for _, sigma in factors])
+    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
     method.SetInitialTransform(start, inPlace=True)
-    method.Execute(*images)
-    return _matrix(start, ndim)
+    try:
+        method.Execute(*images)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(f"{moving.name} and {fixed.name} cannot be aligned by affine={kind!r}: {reason}") from error
+    return frame @ _matrix(start, ndim) @ np.linalg.inv(frame)
 
 
-def _itk(image: Image):
-    """The first channel on its grid, LPS: a SimpleITK image."""
+def write_affine(path: str | Path, transform: np.ndarray, ndim: int) -> None:
+    """Write (4, 4), RAS, mm, as an ITK transform: .mat, .txt or .tfm; it takes points of the fixed to the moving image.
+
+    ndim: 2 for images whose files have two axes, else 3.
+    """
+    import SimpleITK
+
+    lps = FLIP @ transform @ FLIP
+    affine = SimpleITK.AffineTransform(ndim)
+    affine.SetMatrix(lps[:ndim, :ndim].flatten().tolist())
+    affine.SetTranslation(lps[:ndim, 3].tolist())
+    with whole(Path(path)) as partial:
+        SimpleITK.WriteTransform(affine, str(partial))
+
+
+def read_affine(path: str | Path) -> np.ndarray:
+    """(4, 4), RAS, mm, of an affine that ITK or ANTs wrote. DataError if it cannot be read, or is not affine."""
+    import SimpleITK
+
+    try:
+        transform = SimpleITK.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise DataError(f"{path} holds no transform that ITK reads: give .mat, .txt or .tfm") from error
+    if not transform.IsLinear():
+        raise DataError(f"{path} holds a {transform.GetName()}: give an affine")
+    return FLIP @ _matrix(transform, transform.GetDimension()) @ FLIP
+
+
+def _frame(fixed: Image) -> np.ndarray:
+    """(4, 4): to the world from a frame in which the fixed grid's finest step is 1, and a slice lies in x and y."""
+    frame = np.eye(4)
+    if fixed.ndim == 2:
+        steps = fixed.grid.columns[:3, :2] / np.array(fixed.spacing)
+        frame[:3, :2], frame[:3, 2] = steps, np.cross(*steps.T)
+    frame[:3, :3] *= min(fixed.spacing)
+    frame[:3, 3] = fixed.grid.columns[:3, -1]
+    return frame
+
+
+def _in_frame(image: Image, frame: np.ndarray):
+    """The first channel as a SimpleITK image whose world is the frame."""
     import SimpleITK
 
     ndim = image.ndim
     made = SimpleITK.GetImageFromArray(unit_range(image)[0, 0].cpu().numpy().T)
-    linear = np.diag([-1.0, -1.0, 1.0]) @ image.affine[:3, :3]
-    made.SetSpacing(image.spacing)
-    made.SetDirection((linear[:ndim, :ndim] / np.array(image.spacing)).flatten().tolist())
-    made.SetOrigin((np.array([-1.0, -1.0, 1.0]) * image.affine[:3, 3])[:ndim].tolist())
+    columns = np.linalg.solve(frame, image.grid.columns).round(9)  # the same numbers in any unit
+    steps = np.linalg.norm(columns[:ndim, :-1], axis=0)
+    made.SetSpacing(steps.tolist())
+    made.SetDirection((columns[:ndim, :-1] / steps).flatten().tolist())
+    made.SetOrigin(columns[:ndim, -1].tolist())
     return made
 
 
 def _matrix(transform, ndim: int) -> np.ndarray:
-    """(4, 4), RAS, of an ITK transform (LPS): what it does to the origin and to the unit vectors."""
+    """(4, 4) of an ITK transform: what it does to the origin and to the unit vectors."""
     origin = np.array(transform.TransformPoint([0.0] * ndim))
     columns = [np.array(transform.TransformPoint(list(unit))) - origin for unit in np.eye(ndim)]
     matrix = np.eye(4)
     matrix[:ndim, :ndim], matrix[:ndim, 3] = np.stack(columns, axis=1), origin
-    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
-    return flip @ matrix @ flip
+    return matrix

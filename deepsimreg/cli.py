@@ -19,7 +19,8 @@ EXPECTED = (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError, Imp
 def show(result: dict, as_json: bool) -> None:
     """A result for a person, or for a program."""
     if as_json:
-        click.echo(json.dumps(result))
+        finite = {name: None if value != value else value for name, value in result.items()}  # JSON has no NaN
+        click.echo(json.dumps(finite, allow_nan=False))
         return
     for name, value in result.items():
         click.echo(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
@@ -105,17 +106,11 @@ def apply(field, image, out, labels) -> None:
     \b
     deepsimreg apply result/field.nii.gz moving_labels.nii.gz --labels --out moved_labels.nii.gz
     """
+    from deepsimreg.apply import apply_to_image
     from deepsimreg.files import check_writable
-    from deepsimreg.image import as_image, field_positions
-    from deepsimreg.io import write_image
-    from deepsimreg.warps import sample_image, sample_labels
 
     check_writable(out.parent)
-    source = as_image(image, "image")
-    place, affine = field_positions(field, source)
-    sample = sample_labels if labels else sample_image
-    values = sample(source.data if labels else source.data.float(), place)
-    write_image(out, values[0, 0].numpy(), affine=affine)
+    apply_to_image(image, [field], out, labels=labels)
     click.echo(out)
 
 
@@ -130,16 +125,16 @@ def evaluate(moved_labels, fixed_labels, field, as_json) -> None:
     \b
     deepsimreg evaluate result/moved_labels.nii.gz fixed_labels.nii.gz --field result/field.nii.gz --json
     """
-    from deepsimreg.image import as_image, check_same_grid
-    from deepsimreg.itk import read_field
+    from deepsimreg.image import as_labels, check_same_grid
+    from deepsimreg.itk import from_itk, read_field
     from deepsimreg.metrics import indexed_labels, label_metrics, smoothness
 
-    moved, fixed = as_image(moved_labels, "moved labels"), as_image(fixed_labels, "fixed labels")
+    moved, fixed = as_labels(moved_labels, "moved labels"), as_labels(fixed_labels, "fixed labels")
     check_same_grid(moved, fixed)
     a, b, classes = indexed_labels(moved.data, fixed.data)
     result = label_metrics(a, b, classes, fixed.spacing)
     if field is not None:
-        result |= smoothness(read_field(field))
+        result |= smoothness(from_itk(*read_field(field)))
     show(result, as_json)
 
 

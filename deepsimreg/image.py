@@ -1,8 +1,9 @@
-"""What `register` takes for an image: a path, an array, a tensor or a nibabel image, with the place of its voxels."""
+"""What `register` takes for an image: a file, an array or an object of another library, with its place."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -10,29 +11,30 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from deepsimreg.io import read_image
-from deepsimreg.itk import grid_affine, read_field
+from deepsimreg.grid import Grid
+from deepsimreg.io import itk_affine, read_image
 
-ImageLike = str | Path | np.ndarray | Tensor | nibabel.spatialimages.SpatialImage
+ImageLike = str | Path | np.ndarray | Tensor | nibabel.spatialimages.SpatialImage | Any
+ROUNDED = 1e-3  # how far a label that is stored as a float, or scaled by its header, may be from an integer
+_UNITS = {"micron": 1e-3, "meter": 1e3}
 
 
 @dataclass(frozen=True, eq=False)
 class Image:
     """Values and the grid that they lie on.
 
-    data: (N, C, *spatial). affine: (4, 4), voxel to world, RAS, mm. name: what errors call it. dtype: of the source.
-    placed: the affine is the source's own.
+    data: (N, C, *spatial). name: what errors call it. dtype: of the source. from_file: it was read from one.
     """
 
     data: Tensor
-    affine: np.ndarray
+    grid: Grid
     name: str
     dtype: np.dtype
-    placed: bool = False
+    from_file: bool = False
 
     @property
     def ndim(self) -> int:
-        return self.data.ndim - 2
+        return self.grid.ndim
 
     @property
     def shape(self) -> torch.Size:
@@ -42,26 +44,36 @@ class Image:
     @property
     def spacing(self) -> tuple[float, ...]:
         """mm between voxels, array axis order."""
-        return tuple(float(step) for step in np.linalg.norm(self.affine[:3, :3], axis=0)[: self.ndim])
+        return self.grid.spacing
 
 
-def as_image(source: ImageLike | Image, what: str, spacing: Sequence[float] | None = None) -> Image:
-    """An image from whatever holds one.
+def as_image(
+    source: ImageLike | Image,
+    what: str,
+    spacing: Sequence[float] | None = None,
+    channel: int | None = None,
+    page: int | None = None,
+) -> Image:
+    """An image from whatever holds one. A volume of one slice is a plane that keeps its place in the volume's world.
 
     Args:
-        source: path of a NIfTI or TIFF file (a TIFF of several pages is a volume); a nibabel image; an array (H, W) or
-            (X, Y, Z); or a tensor of that shape, or (N, C, *spatial).
+        source: path of a file (`deepsimreg.io`; a TIFF of several pages is a volume); an image of nibabel, SimpleITK or
+            ANTs; an array (H, W) or (X, Y, Z); or a tensor of that shape, or (N, C, *spatial).
         what: "moving" or "fixed", for errors.
-        spacing: mm, array axis order, of a source that has none; None: 1.
+        spacing: mm, array axis order, of a source whose header does not place it: arrays, TIFF, PNG; None: what a
+            TIFF's tags say, or 1.
+        channel, page: of a file that holds several.
 
     Raises:
         DataError: a file that cannot be read.
-        ValueError: a shape that is no image, an empty image, or values that are NaN or infinite.
+        ValueError: a shape that is no image, colours, complex numbers, an empty image, or NaN or infinite values.
     """
     if isinstance(source, Image):
         return source
-    array, affine, name = _read(source, what)
+    array, grid, name = _read(source, what, channel, page)
     dtype = np.dtype(str(array.dtype).removeprefix("torch.").replace("bfloat16", "float32"))
+    if dtype.kind not in "buif":
+        raise ValueError(f"{name} holds {dtype} values: give real grey values, such as the magnitude")
     if isinstance(array, Tensor):
         data = array.clone() if array.is_inference() else array
         data = data.float() if data.dtype in (torch.bfloat16, torch.float16) else data
@@ -78,25 +90,41 @@ def as_image(source: ImageLike | Image, what: str, spacing: Sequence[float] | No
         raise ValueError(f"{name} is empty, its shape is {tuple(array.shape)}: give an image with voxels")
     if data.is_floating_point() and not torch.isfinite(data).all():
         raise ValueError(f"{name} contains NaN or inf; fix the image first")
-    placed = affine is not None
-    if not placed:
-        steps = [1.0] * (data.ndim - 2) if spacing is None else [float(step) for step in spacing]
-        if len(steps) != data.ndim - 2 or min(steps) <= 0:
-            raise ValueError(f"spacing of {name} is {tuple(steps)}: give {data.ndim - 2} positive values in mm")
-        affine = np.diag([*steps, *[1.0] * (4 - len(steps))])
-    return Image(data, np.asarray(affine, dtype=float), name, dtype, placed)
+    grid = grid or Grid.of(data.shape[2:])
+    if spacing is not None and not grid.placed:
+        try:
+            grid = grid.with_spacing(spacing)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    squeezed = grid.squeezed()
+    return Image(data.view(*data.shape[:2], *squeezed.shape), squeezed, name, dtype, isinstance(source, str | Path))
+
+
+def as_labels(source: ImageLike | Image, what: str, **options) -> Image:
+    """Integer labels of any values, negative ones, too; options as `as_image`.
+
+    Floats that are integers up to `ROUNDED`, as headers that scale make them, are rounded. ValueError for others, such
+    as probabilities.
+    """
+    image = as_image(source, what, **options)
+    if not image.data.is_floating_point():
+        return image
+    rounded = image.data.round()
+    if (image.data - rounded).abs().max() > ROUNDED:
+        raise ValueError(f"{image.name} holds values that are no integers: give labels, not probabilities")
+    return replace(image, data=rounded.long(), dtype=np.dtype(np.int32))
 
 
 def check_same_grid(image: Image, reference: Image) -> None:
-    """ValueError unless the image lies on the grid of the reference: its shape, and its affine where both have one."""
+    """ValueError unless the image lies on the grid of the reference: its shape, and its place where both have one."""
     if image.shape != reference.shape:
         raise ValueError(
             f"{image.name} has shape {tuple(image.shape)}, {reference.name} {tuple(reference.shape)}: "
             f"give one on the grid of {reference.name}"
         )
-    if image.placed and reference.placed and not np.allclose(image.affine, reference.affine, atol=1e-3):
+    if not image.grid.same_place(reference.grid):
         raise ValueError(
-            f"{image.name} lies elsewhere than {reference.name}, their affines differ: resample it onto that grid, or "
+            f"{image.name} lies elsewhere than {reference.name}, their headers differ: resample it onto that grid, or "
             "mend its header"
         )
 
@@ -124,30 +152,6 @@ def unit_range(image: Image) -> Tensor:
     return ((data - bottom.view(shape)) / (top - bottom).view(shape)).clamp(0, 1)
 
 
-def voxel_map(fixed: Image, moving: Image, transform: np.ndarray | None = None) -> np.ndarray:
-    """(D + 1, D + 1): voxels of the fixed grid to voxels of the moving one, through the world.
-
-    transform: (4, 4), world of the fixed to world of the moving image, mm; None: the same world.
-    """
-    ndim = fixed.ndim
-    world = np.eye(4) if transform is None else transform
-    inside = np.ix_([*range(ndim), 3], [*range(ndim), 3])
-    there = grid_affine(moving.affine, ndim)
-    return np.linalg.solve(there, world[inside] @ grid_affine(fixed.affine, ndim))
-
-
-def positions(matrix: np.ndarray, displacement: Tensor) -> Tensor:
-    """Voxels of the moving image (N, D, *spatial) at which matrix · (x + u(x)) lies, for each voxel x of the fixed one.
-
-    matrix: of `voxel_map`. displacement: (N, D, *spatial), voxels of the fixed grid.
-    """
-    axes = [torch.arange(size, dtype=torch.float32, device=displacement.device) for size in displacement.shape[2:]]
-    x = torch.stack(torch.meshgrid(*axes, indexing="ij")) + displacement.float()
-    m = torch.as_tensor(matrix, dtype=torch.float32, device=displacement.device)
-    ndim = displacement.shape[1]
-    return torch.einsum("ij,nj...->ni...", m[:ndim, :ndim], x) + m[:ndim, ndim].view(1, -1, *[1] * ndim)
-
-
 def antialiased(values: Tensor, matrix: np.ndarray) -> Tensor:
     """Values (N, C, *spatial), smoothed along the axes on which a coarser grid will sample them.
 
@@ -164,36 +168,28 @@ def antialiased(values: Tensor, matrix: np.ndarray) -> Tensor:
     return torch.from_numpy(smooth).to(values)
 
 
-def field_positions(path: str | Path, moving: Image) -> tuple[Tensor, np.ndarray]:
-    """Voxels of the moving image at which an ITK displacement field looks, and the affine of the field's grid.
-
-    Returns:
-        (1, D, *spatial), and (4, 4).
-
-    Raises:
-        DataError: the file is no displacement field.
-        ValueError: it has another number of axes than the image.
-    """
-    displacement = read_field(path, moving.affine)
-    if displacement.ndim - 2 != moving.ndim:
-        raise ValueError(f"{path} has {displacement.ndim - 2} axes, {moving.name} {moving.ndim}: give a field for it")
-    return positions(np.eye(moving.ndim + 1), displacement), nibabel.load(path).affine
-
-
-def _read(source: ImageLike, what: str) -> tuple[np.ndarray | Tensor, np.ndarray | None, str]:
-    """Values, affine or None, and what errors call them."""
+def _read(
+    source: ImageLike, what: str, channel: int | None, page: int | None
+) -> tuple[np.ndarray | Tensor, Grid | None, str]:
+    """Values, grid or None, and what errors call them."""
+    if isinstance(source, str | Path):
+        return *read_image(Path(source).expanduser(), channel, page), f"{what} {source}"
     if isinstance(source, nibabel.spatialimages.SpatialImage):
-        array, affine, name = np.asarray(source.dataobj), source.affine, what
-    elif isinstance(source, str | Path):
-        array, _, affine = read_image(source)
-        name = f"{what} {source}"
-        if affine is None and array.ndim == 3 and array.shape[-1] in (3, 4):
-            raise ValueError(f"{name} is a colour image, {array.shape}: save it in grey values")
+        array, affine = np.asarray(source.dataobj), source.affine.copy()
+        affine[:3] *= _UNITS.get(getattr(source.header, "get_xyzt_units", lambda: ("mm",))()[0], 1.0)
+    elif type(source).__module__.startswith("SimpleITK"):
+        import SimpleITK
+
+        array, ndim = SimpleITK.GetArrayFromImage(source), source.GetDimension()
+        array = np.moveaxis(array, range(ndim), range(ndim)[::-1])
+        affine = itk_affine(source.GetOrigin(), source.GetSpacing(), source.GetDirection())
+    elif type(source).__module__.startswith("ants"):
+        array, affine = source.numpy(), itk_affine(source.origin, source.spacing, source.direction.ravel())
     else:
         return source, None, what
-    while affine is not None and array.ndim > 2 and array.shape[-1] == 1:
+    while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
-    return array, affine, name
+    return array, Grid.of(array.shape, affine=affine), what
 
 
 def _plain(dtype: np.dtype) -> np.dtype:

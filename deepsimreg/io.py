@@ -1,23 +1,34 @@
-"""Images in and out: NIfTI by nibabel (affine kept) and TIFF stacks by tifffile, chosen by the suffix.
+"""Images in and out, with their place as ITK reads it, chosen by the suffix.
 
-Arrays keep the file's axis order: (X, Y, Z) for NIfTI, (page, row, column) for TIFF.
+NIfTI (.nii, .nii.gz, .img with .hdr) and MGH (.mgh, .mgz) by nibabel; NRRD, MetaImage and PNG by SimpleITK; TIFF by
+tifffile. Array axes: (X, Y, Z); of TIFF and PNG (page, row, column). What is read in a type is written in it.
 """
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import nibabel
 import numpy as np
 import tifffile
 
+from deepsimreg import tiff
 from deepsimreg.errors import DataError
 from deepsimreg.files import whole
+from deepsimreg.grid import FLIP, Grid
+from deepsimreg.tiff import take
 
-NIFTI = (".nii", ".nii.gz")
-TIFF = (".tif", ".tiff")
+if TYPE_CHECKING:
+    import SimpleITK
+
+NIFTI, MGH = (".nii", ".nii.gz", ".img", ".hdr"), (".mgh", ".mgz")
+ITK, PNG = (".nrrd", ".nhdr", ".mha", ".mhd"), (".png",)
+SUFFIXES = (*NIFTI, *MGH, *ITK, *tiff.SUFFIXES, *PNG)
+WRITTEN = (".nii", ".nii.gz", ".nrrd", ".mha", *tiff.SUFFIXES, *PNG)  # an image in one file appears whole or not at all
+UNPLACED = -1  # instead of a code: the header does not say where the image lies
 BROKEN_FILE = (  # what the readers raise for a file that is cut short or of another kind
     nibabel.filebasedimages.ImageFileError,
     nibabel.spatialimages.HeaderDataError,
@@ -27,24 +38,63 @@ BROKEN_FILE = (  # what the readers raise for a file that is cut short or of ano
     struct.error,
     OSError,
     ValueError,
+    RuntimeError,
 )
 
 
-def read_image(path: str | Path) -> tuple[np.ndarray, tuple[float, ...], np.ndarray | None]:
-    """Array, spacing (mm, array axis order; ones for TIFF) and affine (4, 4), None for TIFF.
+class Stored(NamedTuple):
+    """The voxels of a file, and where they lie."""
 
-    Integer voxels stay integer unless the header scales them. DataError for a file that is missing, cut short
-    or of an unknown suffix.
+    array: np.ndarray
+    grid: Grid
+
+
+def read_image(path: str | Path, channel: int | None = None, page: int | None = None) -> Stored:
+    """A plane or a volume.
+
+    Integer voxels stay integer unless the header scales them. channel: of several; colours are channels, too. page: of
+    a time series, or of a stack that is to be read as one plane.
+
+    Raises:
+        DataError: a file that is missing, cut short, of an unknown suffix, or whose header ITK refuses; several
+            channels or time points none of which is chosen.
     """
     path = Path(path)
-    suffix = _suffix(path)
-    with readable(path, "TIFF" if suffix in TIFF else "NIfTI"):
-        if suffix in TIFF:
-            array = tifffile.imread(path)
-            return array, (1.0,) * array.ndim, None
-        file = nibabel.load(path)
-        spacing = tuple(float(zoom) for zoom in file.header.get_zooms())
-        return np.asarray(file.dataobj), spacing, file.affine
+    suffix = _suffix(path, SUFFIXES)
+    with readable(path, suffix):
+        if suffix in tiff.SUFFIXES:
+            return Stored(*tiff.read_tiff(path, channel, page))
+        if suffix in MGH:
+            file = nibabel.load(path)
+            array, affine, code, itk_ndim = np.asarray(file.dataobj), file.affine, 1, 3
+        else:
+            itk_ndim, affine = itk_place(path)
+            if suffix in NIFTI:
+                file = nibabel.load(path)
+                array, code = np.asarray(file.dataobj), _code(file.header, affine)
+            else:
+                array, code = _itk_array(path), 0
+        return _stored(array, affine, itk_ndim, code, suffix in PNG, channel, page, path)
+
+
+def _stored(array, affine, itk_ndim, code, is_png, channel, page, path) -> Stored:
+    """Channels (the last axis beyond space) and time points chosen."""
+    if array.dtype.names:  # RGB of a NIfTI
+        array = np.stack([array[name] for name in array.dtype.names], axis=-1)
+        array = array.reshape(*array.shape[:3], *[n for n in array.shape[3:-1] if n > 1], array.shape[-1])
+    colours = array.ndim > itk_ndim and (is_png or array.shape[-1] in (3, 4))
+    while array.ndim > itk_ndim:
+        what, chosen = ("channel", channel) if colours and channel is not None else ("page", page)
+        chosen = channel if chosen is None else chosen
+        if chosen is None and array.shape[-1] > 1:
+            raise DataError(
+                f"{path} has shape {array.shape}, colours or several images: choose one with "
+                f"{'channel' if colours else 'page'} (0 to {array.shape[-1] - 1})"
+            )
+        array = take(array, array.ndim - 1, chosen or 0, what, path)
+    axes = (1, 0) if is_png else tuple(range(array.ndim))
+    placed = not is_png and code != UNPLACED
+    return Stored(array, Grid(array.shape, affine, axes, array.ndim, placed=placed, code=max(code, 0)))
 
 
 def image_shape(path: str | Path) -> tuple[int, ...]:
@@ -53,13 +103,14 @@ def image_shape(path: str | Path) -> tuple[int, ...]:
     DataError as `read_image`.
     """
     path = Path(path)
-    suffix = _suffix(path)
-    with readable(path, "TIFF" if suffix in TIFF else "NIfTI"):
-        if suffix in TIFF:
+    suffix = _suffix(path, SUFFIXES)
+    with readable(path, suffix):
+        if suffix in tiff.SUFFIXES:
             with tifffile.TiffFile(path) as file:
-                first = file.pages.first.shape
-                return file.series[0].shape if len(file.pages) == 1 else (len(file.pages), *first)
-        return tuple(nibabel.load(path).shape)
+                return tuple(tiff.layout(file)[1])
+        if suffix in (*NIFTI, *MGH):
+            return tuple(nibabel.load(path).shape)
+        return _reader(path).GetSize()
 
 
 def read_page(path: str | Path, page: int) -> np.ndarray:
@@ -67,43 +118,134 @@ def read_page(path: str | Path, page: int) -> np.ndarray:
     try:
         with tifffile.TiffFile(path) as file:
             if len(file.pages) > 1:
-                return file.pages[page].asarray()
+                found = tiff.decoded(path, file.pages[page].asarray)
+                return found if found.ndim == 2 else found[page]
         return np.array(tifffile.memmap(path, mode="r")[page])
     except (*BROKEN_FILE, IndexError) as error:
         raise DataError(f"{path}: page {page} cannot be read ({error}): fetch the file again") from error
 
 
-def write_image(path: str | Path, array: np.ndarray, spacing=None, affine: np.ndarray | None = None) -> None:
+def write_image(path: str | Path, array: np.ndarray, grid: Grid | None = None) -> None:
     """Write an array with its dtype; the file appears whole or not at all.
 
-    Without `affine` a NIfTI gets one with `spacing` (mm, array axis order; default 1) on its diagonal. TIFF
-    keeps neither. DataError for an unknown suffix.
+    grid: where ITK is to place it; None: voxels of 1 mm. TIFF and PNG keep no place. DataError for a suffix that is not
+    written, and for a type that the format does not have.
     """
-    path = Path(path)
-    suffix = _suffix(path)
-    array = np.asarray(array)
-    if suffix in TIFF:
+    path, array = Path(path), np.asarray(array)
+    suffix = _suffix(path, WRITTEN)
+    if suffix in tiff.SUFFIXES:
         with whole(path) as partial:
             tifffile.imwrite(partial, array, photometric="minisblack")  # three pages are no colours
         return
-    if affine is None:
-        affine = np.diag([*[*(spacing or ()), 1.0, 1.0, 1.0][:3], 1.0])
     array = array.astype(np.uint8) if array.dtype == bool else array
-    write_nifti(path, nibabel.Nifti1Image(array, affine, dtype=array.dtype))
+    array = array.astype(np.float32) if array.dtype == np.float16 else array
+    grid = grid or Grid.of(array.shape)
+    if suffix in (*ITK, *PNG):
+        _write_itk(path, array, grid)
+    else:
+        write_nifti(path, nibabel.Nifti1Image(grid.to_file(array), None, dtype=array.dtype), grid)
 
 
-def write_nifti(path: Path, image: nibabel.Nifti1Image) -> None:
-    """Write an image whose affine is in mm; the file appears whole or not at all."""
+def write_nifti(path: Path, image: nibabel.Nifti1Image, grid: Grid) -> None:
+    """Write an image at the place of a grid, both forms alike, mm; the file appears whole or not at all."""
     image.header.set_xyzt_units("mm")
+    for place in (image.set_qform, image.set_sform):
+        place(grid.itk, grid.code or 1)
     with whole(path) as partial:
         nibabel.save(image, partial)
 
 
-def _suffix(path: Path) -> str:
-    for suffix in (*NIFTI, *TIFF):
+def itk_image(array: np.ndarray, affine: np.ndarray, vectors: bool = False) -> "SimpleITK.Image":
+    """A SimpleITK image of an array in the axes of the file, (X, Y, Z) or, with vectors, (X, Y, Z, D).
+
+    affine: (4, 4), RAS, mm.
+    """
+    import SimpleITK
+
+    ndim = array.ndim - vectors
+    ordered = np.ascontiguousarray(np.moveaxis(array, range(ndim), range(ndim)[::-1]))
+    image = SimpleITK.GetImageFromArray(ordered, isVector=vectors)
+    linear, origin = (FLIP @ affine)[:ndim, :ndim], (FLIP @ affine)[:ndim, 3]
+    steps = np.linalg.norm(linear, axis=0)
+    image.SetSpacing(steps.tolist())
+    image.SetDirection((linear / steps).flatten().tolist())
+    image.SetOrigin(origin.tolist())
+    return image
+
+
+def itk_affine(origin: Sequence[float], spacing: Sequence[float], direction: Sequence[float]) -> np.ndarray:
+    """(4, 4), index to world, RAS, mm, of ITK's three (LPS); of a fourth axis, time, nothing is kept."""
+    ndim, affine = min(len(spacing), 3), np.eye(4)
+    cosines = np.reshape(direction, (len(spacing), len(spacing)))
+    affine[:ndim, :ndim] = (cosines * np.asarray(spacing))[:ndim, :ndim]
+    affine[:ndim, 3] = origin[:ndim]
+    return FLIP @ affine
+
+
+def _write_itk(path: Path, array: np.ndarray, grid: Grid) -> None:
+    import SimpleITK
+
+    with whole(path) as partial:
+        try:
+            SimpleITK.WriteImage(itk_image(grid.to_file(array), grid.itk), str(partial), useCompression=True)
+        except RuntimeError as error:
+            raise DataError(f"{path} cannot hold {array.dtype}: write .nii.gz") from error
+
+
+def _reader(path: Path) -> "SimpleITK.ImageFileReader":
+    """ITK's reader, which knows the header."""
+    import SimpleITK
+
+    warnings = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        reader = SimpleITK.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+    finally:
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(warnings)
+    return reader
+
+
+def itk_place(path: Path) -> tuple[int, np.ndarray]:
+    """Number of axes in space, and affine (4, 4), RAS, mm, as ITK reads the header. DataError for a sheared one."""
+    try:
+        reader = _reader(path)
+    except RuntimeError as error:
+        if "orthonormal" in str(error):
+            raise DataError(
+                f"{path}: its header places it on a sheared grid, and ITK takes none: resample it, or mend its qform"
+            ) from error
+        raise
+    return min(reader.GetDimension(), 3), itk_affine(reader.GetOrigin(), reader.GetSpacing(), reader.GetDirection())
+
+
+def _itk_array(path: Path) -> np.ndarray:
+    """(X, Y, Z, channels), or rows before columns for a plane of a PNG."""
+    import SimpleITK
+
+    image = SimpleITK.ReadImage(str(path))
+    array, ndim = SimpleITK.GetArrayFromImage(image), image.GetDimension()
+    return array if path.suffix.lower() in PNG else np.moveaxis(array, range(ndim), range(ndim)[::-1])
+
+
+def _code(header: nibabel.Nifti1Header, affine: np.ndarray) -> int:
+    """The code of the form that ITK has taken; UNPLACED for a header without one."""
+    try:
+        forms = (header.get_sform(coded=True), header.get_qform(coded=True))
+    except AttributeError:  # Analyze
+        return UNPLACED
+    if not any(code for _, code in forms):
+        return UNPLACED
+    near = [int(code) for form, code in forms if code and np.allclose(form[:3, :3], affine[:3, :3], rtol=1e-3)]
+    return near[0] if near else 0
+
+
+def _suffix(path: Path, known: tuple[str, ...]) -> str:
+    for suffix in sorted(known, key=len, reverse=True):
         if path.name.lower().endswith(suffix):
             return suffix
-    raise DataError(f"{path} has an unknown suffix: use one of {', '.join((*NIFTI, *TIFF))}")
+    raise DataError(f"{path} has an unknown suffix: use one of {', '.join(known)}")
 
 
 @contextmanager
@@ -113,5 +255,8 @@ def readable(path: Path, kind: str) -> Iterator[None]:
         raise DataError(f"{path} does not exist: check the path, or fetch the data again")
     try:
         yield
+    except DataError:
+        raise
     except BROKEN_FILE as error:
-        raise DataError(f"{path} is truncated or not {kind} ({error}): fetch it again") from error
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise DataError(f"{path} is truncated or not {kind} ({reason}): fetch it again") from error

@@ -1,11 +1,12 @@
-"""Displacement fields as ITK, ANTs, Slicer and SimpleITK read them: NIfTI of intent 1007, vectors in mm, LPS.
+"""Displacement fields as ITK, ANTs, Slicer and SimpleITK read them: vectors in mm, LPS; in NIfTI of intent 1007.
 
-A voxel x of the fixed grid goes to the voxel x + u(x) of the moving grid. With the affines A, B of the two grids
-(voxel to world, RAS, mm) and S, which turns RAS into LPS by the sign of the first two axes, the field holds
+A voxel x of the fixed grid goes to the voxel M (x + u(x)) of the moving grid, M from `voxel_map`. With A, B of the two
+grids (index to world, RAS, mm, as ITK places the files) and S, which turns RAS into LPS, the field holds
 
-    v(x) = S (B (x + u(x)) - A x),    on one grid: S A_linear u(x)
+    v(x) = S (B M (x + u(x)) - A x),    on one grid: S A_linear u(x)
 
-Shape in the file: (X, Y, Z, 1, 3), or (X, Y, 1, 1, 2) in 2D, as ITK writes it.
+Shape in a NIfTI file: (X, Y, Z, 1, 3), or (X, Y, 1, 1, 2) in 2D, as ITK writes it. The field of a slice (X, Y, 1) is
+written as two equal slices, since SimpleITK drops axes of one voxel at the end.
 Source: NIfTI-1 header (intent codes, 4 × 4 affine); ITK, itkNiftiImageIO.
 """
 
@@ -17,99 +18,102 @@ import torch
 from torch import Tensor
 
 from deepsimreg.errors import DataError
-from deepsimreg.io import readable, write_nifti
+from deepsimreg.files import whole
+from deepsimreg.grid import FLIP, Grid, voxel_map
+from deepsimreg.io import NIFTI, itk_affine, itk_image, itk_place, readable, write_nifti
 
-INTENT_VECTOR = 1007
+INTENT_VECTOR, INTENT_RAS = 1007, 1006
+TWICE = "slice twice"  # name of the intent
 
 
 def write_field(
-    path: str | Path, displacement: Tensor, affine: np.ndarray, moving_affine: np.ndarray | None = None
+    path: str | Path,
+    displacement: Tensor,
+    fixed: Grid,
+    moving: Grid | None = None,
+    matrix: np.ndarray | None = None,
 ) -> None:
-    """Write a displacement (1, D, *spatial), voxels, array axis order, as an ITK displacement field.
+    """Write a displacement (1, D, *spatial), voxels of the fixed grid, array axis order, as an ITK displacement field.
 
-    affine: (4, 4) of the fixed grid, voxel to world, RAS, mm; in 2D also (3, 3). moving_affine: of the moving grid,
-    if it is another. The file, .nii or .nii.gz, appears whole or not at all.
-    ValueError for a field that is no (1, D, *spatial) or not finite, and for an affine that is singular, sheared, or
-    tilts a 2D image out of its plane, since ITK has no such grids.
+    moving: the moving grid, if it is another. matrix: fixed to moving voxels, before the displacement; None: through
+    the world. The file appears whole or not at all: NIfTI, or what SimpleITK writes. ValueError for a field that is no
+    (1, D, *spatial), or not finite.
     """
-    vectors = to_itk(displacement, affine, moving_affine)
-    ndim = vectors.ndim - 1
-    shape = (*vectors.shape[:ndim], *[1] * (4 - ndim), ndim)
-    matrix = np.eye(4)
-    matrix[np.ix_([*range(ndim), 3], [*range(ndim), 3])] = grid_affine(affine, ndim)
-    image = nibabel.Nifti1Image(vectors.reshape(shape).astype(np.float32), matrix)
-    image.header.set_intent(INTENT_VECTOR)
-    write_nifti(Path(path), image)
+    path, vectors = Path(path), to_itk(displacement, fixed, moving, matrix).astype(np.float32)
+    in_file = fixed.to_file(vectors)
+    if path.name.lower().endswith(NIFTI):
+        twice = in_file.shape[2:3] == (1,) and fixed.file_ndim == 3
+        in_file = in_file.repeat(2, axis=2) if twice else in_file
+        five = in_file.reshape(*in_file.shape[:-1], *[1] * (4 - fixed.file_ndim), fixed.file_ndim)
+        image = nibabel.Nifti1Image(five, None)
+        image.header.set_intent(INTENT_VECTOR, name=TWICE if twice else "")
+        write_nifti(path, image, fixed)
+        return
+    import SimpleITK  # takes half a second to load
+
+    with whole(path) as partial:
+        SimpleITK.WriteImage(itk_image(in_file, fixed.itk, vectors=True), str(partial), useCompression=True)
 
 
-def read_field(path: str | Path, moving_affine: np.ndarray | None = None) -> Tensor:
-    """Displacement (1, D, *spatial), voxels, array axis order, float32, of an ITK displacement field.
+def read_field(path: str | Path) -> tuple[np.ndarray, Grid]:
+    """Vectors (X, Y, Z, 3) or (X, Y, 2), mm, LPS, float64, and their grid, of an ITK displacement field.
 
-    The fixed grid's affine is the file's own; moving_affine as for `write_field`. DataError for a file that is
-    missing, cut short or no displacement field.
+    Vectors that a NIfTI declares to be RAS (intent 1006) are turned. DataError for a file that is missing, cut short or
+    no displacement field.
     """
-    with readable(Path(path), "NIfTI"):
-        image = nibabel.load(path)
-        vectors = image.get_fdata()
-    ndim = vectors.shape[-1]
-    if vectors.ndim != 5 or ndim not in (2, 3) or any(size != 1 for size in vectors.shape[ndim:4]):
-        raise DataError(
-            f"{path} has shape {vectors.shape}: a displacement field has (X, Y, Z, 1, 3), or (X, Y, 1, 1, 2) in 2D"
-        )
-    return from_itk(vectors.reshape(*vectors.shape[:ndim], ndim), image.affine, moving_affine)
+    path = Path(path)
+    nifti = path.name.lower().endswith(NIFTI)
+    with readable(path, "a displacement field"):
+        if nifti:
+            stored, (_, affine) = nibabel.load(path), itk_place(path)
+            vectors, (code, _, name) = stored.get_fdata(), stored.header.get_intent("code")
+        else:
+            import SimpleITK
+
+            image = SimpleITK.ReadImage(str(path), SimpleITK.sitkVectorFloat64)
+            vectors, ndim = SimpleITK.GetArrayFromImage(image), image.GetDimension()
+            vectors = np.moveaxis(vectors, range(ndim), range(ndim)[::-1])
+            affine = itk_affine(image.GetOrigin(), image.GetSpacing(), image.GetDirection())
+    ndim, shape = vectors.shape[-1], vectors.shape
+    if ndim not in (2, 3) or (nifti and vectors.ndim != 5) or any(size != 1 for size in shape[ndim:-1]):
+        raise DataError(f"{path} has shape {shape}: a displacement field has (X, Y, Z, 1, 3), or (X, Y, 1, 1, 2) in 2D")
+    vectors = vectors.reshape(*shape[:ndim], ndim)
+    if nifti and code == INTENT_RAS:
+        vectors = vectors * np.diag(FLIP)[:ndim]
+    if nifti and name == TWICE:
+        vectors = vectors[:, :, :1]
+    return vectors, Grid(vectors.shape[:-1], affine, tuple(range(ndim)), ndim)
 
 
-def to_itk(displacement: Tensor, affine: np.ndarray, moving_affine: np.ndarray | None = None) -> np.ndarray:
-    """Vectors (*spatial, D), mm, LPS, float64, of a displacement (1, D, *spatial) in voxels; arguments as above."""
-    ndim = displacement.ndim - 2
-    if ndim not in (2, 3) or tuple(displacement.shape[:2]) != (1, ndim):
+def to_itk(
+    displacement: Tensor, fixed: Grid, moving: Grid | None = None, matrix: np.ndarray | None = None
+) -> np.ndarray:
+    """Vectors (*spatial, file axes), mm, LPS, float64, of a displacement (1, D, *spatial) in voxels; as above."""
+    ndim = fixed.ndim
+    if tuple(displacement.shape) != (1, ndim, *fixed.shape):
         raise ValueError(
-            f"displacement is {tuple(displacement.shape)}: give one field, (1, 2, H, W) or (1, 3, X, Y, Z)"
+            f"displacement is {tuple(displacement.shape)}: give one field on the fixed grid, {(1, ndim, *fixed.shape)}"
         )
     if not torch.isfinite(displacement).all():
         raise ValueError("displacement holds NaN or infinite values: the registration has diverged")
+    moving = fixed if moving is None else moving
+    matrix = voxel_map(fixed, moving) if matrix is None else matrix
+    x = np.moveaxis(np.indices(fixed.shape, dtype=float), 0, -1)
     u = displacement[0].detach().cpu().double().movedim(0, -1).numpy()
-    linear, rest = _relative(u.shape[:-1], affine, moving_affine)
-    return (u @ linear.T + rest) * _lps(ndim)
+    there = moving.itk_columns @ matrix
+    linear, offset = there - fixed.itk_columns, u @ there[:3, :ndim].T
+    vectors = x @ linear[:3, :ndim].T + linear[:3, ndim] + offset
+    return (vectors @ FLIP[:3, :3])[..., : fixed.file_ndim]
 
 
-def from_itk(vectors: np.ndarray, affine: np.ndarray, moving_affine: np.ndarray | None = None) -> Tensor:
-    """Displacement (1, D, *spatial), voxels, float32, of vectors (*spatial, D) in mm, LPS: undoes `to_itk`."""
-    ndim = vectors.shape[-1]
-    linear, rest = _relative(vectors.shape[:-1], affine, moving_affine)
-    u = np.linalg.solve(linear, (vectors * _lps(ndim) - rest)[..., None])[..., 0]
+def from_itk(vectors: np.ndarray, fixed: Grid) -> Tensor:
+    """Displacement (1, D, *spatial), voxels, float32, of the vectors of a field from one grid to itself.
+
+    vectors: (X, Y, Z, 3) or (X, Y, 2), mm, LPS. Of a volume of one slice it is the displacement in its plane.
+    """
+    world = np.zeros((*vectors.shape[:-1], 3))
+    world[..., : vectors.shape[-1]] = vectors
+    plane = fixed.squeezed()
+    steps = plane.itk_columns[:3, :-1]
+    u = plane.in_file(world @ FLIP[:3, :3]) @ np.linalg.pinv(steps).T
     return torch.from_numpy(np.moveaxis(u, -1, 0)[None].astype(np.float32))
-
-
-def _relative(shape: tuple[int, ...], affine, moving_affine) -> tuple[np.ndarray, np.ndarray]:
-    """The matrix of u(x) in B (x + u(x)) - A x, and what does not depend on u: (*shape, D), or zero on one grid."""
-    ndim = len(shape)
-    fixed = grid_affine(affine, ndim)
-    if moving_affine is None:
-        return fixed[:ndim, :ndim], np.zeros(ndim)
-    moving = grid_affine(moving_affine, ndim)
-    difference = moving - fixed
-    x = np.moveaxis(np.indices(shape), 0, -1)
-    return moving[:ndim, :ndim], x @ difference[:ndim, :ndim].T + difference[:ndim, ndim]
-
-
-def _lps(ndim: int) -> np.ndarray:
-    return np.array([-1.0, -1.0, 1.0])[:ndim]
-
-
-def grid_affine(affine: np.ndarray, ndim: int) -> np.ndarray:
-    """(D + 1, D + 1), float64, of an affine of that size or, in 2D, of a (4, 4) that keeps the plane."""
-    matrix = np.asarray(affine, dtype=np.float64)
-    if ndim == 2 and matrix.shape == (4, 4):
-        if np.abs(matrix[:2, 2]).max() + np.abs(matrix[2, :2]).max() > 1e-4 * np.abs(matrix[:3, :3]).max():
-            raise ValueError(f"affine {matrix.tolist()} tilts a 2D image out of its plane: give one of the plane")
-        matrix = matrix[np.ix_([0, 1, 3], [0, 1, 3])]
-    if matrix.shape != (ndim + 1, ndim + 1):
-        raise ValueError(f"affine has shape {matrix.shape}: give ({ndim + 1}, {ndim + 1}) for {ndim} axes")
-    linear = matrix[:ndim, :ndim]
-    zooms = np.linalg.norm(linear, axis=0)
-    if not zooms.all() or np.abs((linear / zooms).T @ (linear / zooms) - np.eye(ndim)).max() > 1e-3:
-        raise ValueError(
-            f"affine {matrix.tolist()} is singular or sheared: resample the image to a grid with right angles"
-        )
-    return matrix

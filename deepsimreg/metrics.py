@@ -64,26 +64,29 @@ def label_metrics(
     """Overlap and surface distance of two integer label images (1, 1, *spatial): as `segmentation_metrics`, and
     `hd95_<class>`, mm, of all classes but the first, and `hd95`, their mean. spacing: mm, array axis order.
     """
-    distances = {
-        f"hd95_{name}": hausdorff_distance_95(moved_label == k, fixed_label == k, spacing)
-        for k, name in enumerate(classes)
-        if k > 0
-    }
+    either = torch.cat([moved_label, fixed_label.to(moved_label.device)])[:, 0].cpu().numpy()
+    boxes = ndimage.find_objects(either, len(classes) - 1)
+    distances = {}
+    for k, (name, box) in enumerate(zip(classes[1:], boxes, strict=True), start=1):
+        masks = [torch.from_numpy(one[box[1:]] == k) if box else torch.zeros(1) for one in either]
+        distances[f"hd95_{name}"] = hausdorff_distance_95(*(mask[None, None] for mask in masks), spacing)
     overlap = segmentation_metrics(moved_label, fixed_label, classes)
     return overlap | {"hd95": _mean(list(distances.values()))} | distances
 
 
-def indexed_labels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, list[str]]:
-    """Labels of any integers as class indices, of the same shape, and the names of the classes, background 0 first.
+def indexed_labels(a: Tensor, b: Tensor, background: int = 0) -> tuple[Tensor, Tensor, list[str]]:
+    """Labels of any integers as class indices, of the same shape, and the names of the classes, background first.
 
     ValueError if their shapes differ.
     """
     if a.shape != b.shape:
         raise ValueError(f"labels have the shapes {tuple(a.shape[2:])} and {tuple(b.shape[2:])}: give them on one grid")
-    b = b.to(a.device)
-    values = torch.unique(torch.cat([a.flatten().long(), b.flatten().long(), a.new_zeros(1).long()]))
-    ours, theirs = (torch.searchsorted(values, labels.long()) for labels in (a, b))
-    return ours, theirs, [str(int(value)) for value in values]
+    a, b = a.long(), b.long().to(a.device)
+    values = torch.unique(torch.cat([a.flatten(), b.flatten(), a.new_full((1,), background)]))
+    order = torch.argsort((values != background).int(), stable=True)
+    index = torch.argsort(order)
+    ours, theirs = (index[torch.searchsorted(values, labels)] for labels in (a, b))
+    return ours, theirs, [str(value) for value in values[order].tolist()]
 
 
 def segmentation_metrics(prediction: Tensor, label: Tensor, classes: Sequence[str]) -> dict[str, float]:

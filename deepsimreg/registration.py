@@ -7,8 +7,9 @@
 """
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,8 @@ from torch import Tensor, nn
 
 from deepsimreg.alignment import align_affinely
 from deepsimreg.errors import WeightsError
-from deepsimreg.image import (
-    Image,
-    ImageLike,
-    antialiased,
-    as_image,
-    check_same_grid,
-    positions,
-    unit_range,
-    voxel_map,
-)
+from deepsimreg.grid import positions, voxel_map
+from deepsimreg.image import Image, ImageLike, antialiased, as_image, as_labels, check_same_grid, unit_range
 from deepsimreg.losses.base import Similarity
 from deepsimreg.losses.registry import default_lam, parse_similarity, required_extractors, similarity_terms
 from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
@@ -36,6 +29,7 @@ from deepsimreg.transform import Registration
 from deepsimreg.warps import sample_image
 
 LABELS = ("moving label", "fixed label")  # what errors call them
+OVERLAP = 0.25  # of the fixed grid: less of it in the moving image is warned of
 
 
 @torch.inference_mode(False)
@@ -51,6 +45,10 @@ def register(
     steps: int | None = None,
     labels: tuple[ImageLike, ImageLike] | ImageLike | None = None,
     affine: str | None = None,
+    fill: float | None = None,
+    background: int = 0,
+    channel: int | None = None,
+    page: int | None = None,
     model: str = "velocity",
     extract: str = "once",
     learning_rate: float = LEARNING_RATE,
@@ -63,7 +61,8 @@ def register(
     With a network and steps = 0 the network alone; with a network and steps, both; else optimisation from the identity.
 
     Args:
-        moving, fixed: paths (NIfTI, TIFF), nibabel images, arrays (H, W) or (X, Y, Z), tensors (N, C, *spatial).
+        moving, fixed: paths (NIfTI, TIFF, NRRD, MetaImage, MGH, PNG), images of nibabel, SimpleITK or ANTs, arrays
+            (H, W) or (X, Y, Z), tensors (N, C, *spatial).
             Images on different grids are brought together by their affines; a moving image that is finer than the
             fixed grid is smoothed for the comparison. Grey values that leave [0, 1], or stay below 0.5, are scaled
             from their 1 % and 99 % quantiles for it.
@@ -77,8 +76,11 @@ def register(
         steps: of each level, in place of the schedule's.
         labels: on the moving image's grid, or a pair of them, the fixed image's second; then Dice is measured.
         affine: "rigid" or "affine" aligns the images by that first.
+        fill: grey value of what lies outside the moving image; None: its lowest.
+        background: the label of what lies outside, and of the class that counts as background in Dice.
+        channel, page: of files that hold several channels, time points or pages (`as_image`).
         model, extract, learning_rate: as `optimise`.
-        spacing: mm, array axis order, for images that carry none.
+        spacing: mm, array axis order, for images that carry none, in place of what a TIFF's tags say.
         device: where it runs; None: a GPU if there is one.
         progress: show a bar.
 
@@ -88,7 +90,8 @@ def register(
         ValueError: images that do not go together, are empty, constant or not finite; an unknown name or option.
         WeightsError: weights that cannot be used.
     """
-    pair = _prepared(moving, fixed, labels, affine, spacing, _device(device))
+    options = {"spacing": spacing, "channel": channel, "page": page}
+    pair = _prepared(moving, fixed, labels, affine, options, _device(device))
     compared = _similarity(similarity, extractor, pair.fixed).to(pair.device)
     lam = default_lam(similarity) if lam is None else float(lam)
     schedule = _levels(levels, steps, pair.fixed, started=network is not None)
@@ -97,7 +100,7 @@ def register(
     if start is None or sum(level.steps for level in schedule):
         images = (*pair.values, compared, lam, schedule, pair.fixed.spacing, start)
         found = optimise(*images, model, extract, learning_rate, progress=progress)
-    return pair.registered(found)
+    return pair.registered(found, fill, background)
 
 
 @dataclass(frozen=True)
@@ -113,29 +116,26 @@ class _Prepared:
     device: torch.device
     clock: dict[str, float] = field(default_factory=dict)
 
-    def registered(self, found: Optimised) -> Registration:
+    def registered(self, found: Optimised, fill: float | None, background: int) -> Registration:
         """The result, with the seconds of each step and `total`."""
         self.clock["optimise"] = time.perf_counter()
         names, times = list(self.clock)[1:], list(self.clock.values())
         seconds = {name: after - before for name, before, after in zip(names, times, times[1:], strict=False)}
         seconds["total"] = times[-1] - times[0]
         where = (self.moving, self.fixed, self.matrix, self.transform, *self.labels)
-        return Registration(found.displacement, found.velocity, found.losses, seconds, *where)
+        return Registration(found.displacement, found.velocity, found.losses, seconds, *where, fill, background)
 
 
-def _prepared(moving, fixed, labels, affine, spacing, device) -> _Prepared:
+def _prepared(moving, fixed, labels, affine, options, device) -> _Prepared:
     clock = {"start": time.perf_counter()}
-    moving, fixed = as_image(moving, "moving", spacing), as_image(fixed, "fixed", spacing)
+    moving, fixed = as_image(moving, "moving", **options), as_image(fixed, "fixed", **options)
     _check_together(moving, fixed)
+    moving, fixed = _in_one_world(moving, fixed, affine), _in_one_world(fixed, moving, affine)
     given = _labels(labels, moving, fixed)
     moving_values, fixed_values = unit_range(moving).to(device), unit_range(fixed).to(device)
     transform = align_affinely(moving, fixed, affine) if affine else None
-    matrix = voxel_map(fixed, moving, transform)
-    if not _overlap(matrix, moving, fixed):
-        raise ValueError(
-            f"{moving.name} and {fixed.name} do not overlap in the world: check their affines, or give affine='rigid', "
-            "which first aligns their centres"
-        )
+    matrix = voxel_map(fixed.grid, moving.grid, transform)
+    _check_overlap(matrix, moving, fixed)
     if moving.shape != fixed.shape or not np.allclose(matrix, np.eye(len(matrix)), atol=1e-5):
         still = fixed_values.new_zeros(len(fixed_values), fixed.ndim, *fixed.shape)
         moving_values = sample_image(antialiased(moving_values, matrix), positions(matrix, still))
@@ -174,6 +174,18 @@ def _check_together(moving: Image, fixed: Image) -> None:
         )
 
 
+def _in_one_world(image: Image, other: Image, affine: str | None) -> Image:
+    """The image, placed. An array of the other image's shape lies on its grid; a file without a place is refused."""
+    if image.grid.placed or not other.grid.placed or affine:
+        return image
+    if image.from_file or image.shape != other.shape:
+        raise ValueError(
+            f"{image.name} does not say where it lies, {other.name} does: write its place into its header, "
+            "or give affine='rigid', which first aligns their centres"
+        )
+    return replace(image, grid=other.grid)
+
+
 def _device(device: str | torch.device | None) -> torch.device:
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -208,7 +220,7 @@ def _labels(labels, moving: Image, fixed: Image) -> list[Image | None]:
     pair = labels if isinstance(labels, tuple | list) else (labels, None)
     if len(pair) != 2:
         raise ValueError(f"{len(pair)} label images: give those of the moving image, or a pair (moving, fixed)")
-    found = [None if one is None else as_image(one, name) for one, name in zip(pair, LABELS, strict=True)]
+    found = [None if one is None else as_labels(one, name) for one, name in zip(pair, LABELS, strict=True)]
     for label, image in zip(found, (moving, fixed), strict=True):
         if label is not None:
             check_same_grid(label, image)
@@ -217,13 +229,17 @@ def _labels(labels, moving: Image, fixed: Image) -> list[Image | None]:
     return found
 
 
-def _overlap(matrix: np.ndarray, moving: Image, fixed: Image) -> bool:
-    """Whether any part of the fixed grid lies in the moving one."""
+def _check_overlap(matrix: np.ndarray, moving: Image, fixed: Image) -> None:
+    """ValueError if no part of the fixed grid lies in the moving image, a warning if little of it does."""
     coarse = [np.linspace(0, size - 1, 16) for size in fixed.shape]
     points = np.stack(np.meshgrid(*coarse, indexing="ij")).reshape(fixed.ndim, -1)
     there = matrix[: fixed.ndim, : fixed.ndim] @ points + matrix[: fixed.ndim, fixed.ndim :]
-    size = np.array(moving.shape)[:, None]
-    return bool(((there > -1) & (there < size)).all(0).any())
+    share = ((there > -1) & (there < np.array(moving.shape)[:, None])).all(0).mean()
+    remedy = "check their headers, or give affine='rigid', which first aligns their centres"
+    if share == 0:
+        raise ValueError(f"{moving.name} and {fixed.name} do not overlap in the world: {remedy}")
+    if share < OVERLAP:
+        warnings.warn(f"{moving.name} covers {share:.0%} of {fixed.name}: {remedy}", stacklevel=4)
 
 
 def _similarity(similarity, extractor, image: Image) -> Similarity:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepsimreg.image import Image, ImageLike, as_image, check_same_grid, positions
+from deepsimreg.grid import positions
+from deepsimreg.image import Image, ImageLike, as_image, as_labels, check_same_grid
 from deepsimreg.io import write_image
 from deepsimreg.itk import write_field
 from deepsimreg.metrics import indexed_labels, segmentation_metrics, smoothness
@@ -24,7 +25,8 @@ class Registration:
     the world of the moving image, at x + u(x). velocity: of `Optimised`. losses: of every step of the optimisation.
     seconds: of the steps of the call, by name, and `total`. moving, fixed: the images. matrix: (D + 1, D + 1), fixed
     voxels to moving voxels before the displacement. transform: (4, 4), of the affine pre-alignment, world to world.
-    moving_labels, fixed_labels: those that were given.
+    moving_labels, fixed_labels: those that were given. fill: grey value outside the moving image; None: its lowest.
+    background: label outside.
     """
 
     displacement: Tensor
@@ -37,6 +39,8 @@ class Registration:
     transform: np.ndarray | None = field(repr=False, default=None)
     moving_labels: Image | None = field(repr=False, default=None)
     fixed_labels: Image | None = field(repr=False, default=None)
+    fill: float | None = None
+    background: int = 0
 
     @cached_property
     def moved(self) -> Tensor:
@@ -54,7 +58,8 @@ class Registration:
         found = smoothness(self.displacement[:1])
         if self.moved_labels is None or self.fixed_labels is None:
             return found
-        return found | segmentation_metrics(*indexed_labels(self.moved_labels, self.fixed_labels.data))
+        labels = indexed_labels(self.moved_labels, self.fixed_labels.data, self.background)
+        return found | segmentation_metrics(*labels)
 
     @cached_property
     def jacobian(self) -> Tensor:
@@ -71,15 +76,17 @@ class Registration:
         return positions(self.matrix, self.displacement)
 
     def _sampled(self, data: Tensor) -> Tensor:
-        return sample_image(data.to(self.displacement.device), self._positions)
+        outside = data.min().item() if self.fill is None else self.fill
+        return sample_image(data.to(self.displacement.device), self._positions, outside)
 
     def warp(self, image: ImageLike) -> Tensor:
         """Another image on the moving image's grid, pulled onto the fixed one, linear: (N, C, *spatial)."""
-        return self._sampled(self._same_grid(image).data)
+        return self._sampled(self._same_grid(as_image(image, "image")).data.float())
 
     def warp_labels(self, labels: ImageLike) -> Tensor:
         """Integer labels on the moving image's grid, pulled onto the fixed one, nearest; keeps the dtype."""
-        return sample_labels(self._same_grid(labels).data.to(self.displacement.device), self._positions)
+        data = self._same_grid(as_labels(labels, "labels")).data.to(self.displacement.device)
+        return sample_labels(data, self._positions, self.background)
 
     def warp_points(self, points: Tensor | np.ndarray) -> Tensor:
         """Points (P, D) of the fixed image, voxels, to where they lie in the moving image, voxels: (P, D)."""
@@ -99,26 +106,24 @@ class Registration:
         """
         if self.moved.shape[:2] != (1, 1):
             raise ValueError(f"{len(self.moved)} images of {self.moved.shape[1]} channels: save one of one channel")
-        folder, affine = Path(folder), self.fixed.affine
+        folder, grid = Path(folder), self.fixed.grid
         written = [folder / "moved.nii.gz", folder / "field.nii.gz"]
-        write_image(written[0], _as_file(self.moved, self.moving.dtype), affine=affine)
-        world = np.eye(4) if self.transform is None else self.transform
-        write_field(written[1], self.displacement, affine, world @ affine)
+        write_image(written[0], as_type(self.moved, self.moving.dtype), grid)
+        write_field(written[1], self.displacement, grid, self.moving.grid, self.matrix)
         if self.moved_labels is not None:
             written.append(folder / "moved_labels.nii.gz")
-            write_image(written[-1], self.moved_labels[0, 0].cpu().numpy(), affine=affine)
+            write_image(written[-1], as_type(self.moved_labels, self.moving_labels.dtype), grid)
         return written
 
-    def _same_grid(self, image: ImageLike | Image) -> Image:
-        other = as_image(image, "image")
-        check_same_grid(other, self.moving)
-        return other
+    def _same_grid(self, image: Image) -> Image:
+        check_same_grid(image, self.moving)
+        return image
 
 
-def _as_file(moved: Tensor, dtype: np.dtype) -> np.ndarray:
-    """The first image as an array of the moving image's dtype; whole numbers are rounded."""
-    array = moved[0, 0].cpu().numpy()
-    if dtype.kind in "iub":
-        low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-        return np.clip(np.rint(array), low, high).astype(np.uint8 if dtype.kind == "b" else dtype)
-    return array.astype(np.float32)
+def as_type(values: Tensor, dtype: np.dtype) -> np.ndarray:
+    """The first image as an array of a source's dtype; what becomes an integer is rounded."""
+    array = values[0, 0].cpu().numpy()
+    dtype = np.dtype({"b": np.uint8, "f": np.float32}.get(dtype.kind, dtype))
+    if dtype.kind in "iu" and array.dtype.kind == "f":
+        array = np.clip(np.rint(array), np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return array.astype(dtype.newbyteorder("="))

@@ -7,6 +7,7 @@ import pytest
 import tifffile
 
 from deepsimreg.errors import DataError
+from deepsimreg.grid import Grid
 from deepsimreg.io import image_shape, read_image, read_page, write_image
 
 
@@ -15,14 +16,14 @@ from deepsimreg.io import image_shape, read_image, read_page, write_image
 def test_nifti_round_trip(tmp_path, suffix, dtype):
     array = np.arange(60).reshape(3, 4, 5).astype(dtype)
     affine = np.array([[0, -2.0, 0, 5], [1, 0, 0, -3], [0, 0, 3, 1], [0, 0, 0, 1]])
-    write_image(tmp_path / f"a{suffix}", array, affine=affine)
-    found, spacing, found_affine = read_image(tmp_path / f"a{suffix}")
+    write_image(tmp_path / f"a{suffix}", array, Grid.of(array.shape, affine=affine))
+    found, grid = read_image(tmp_path / f"a{suffix}")
     np.testing.assert_array_equal(found, array)
-    np.testing.assert_array_equal(found_affine, affine)
+    np.testing.assert_allclose(grid.affine, affine, atol=1e-6)
     assert found.dtype == dtype
-    assert spacing == (1, 2, 3)
-    write_image(tmp_path / f"a{suffix}", array, spacing=(0.5, 1, 2))
-    assert read_image(tmp_path / f"a{suffix}")[1] == (0.5, 1, 2)
+    np.testing.assert_allclose(grid.spacing, (1, 2, 3))
+    write_image(tmp_path / f"a{suffix}", array, Grid.of(array.shape, (0.5, 1, 2)))
+    np.testing.assert_allclose(read_image(tmp_path / f"a{suffix}").grid.spacing, (0.5, 1, 2))
     assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]
 
 
@@ -41,16 +42,16 @@ def test_pages_are_no_colours(tmp_path, pages):
 def test_tiff_round_trip(tmp_path, dtype):
     stack = np.arange(2 * 6 * 7).reshape(2, 6, 7).astype(dtype)
     write_image(tmp_path / "new" / "stack.tif", stack)
-    found, spacing, affine = read_image(tmp_path / "new" / "stack.tif")
+    found, grid = read_image(tmp_path / "new" / "stack.tif")
     np.testing.assert_array_equal(found, stack)
-    assert (found.dtype, spacing, affine) == (dtype, (1, 1, 1), None)
+    assert (found.dtype, grid.spacing, grid.placed) == (dtype, (1, 1, 1), False)
 
 
 def test_files_that_cannot_be_used_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"image.png.*\.nii\.gz"):
-        read_image(tmp_path / "image.png")
-    with pytest.raises(DataError, match=r"image.png.*\.nii\.gz"):
-        write_image(tmp_path / "image.png", np.zeros((4, 4)))
+    with pytest.raises(DataError, match=r"image.bmp.*\.nii\.gz"):
+        read_image(tmp_path / "image.bmp")
+    with pytest.raises(DataError, match=r"image.bmp.*\.nii\.gz"):
+        write_image(tmp_path / "image.bmp", np.zeros((4, 4)))
     with pytest.raises(DataError, match="does not exist"):
         read_image(tmp_path / "image.nii")
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(b"text" * 100))

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from deepsimreg.errors import DataError
+from deepsimreg.grid import Grid
 from deepsimreg.itk import from_itk, read_field, to_itk, write_field
 from deepsimreg.warps import warp_image, warp_labels, warp_points
 
@@ -57,7 +58,7 @@ def transform_of(path):
 @each_grid
 def test_simpleitk_warps_image_and_points_as_we_do(tmp_path, shape, kind):
     affine, displacement, moving = affine_of(kind, len(shape)), smooth_field(shape), smooth_image(shape)
-    write_field(tmp_path / "field.nii.gz", displacement, affine)
+    write_field(tmp_path / "field.nii.gz", displacement, Grid.of(shape, affine=affine))
     transform = transform_of(tmp_path / "field.nii.gz")
     image = write_nifti(tmp_path / "moving.nii", moving, affine)
     witness = sitk.GetArrayFromImage(sitk.Resample(image, image, transform, sitk.sitkLinear)).T
@@ -80,7 +81,7 @@ def test_simpleitk_warps_image_and_points_as_we_do(tmp_path, shape, kind):
 def test_ants_warps_image_labels_and_points_as_we_do(tmp_path, shape, kind):
     ants, ndim = pytest.importorskip("ants"), len(shape)
     affine, displacement, moving = affine_of(kind, ndim), smooth_field(shape), smooth_image(shape)
-    write_field(tmp_path / "field.nii.gz", displacement, affine)
+    write_field(tmp_path / "field.nii.gz", displacement, Grid.of(shape, affine=affine))
     write_nifti(tmp_path / "moving.nii", moving, affine)
     image, field = ants.image_read(str(tmp_path / "moving.nii")), [str(tmp_path / "field.nii.gz")]
     inside = (slice(4, -4),) * ndim
@@ -109,15 +110,17 @@ def test_simpleitk_resamples_from_another_grid(tmp_path, shape):
     ndim = len(shape)
     fixed_affine, moving_affine = affine_of("oblique", ndim), affine_of("flipped", ndim, seed=5)
     displacement, moving = smooth_field(shape), smooth_image(shape)
-    write_field(tmp_path / "field.nii", displacement, fixed_affine, moving_affine)
+    grids = Grid.of(shape, affine=fixed_affine), Grid.of(shape, affine=moving_affine)
+    write_field(tmp_path / "field.nii", displacement, *grids, matrix=np.eye(ndim + 1))
     image = write_nifti(tmp_path / "moving.nii", moving, moving_affine)
     grid = write_nifti(tmp_path / "fixed.nii", moving, fixed_affine)
     witness = sitk.Resample(image, grid, transform_of(tmp_path / "field.nii"), sitk.sitkLinear)
     inside = (slice(4, -4),) * ndim
     moved = warp_image(moving, displacement)[0, 0].numpy()
     np.testing.assert_allclose(moved[inside], sitk.GetArrayFromImage(witness).T[inside], atol=1e-3)
-    again = read_field(tmp_path / "field.nii", moving_affine)
-    torch.testing.assert_close(again, displacement, atol=1e-4, rtol=0)
+    vectors, found = read_field(tmp_path / "field.nii")
+    np.testing.assert_allclose(vectors, to_itk(displacement, *grids, np.eye(ndim + 1)), atol=1e-4)
+    np.testing.assert_allclose(found.columns, np.delete(fixed_affine, range(ndim, 3), axis=1), atol=1e-5)
 
 
 @each_rank
@@ -125,17 +128,18 @@ def test_simpleitk_resamples_from_another_grid(tmp_path, shape):
 def test_a_field_written_by_simpleitk_is_read(tmp_path, shape, kind):
     affine, displacement = affine_of(kind, len(shape)), smooth_field(shape)
     grid = write_nifti(tmp_path / "grid.nii", smooth_image(shape), affine)
-    vectors = to_itk(displacement, affine)
+    vectors = to_itk(displacement, Grid.of(shape, affine=affine))
     field = sitk.GetImageFromArray(vectors.transpose(*range(len(shape))[::-1], -1), isVector=True)
     field.CopyInformation(grid)
     sitk.WriteImage(field, str(tmp_path / "field.nii.gz"))
-    torch.testing.assert_close(read_field(tmp_path / "field.nii.gz"), displacement, atol=1e-4, rtol=0)
+    found = from_itk(*read_field(tmp_path / "field.nii.gz"))
+    torch.testing.assert_close(found, displacement, atol=1e-4, rtol=0)
 
 
 @each_rank
 def test_header_is_that_of_itk(tmp_path, shape):
     ndim, affine = len(shape), affine_of("oblique", len(shape))
-    write_field(tmp_path / "field.nii", smooth_field(shape), affine)
+    write_field(tmp_path / "field.nii", smooth_field(shape), Grid.of(shape, affine=affine))
     image = nibabel.load(tmp_path / "field.nii")
     assert image.shape == (*shape, *[1] * (4 - ndim), ndim)
     assert image.header.get_intent("code")[0] == 1007
@@ -148,9 +152,10 @@ def test_one_voxel_to_the_right_is_minus_its_millimetres():
     """RAS axes: +1 voxel along x and z of spacing 2 and 3 mm is -2 mm to the left and +3 mm to the head."""
     displacement = torch.zeros(1, 3, 2, 2, 2)
     displacement[:, 0] = displacement[:, 2] = 1
-    vectors = to_itk(displacement, np.diag([2.0, 5, 3, 1]))
+    grid = Grid.of((2, 2, 2), (2, 5, 3))
+    vectors = to_itk(displacement, grid)
     np.testing.assert_array_equal(vectors, np.broadcast_to([-2.0, 0, 3], (2, 2, 2, 3)))
-    torch.testing.assert_close(from_itk(vectors, np.diag([2.0, 5, 3, 1])), displacement)
+    torch.testing.assert_close(from_itk(vectors, grid), displacement)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +172,7 @@ def test_one_voxel_to_the_right_is_minus_its_millimetres():
 )
 def test_fields_and_affines_that_itk_cannot_hold_are_refused(tmp_path, displacement, affine, message):
     with pytest.raises(ValueError, match=message):
-        write_field(tmp_path / "field.nii", displacement, affine)
+        write_field(tmp_path / "field.nii", displacement, Grid.of(displacement.shape[2:], affine=affine))
     assert not list(tmp_path.iterdir())
 
 

@@ -14,7 +14,8 @@ from scipy import ndimage
 from deepsimreg import register
 from deepsimreg.data import load_dataset
 from deepsimreg.errors import WeightsError
-from deepsimreg.image import antialiased, as_image, positions
+from deepsimreg.grid import positions
+from deepsimreg.image import antialiased, as_image
 from deepsimreg.losses import MSE, DeepSim, FeatureFunction, Similarity, diffusion, similarity_terms
 from deepsimreg.metrics import evaluate_pair
 from deepsimreg.models import UNet, VoxelMorph, save_model
@@ -24,6 +25,7 @@ from deepsimreg.warps import (
     compose,
     integrate,
     jacobian_determinant,
+    sample_image,
     sample_image,
     sample_labels,
     upsample,
@@ -73,7 +75,8 @@ def test_a_known_smooth_warp_is_recovered(shape, options):
     assert error(result.displacement, truth) < 0.5
     assert error(0 * truth, truth) > 1
     assert (result.jacobian > 0).all()
-    torch.testing.assert_close(result.moved, warp_image(moving, result.displacement), atol=1e-5, rtol=0)
+    pulled = sample_image(moving, positions(np.eye(1 + len(shape)), result.displacement), moving.min())
+    torch.testing.assert_close(result.moved, pulled, atol=1e-5, rtol=0)
 
 
 @SHAPES
@@ -140,7 +143,7 @@ def test_a_pair_of_the_phantom_gets_closer_to_its_truth():
     before, after = measured(None), measured(result.displacement)
     assert after["target_registration_error"] < 0.8 * before["target_registration_error"]
     assert after["dice"] > before["dice"] + 0.05
-    assert result.metrics["dice"] == pytest.approx(after["dice"])
+    assert result.metrics["dice"] == pytest.approx(after["dice"], abs=1e-3), "outside is background, there the edge"
     assert result.metrics["folds"] == after["folds"]
 
 
@@ -409,7 +412,7 @@ def test_images_and_labels_must_lie_in_one_place(tmp_path):
 
     array = smooth((24, 28, 20))[0, 0].numpy()
     here, far = saved("here", array), saved("far", array, 500.0)
-    with pytest.raises(ValueError, match="do not overlap in the world: check their affines"):
+    with pytest.raises(ValueError, match="do not overlap in the world: check their headers"):
         register(far, here, "mse", **QUIET)
     aligned = register(far, here, "mse", affine="rigid", **QUIET)
     assert (aligned.moved[0, 0].numpy() - array)[4:-4, 4:-4, 4:-4].std() < 0.05
@@ -445,7 +448,7 @@ def test_a_batch_is_not_saved_in_part(tmp_path):
 
 def test_a_colour_image_is_no_stack(tmp_path):
     tifffile.imwrite(tmp_path / "colour.tif", np.zeros((24, 28, 3), np.uint8), photometric="rgb")
-    with pytest.raises(ValueError, match="is a colour image"):
+    with pytest.raises(ValueError, match="holds 3 colours"):
         register(tmp_path / "colour.tif", tmp_path / "colour.tif", **QUIET)
 
 
@@ -501,7 +504,8 @@ def test_what_is_warped_later_follows_the_moving_image():
     result = register(moving, fixed, "ncc", **QUIET)
     torch.testing.assert_close(result.warp(moving), result.moved)
     labels = (moving > 0.5).to(torch.uint8)
-    assert torch.equal(result.warp_labels(labels), sample_labels(labels, positions(np.eye(3), result.displacement)))
+    pulled = sample_labels(labels, positions(np.eye(3), result.displacement), 0)
+    assert torch.equal(result.warp_labels(labels), pulled)
     with pytest.raises(ValueError, match="give one on the grid of moving"):
         result.warp(moving[..., 1:])
 

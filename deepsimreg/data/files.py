@@ -162,7 +162,8 @@ class LabelledFiles(Dataset):
     def _read(self, name: str) -> Sample:
         image_path, label_path, page = self.files[name]
         if page is None:
-            (image, step, affine), (label, _, _) = read_image(image_path), read_image(label_path)
+            (image, grid), (label, _) = read_image(image_path), read_image(label_path)
+            step, affine = grid.spacing, grid.affine if grid.placed else None
         else:
             image, label = read_page(image_path, page), read_page(label_path, page)
             step, affine = (1.0,) * image.ndim, None

@@ -35,7 +35,7 @@ def prepare(raw: Path, target: Path) -> None:
 
 
 def _frame(path: Path) -> np.ndarray:
-    array = read_image(path)[0]
+    array = read_image(path).array
     if array.shape != FRAME:
         raise DataError(f"{path} has shape {array.shape}, but frames are {FRAME}: fetch the data again")
     return array[CROP]

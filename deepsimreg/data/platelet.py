@@ -36,7 +36,7 @@ def prepare(raw: Path, target: Path) -> None:
         classes = [
             _classes(read_page(colours, page), f"{colours}, slice {page}") for page in range(image_shape(colours)[0])
         ]
-        write_image(target / "images" / images.name, read_image(images)[0])
+        write_image(target / "images" / images.name, read_image(images).array)
         write_image(target / "labels-class" / f"{stack}-class.tif", np.stack(classes))
 
 

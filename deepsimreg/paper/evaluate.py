@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from deepsimreg.data.augment import add_noise
 from deepsimreg.data.base import Dataset, Pair, Sample
 from deepsimreg.files import whole
+from deepsimreg.grid import Grid
 from deepsimreg.io import write_image
 from deepsimreg.metrics import evaluate_pair
 from deepsimreg.warps import warp_image, warp_labels
@@ -152,7 +153,9 @@ def _write_moved(folder: Path, pair: Pair, displacement: Tensor) -> None:
 def write_sample(stem: Path, values: Tensor, like: Sample) -> None:
     """Write (*spatial) on the grid of a sample: NIfTI for volumes, TIFF for planes."""
     suffix = ".nii.gz" if values.ndim == 3 else ".tif"
-    write_image(stem.with_name(stem.name + suffix), values.cpu().numpy(), like.spacing, like.affine)
+    write_image(
+        stem.with_name(stem.name + suffix), values.cpu().numpy(), Grid.of(values.shape, like.spacing, like.affine)
+    )
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

@@ -3,6 +3,7 @@
 from deepsimreg.warps.affine import affine_displacement
 from deepsimreg.warps.displacement import (
     compose,
+    inside,
     invert,
     jacobian_determinant,
     sample_image,
@@ -30,6 +31,7 @@ __all__ = [
     "crop",
     "displacement_at",
     "grid_step",
+    "inside",
     "integrate",
     "invert",
     "jacobian_determinant",

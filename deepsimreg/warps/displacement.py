@@ -36,22 +36,34 @@ def warp_labels(labels: Tensor, displacement: Tensor) -> Tensor:
     return sample_labels(labels, positions)
 
 
-def sample_image(image: Tensor, positions: Tensor) -> Tensor:
+def sample_image(image: Tensor, positions: Tensor, outside: float | None = None) -> Tensor:
     """Values of `image` (N, C, *size) at `positions` (N, D, *spatial), voxels of the image, linear; (N, C, *spatial).
 
-    The image may have another size than the grid of positions. Outside, the nearest edge value counts.
+    The image may have another size than the grid of positions. outside: value there (`inside`); None: the nearest edge.
     """
     values = _sample(image.to(positions.dtype), _normalised(positions.unbind(1), image.shape[2:]))
+    if outside is not None:
+        values = torch.where(inside(positions, image.shape[2:]), values, outside)
     return values.to(image.dtype) if image.is_floating_point() else values
 
 
-def sample_labels(labels: Tensor, positions: Tensor) -> Tensor:
+def inside(positions: Tensor, size: Sequence[int]) -> Tensor:
+    """Whether `positions` (N, D, *spatial), voxels, lie in an image of that size: (N, 1, *spatial), bool.
+
+    A voxel reaches half a step around its centre, as ITK has it.
+    """
+    ends = torch.tensor(size, device=positions.device).view(1, -1, *[1] * (positions.ndim - 2)) - 0.5
+    return ((positions >= -0.5) & (positions < ends)).all(1, keepdim=True)
+
+
+def sample_labels(labels: Tensor, positions: Tensor, outside: int | None = None) -> Tensor:
     """As `sample_image` for integer labels: the value of the nearest voxel, halves round up; keeps the dtype."""
     index = 0
     for axis, size in enumerate(labels.shape[2:]):
         index = index * size + (positions[:, axis].nan_to_num() + 0.5).floor().clamp(0, size - 1).long()
     flat = index.flatten(1).unsqueeze(1).expand(-1, labels.shape[1], -1)
-    return labels.flatten(2).gather(2, flat).view(*labels.shape[:2], *positions.shape[2:])
+    values = labels.flatten(2).gather(2, flat).view(*labels.shape[:2], *positions.shape[2:])
+    return values if outside is None else values.where(inside(positions, labels.shape[2:]), outside)
 
 
 def warp_one_hot(labels: Tensor, displacement: Tensor, classes: int) -> Tensor:

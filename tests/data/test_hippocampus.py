@@ -68,8 +68,8 @@ def test_hippocampus_padding_keeps_world_coordinates(decathlon):
     assert data.shape == (16, 16, 16)
     assert data.spacing == (1.0, 1.5, 2.0)
     for sample in data.samples("train"):
-        raw, _, affine = read_image(paths(decathlon, sample.name)[0])
-        corner = np.linalg.inv(sample.affine) @ affine @ [0, 0, 0, 1]
+        raw, grid = read_image(paths(decathlon, sample.name)[0])
+        corner = np.linalg.inv(sample.affine) @ grid.affine @ [0, 0, 0, 1]
         start = corner[:3].round().astype(int)
         inside = tuple(slice(s, s + n) for s, n in zip(start, raw.shape, strict=True))
         low, high = np.quantile(raw, [0.01, 0.99])

@@ -1,0 +1,143 @@
+"""Transforms from disk, applied by ITK itself: to images, labels and points; several, and their inverses.
+
+A transform takes a point of the fixed image's world to where its content lies in the moving image's. It pulls an image
+from there onto the fixed grid, and it sends a point of the fixed image to the moving one; the inverse sends points of
+the moving image to the fixed one. As in ANTs, several act on a point from the last to the first.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK
+import torch
+
+from deepsimreg.alignment import SUFFIXES as AFFINES
+from deepsimreg.errors import DataError
+from deepsimreg.files import whole
+from deepsimreg.grid import FLIP, Grid
+from deepsimreg.image import ImageLike, as_image, as_labels
+from deepsimreg.io import itk_image, write_image
+from deepsimreg.itk import read_field
+from deepsimreg.transform import as_type
+
+INVERSE = "inverse:"  # before a file: the inverse of its transform
+ITERATIONS, ERROR = 100, 1e-3  # of the inversion of a field, and its largest error in voxels at which it ends
+COLUMNS = ("x", "y", "z")
+
+
+def read_transforms(names: Sequence[str | Path], ndim: int) -> SimpleITK.CompositeTransform:
+    """ITK's transform of several files, the last of which acts first on a point.
+
+    names: displacement fields, or affines (.mat, .txt, .tfm); "inverse:" before a file inverts it.
+    DataError for a file that is none of both or of another number of axes; ValueError for an affine without inverse.
+    """
+    composite = SimpleITK.CompositeTransform(ndim)
+    for name in map(str, names):
+        path = Path(name.removeprefix(INVERSE)).expanduser()
+        transform = _affine(path) if path.name.lower().endswith(AFFINES) else None
+        if transform is None:
+            vectors, grid = read_field(path)
+            field = itk_image(vectors, grid.itk, vectors=True)
+            if name.startswith(INVERSE):
+                step = min(field.GetSpacing())
+                field = SimpleITK.InvertDisplacementField(field, ITERATIONS, ERROR * step, ERROR * step / 10)
+            axes, transform = field.GetDimension(), SimpleITK.DisplacementFieldTransform(field)
+        else:
+            axes = transform.GetDimension()
+            transform = transform.GetInverse() if name.startswith(INVERSE) else transform
+        if axes != ndim:
+            raise DataError(f"{path} is a transform of {axes} axes, the image has {ndim}: give one for it")
+        composite.AddTransform(transform)
+    return composite
+
+
+def apply_to_image(
+    image: ImageLike,
+    names: Sequence[str | Path],
+    out: str | Path,
+    labels: bool = False,
+    reference: ImageLike | None = None,
+    fill: float | None = None,
+    background: int = 0,
+) -> None:
+    """Pull an image through transforms and write it, in its own type.
+
+    labels: take the nearest voxel. reference: the image on whose grid the result lies; None: the grid of the first
+    field. fill, background: value outside the image; None: its lowest. Errors as `read_transforms` and `as_image`.
+    """
+    source = (as_labels if labels else as_image)(image, "image")
+    if source.data.shape[:2] != (1, 1):
+        raise ValueError(f"{source.name} has {source.data.shape[1]} channels: apply the transform to one")
+    grid = _reference(names) if reference is None else as_image(reference, "reference").grid
+    values = source.data[0, 0].numpy() if labels else source.data[0, 0].float().numpy()
+    outside = background if labels else float(values.min()) if fill is None else fill
+    moved = SimpleITK.Resample(
+        itk_image(source.grid.to_file(values), source.grid.itk),
+        itk_image(grid.to_file(np.zeros(grid.shape, np.uint8)), grid.itk),
+        read_transforms(names, source.grid.file_ndim),
+        SimpleITK.sitkNearestNeighbor if labels else SimpleITK.sitkLinear,
+        float(outside),
+    )
+    array = SimpleITK.GetArrayFromImage(moved)
+    array = grid.in_file(np.moveaxis(array, range(array.ndim), range(array.ndim)[::-1]))
+    write_image(out, as_type(torch.from_numpy(np.ascontiguousarray(array))[None, None], source.dtype), grid)
+
+
+def apply_to_points(
+    table: str | Path, names: Sequence[str | Path], out: str | Path, voxels: tuple[Grid, Grid] | None = None
+) -> int:
+    """Send the points of a CSV file through transforms, write the table with its other columns, and count them.
+
+    The columns x, y, z (in 2D x, y) are mm in LPS, as ITK and ANTs have them; or voxels of the first grid, which become
+    voxels of the second. DataError for a table without these columns or with values that are no numbers.
+    """
+    with Path(table).open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    there = list(rows[0]) if rows else []
+    columns = [name for name in COLUMNS if name in there]
+    if len(columns) < 2 or columns != list(COLUMNS[: len(columns)]):
+        raise DataError(f"{table} has the columns {', '.join(there) or 'none'}: give points in the columns x, y, z")
+    try:
+        points = np.array([[float(row[name]) for name in columns] for row in rows])
+    except ValueError as error:
+        raise DataError(f"{table} holds a coordinate that is no number: {error}") from error
+    ndim = len(columns)
+    transform = read_transforms(names, ndim)
+    if voxels is not None:
+        points = _to_world(points, voxels[0])
+    points = np.array([transform.TransformPoint(point) for point in points.tolist()])
+    if voxels is not None:
+        points = _to_voxels(points, voxels[1])
+    with whole(Path(out)) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, there)
+        writer.writeheader()
+        writer.writerows(row | dict(zip(columns, point, strict=True)) for row, point in zip(rows, points, strict=True))
+    return len(rows)
+
+
+def _to_world(points: np.ndarray, grid: Grid) -> np.ndarray:
+    """Voxels in file axis order to mm, LPS."""
+    affine, ndim = FLIP @ grid.itk, points.shape[1]
+    return points @ affine[:ndim, :ndim].T + affine[:ndim, 3]
+
+
+def _to_voxels(points: np.ndarray, grid: Grid) -> np.ndarray:
+    affine, ndim = FLIP @ grid.itk, points.shape[1]
+    return np.linalg.solve(affine[:ndim, :ndim], (points - affine[:ndim, 3]).T).T
+
+
+def _affine(path: Path) -> SimpleITK.Transform:
+    try:
+        return SimpleITK.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise DataError(f"{path} does not exist, or holds no transform that ITK reads") from error
+
+
+def _reference(names: Sequence[str | Path]) -> Grid:
+    """The grid of the first field of a list."""
+    for name in map(str, names):
+        if not name.lower().endswith(AFFINES) and not name.startswith(INVERSE):
+            return read_field(name)[1].squeezed()
+    raise ValueError("no transform has a grid of its own: give reference, an image on the grid that is wanted")
