@@ -61,7 +61,7 @@ def read_image(path: str | Path, channel: int | None = None, page: int | None = 
     """
     path = Path(path)
     suffix = _suffix(path, SUFFIXES)
-    with readable(path, suffix):
+    with readable(path, _kind(suffix)):
         if suffix in tiff.SUFFIXES:
             return Stored(*tiff.read_tiff(path, channel, page))
         if suffix in MGH:
@@ -104,7 +104,7 @@ def image_shape(path: str | Path) -> tuple[int, ...]:
     """
     path = Path(path)
     suffix = _suffix(path, SUFFIXES)
-    with readable(path, suffix):
+    with readable(path, _kind(suffix)):
         if suffix in tiff.SUFFIXES:
             with tifffile.TiffFile(path) as file:
                 return tuple(tiff.layout(file)[1])
@@ -119,7 +119,7 @@ def read_page(path: str | Path, page: int) -> np.ndarray:
         with tifffile.TiffFile(path) as file:
             if len(file.pages) > 1:
                 found = tiff.decoded(path, file.pages[page].asarray)
-                return found if found.ndim == 2 else found[page]
+                return found if found.shape == file.pages[page].shape else found[page]
         return np.array(tifffile.memmap(path, mode="r")[page])
     except (*BROKEN_FILE, IndexError) as error:
         raise DataError(f"{path}: page {page} cannot be read ({error}): fetch the file again") from error
@@ -246,6 +246,11 @@ def _suffix(path: Path, known: tuple[str, ...]) -> str:
         if path.name.lower().endswith(suffix):
             return suffix
     raise DataError(f"{path} has an unknown suffix: use one of {', '.join(known)}")
+
+
+def _kind(suffix: str) -> str:
+    """What errors call a format."""
+    return "TIFF" if suffix in tiff.SUFFIXES else "NIfTI" if suffix in NIFTI else suffix[1:].upper()
 
 
 @contextmanager

@@ -26,7 +26,6 @@ from deepsimreg.warps import (
     integrate,
     jacobian_determinant,
     sample_image,
-    sample_image,
     sample_labels,
     upsample,
     warp_image,
