@@ -19,7 +19,7 @@ from deepsimreg.files import whole
 from deepsimreg.grid import FLIP, Grid
 from deepsimreg.image import ImageLike, as_image, as_labels
 from deepsimreg.io import itk_image, write_image
-from deepsimreg.itk import read_field
+from deepsimreg.itk import from_itk, read_field
 from deepsimreg.transform import as_type
 
 INVERSE = "inverse:"  # before a file: the inverse of its transform
@@ -51,6 +51,17 @@ def read_transforms(names: Sequence[str | Path], ndim: int) -> SimpleITK.Composi
             raise DataError(f"{path} is a transform of {axes} axes, the image has {ndim}: give one for it")
         composite.AddTransform(transform)
     return composite
+
+
+def displacement_of(names: Sequence[str | Path], fixed: Grid, moving: Grid, matrix: np.ndarray) -> torch.Tensor:
+    """The displacement (1, D, *spatial), voxels of the fixed grid, that before `matrix` (`voxel_map`) does the same."""
+    reference = itk_image(fixed.to_file(np.zeros(fixed.shape, np.uint8)), fixed.itk)
+    place = reference.GetSize(), reference.GetOrigin(), reference.GetSpacing(), reference.GetDirection()
+    transform = read_transforms(names, fixed.file_ndim)
+    field = SimpleITK.TransformToDisplacementField(transform, SimpleITK.sitkVectorFloat64, *place)
+    vectors = SimpleITK.GetArrayFromImage(field)
+    vectors = np.moveaxis(vectors, range(fixed.file_ndim), range(fixed.file_ndim)[::-1])
+    return from_itk(vectors, fixed, moving, matrix)
 
 
 def apply_to_image(

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from deepsimreg import __version__
+from deepsimreg.files import OUTPUTS
 from deepsimreg.losses.registry import SIMILARITIES
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -48,6 +49,32 @@ class Commands(click.Group):
         return next(iter(found)).load() if found else super().get_command(context, name)
 
 
+class Numbers(click.ParamType):
+    """Numbers between commas."""
+
+    name = "numbers"
+
+    def convert(self, value, param, context):
+        try:
+            return value if isinstance(value, tuple) else tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} holds no numbers: write 0.5,0.5")
+
+
+class Names(click.ParamType):
+    """Some of these names, between commas."""
+
+    name = "names"
+
+    def __init__(self, known):
+        self.known = known
+
+    def convert(self, value, param, context):
+        names = value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(","))
+        unknown = [name for name in names if name not in self.known]
+        return self.fail(f"{', '.join(unknown)} is unknown: choose of {', '.join(self.known)}") if unknown else names
+
+
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
@@ -57,24 +84,48 @@ def main() -> None:
     """Image registration with semantic similarity (DeepSim)."""
 
 
+OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of results.")
+OPTIONS = (
+    click.option(
+        "--similarity", default="ncc", show_default=True, help=f"{', '.join(SIMILARITIES)}; or a sum of them."
+    ),
+    click.option(
+        "--lam", type=float, help="Weight λ of the mean squared derivatives, mm per mm; default: the similarity's."
+    ),
+    click.option("--network", help="Registration network to start from: a pretrained name or a weight file."),
+    click.option("--extractor", help="For DeepSim: a pretrained dataset, or the weight file of an extractor."),
+    click.option("--steps", type=click.IntRange(0), help="Of each level; 0 with --network: the network alone."),
+    click.option("--affine", type=click.Choice(["rigid", "affine"]), help="Align the images by that first."),
+    click.option("--spacing", type=Numbers(), help="mm, as 0.5,0.5: of arrays, PNG and TIFF, in place of its tags."),
+    click.option("--channel", type=int, help="Of files that hold several, from 0."),
+    click.option("--page", type=int, help="Of a time series, or of a stack of which one plane is meant, from 0."),
+    click.option("--fill", type=float, help="Grey value outside the moving image; default: its lowest."),
+    click.option("--background", type=int, default=0, show_default=True, help="Label outside, and not scored."),
+    click.option("--device", help="cpu or cuda; by default a GPU if there is one."),
+    click.option("--outputs", type=Names(OUTPUTS), default=",".join(OUTPUTS), show_default=True, help="What to write."),
+)
+
+
+def registering(command):
+    """Give a command the options of `register`."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.argument("moving", type=FILE)
 @click.argument("fixed", type=FILE)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the results.")
-@click.option("--similarity", default="ncc", show_default=True, help=f"{', '.join(SIMILARITIES)}; or a sum of them.")
-@click.option(
-    "--lam", type=float, help="Weight λ of the mean squared derivatives, mm per mm; default: the similarity's."
-)
-@click.option("--network", help="Registration network to start from: a pretrained name or a weight file.")
-@click.option("--extractor", help="For DeepSim: a pretrained dataset, or the weight file of an extractor.")
-@click.option("--steps", type=click.IntRange(0), help="Of each level; 0 with --network: the network alone.")
-@click.option("--affine", type=click.Choice(["rigid", "affine"]), help="Align the images by that first.")
+@OUT
+@registering
+@click.option("--start", multiple=True, help="Field or affine of any tool to go on from; several: as for apply.")
 @click.option("--labels", type=FILE, help="Labels of the moving image, to be carried along.")
 @click.option("--fixed-labels", type=FILE, help="Labels of the fixed image: Dice is measured.")
-@click.option("--device", help="cpu or cuda; by default a GPU if there is one.")
 @JSON
-def register(moving, fixed, out, labels, fixed_labels, as_json, **options) -> None:
-    """Pull MOVING onto FIXED; write moved.nii.gz, and field.nii.gz for ITK, ANTs and Slicer, to --out.
+def register(moving, fixed, out, labels, fixed_labels, start, outputs, as_json, **options) -> None:
+    """Pull MOVING onto FIXED; write moved.nii.gz, field.nii.gz for ITK, ANTs and Slicer, its inverse and more to --out.
+
+    Images: NIfTI, TIFF, NRRD, MetaImage, MGH, PNG.
 
     \b
     deepsimreg register moving.nii.gz fixed.nii.gz --out result
@@ -83,34 +134,69 @@ def register(moving, fixed, out, labels, fixed_labels, as_json, **options) -> No
     deepsimreg register moving.nii.gz fixed.nii.gz --out result \\
         --network hippocampus-mr/registration --steps 0
     """
-    from deepsimreg.files import check_writable
-    from deepsimreg.registration import register as run_registration
+    from deepsimreg.batch import register_files
 
     if fixed_labels is not None and labels is None:
         raise click.UsageError("--fixed-labels needs --labels, those of the moving image")
-    check_writable(out)
-    given = None if labels is None else (labels, fixed_labels) if fixed_labels is not None else labels
-    result = run_registration(moving, fixed, labels=given, progress=not as_json, **options)
-    written = result.save(out)
-    show(dict(result.metrics) | {"seconds": result.seconds["total"], "files": [str(path) for path in written]}, as_json)
+    files = {"moving": moving, "fixed": fixed, "labels": labels, "fixed_labels": fixed_labels}
+    show(register_files(files, out, outputs, start=start or None, progress=not as_json, **options), as_json)
 
 
 @main.command()
-@click.argument("field", type=FILE)
-@click.argument("image", type=FILE)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The warped image.")
+@click.argument("pairs", type=FILE)
+@OUT
+@registering
+def batch(pairs, out, outputs, **options) -> None:
+    """Register every pair of PAIRS, a CSV file with the columns moving and fixed, into folders of --out.
+
+    Further columns may be name, labels and fixed_labels. Paths are relative to the file. results.csv has a row for each
+    pair; a run that was ended goes on where it was.
+
+    \b
+    deepsimreg batch pairs.csv --out results --similarity mind
+    """
+    from deepsimreg.batch import register_pairs
+
+    click.echo(register_pairs(pairs, out, outputs, **options))
+
+
+@main.command()
+@click.argument("transforms", nargs=-1, required=True, metavar="TRANSFORM... IMAGE")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The result.")
 @click.option("--labels", is_flag=True, help="IMAGE holds labels: take the nearest voxel.")
-def apply(field, image, out, labels) -> None:
-    """Pull IMAGE through FIELD, an ITK displacement field, onto the grid of the field.
+@click.option("--reference", type=FILE, help="The result lies on the grid of this image; default: of the first field.")
+@click.option("--fill", type=float, help="Grey value outside IMAGE; default: its lowest.")
+@click.option("--background", type=int, default=0, show_default=True, help="Label outside IMAGE.")
+@click.option(
+    "--voxels", type=FILE, nargs=2, help="Points are voxels of the first image and become those of the second."
+)
+def apply(transforms, out, labels, reference, fill, background, voxels) -> None:
+    """Pull IMAGE through transforms, or send the points of a CSV file through them.
+
+    TRANSFORM: displacement fields, and affines (.mat, .txt, .tfm) of any tool that writes ITK's; inverse:FILE is the
+    inverse. As in ANTs the last acts first. They take points of the fixed image to the moving image, and pull the
+    moving image onto the fixed one. So points (columns x, y, z; mm, LPS) that were marked in the fixed image go through
+    the field, and points of the moving image through the inverse field.
 
     \b
     deepsimreg apply result/field.nii.gz moving_labels.nii.gz --labels --out moved_labels.nii.gz
+    deepsimreg apply result/field.nii.gz fixed_points.csv --out moving_points.csv
+    deepsimreg apply result/inverse_field.nii.gz moving_points.csv --out fixed_points.csv
+    deepsimreg apply second.nii.gz inverse:first.mat image.nii.gz --out moved.nii.gz --reference fixed.nii.gz
     """
-    from deepsimreg.apply import apply_to_image
+    from deepsimreg.apply import apply_to_image, apply_to_points
     from deepsimreg.files import check_writable
+    from deepsimreg.image import as_image
 
+    *names, image = transforms
+    if not names:
+        raise click.UsageError("give transforms, and then the image or the points")
     check_writable(out.parent)
-    apply_to_image(image, [field], out, labels=labels)
+    if Path(image).suffix.lower() == ".csv":
+        grids = tuple(as_image(path, "image").grid for path in voxels) if voxels else None
+        click.echo(f"{out}: {apply_to_points(image, names, out, grids)} points")
+        return
+    apply_to_image(image, names, out, labels, reference, fill, background)
     click.echo(out)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from deepsimreg.errors import DataError
 
+OUTPUTS = ("moved", "moved_labels", "field", "inverse_field", "affine", "velocity", "jacobian")  # of a registration
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:

@@ -108,6 +108,16 @@ class Grid:
             return self
         return replace(self, shape=tuple(self.shape[i] for i in keep), axes=tuple(self.axes[i] for i in keep))
 
+    def coarser(self, steps: Sequence[int]) -> "Grid":
+        """The grid of control points, each the centre of a block of that many voxels along each array axis."""
+        shape = tuple(-(-size // step) for size, step in zip(self.shape, steps, strict=True))
+        affine, itk = self.affine.copy(), self.itk.copy()
+        for matrix in (affine, itk):
+            for axis, step in zip(self.axes, steps, strict=True):
+                matrix[:3, 3] += matrix[:3, axis] * (step - 1) / 2
+                matrix[:3, axis] *= step
+        return replace(self, shape=shape, affine=affine, itk=itk)
+
     def same_place(self, other: "Grid") -> bool:
         """Whether ITK sees both at the same place, to 1 ‰ of a voxel; a grid that is not placed lies anywhere."""
         if not (self.placed and other.placed):

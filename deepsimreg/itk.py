@@ -106,14 +106,18 @@ def to_itk(
     return (vectors @ FLIP[:3, :3])[..., : fixed.file_ndim]
 
 
-def from_itk(vectors: np.ndarray, fixed: Grid) -> Tensor:
-    """Displacement (1, D, *spatial), voxels, float32, of the vectors of a field from one grid to itself.
+def from_itk(vectors: np.ndarray, fixed: Grid, moving: Grid | None = None, matrix: np.ndarray | None = None) -> Tensor:
+    """Displacement (1, D, *spatial), voxels, float32, of vectors in mm, LPS: undoes `to_itk`.
 
-    vectors: (X, Y, Z, 3) or (X, Y, 2), mm, LPS. Of a volume of one slice it is the displacement in its plane.
+    vectors: (X, Y, Z, 3) or (X, Y, 2), axes of the file, on the fixed grid. Between slices: in their plane.
     """
+    plane = fixed.squeezed()
+    moving = plane if moving is None else moving
+    matrix = voxel_map(plane, moving) if matrix is None else matrix
     world = np.zeros((*vectors.shape[:-1], 3))
     world[..., : vectors.shape[-1]] = vectors
-    plane = fixed.squeezed()
-    steps = plane.itk_columns[:3, :-1]
-    u = plane.in_file(world @ FLIP[:3, :3]) @ np.linalg.pinv(steps).T
+    x = np.moveaxis(np.indices(plane.shape, dtype=float), 0, -1)
+    there = plane.in_file(world @ FLIP[:3, :3]) + x @ plane.itk_columns[:3, :-1].T + plane.itk_columns[:3, -1]
+    voxels = (there - moving.itk_columns[:3, -1]) @ np.linalg.pinv(moving.itk_columns[:3, :-1]).T
+    u = (voxels - matrix[:-1, -1]) @ np.linalg.inv(matrix[:-1, :-1]).T - x
     return torch.from_numpy(np.moveaxis(u, -1, 0)[None].astype(np.float32))

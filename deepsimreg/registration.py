@@ -45,6 +45,7 @@ def register(
     steps: int | None = None,
     labels: tuple[ImageLike, ImageLike] | ImageLike | None = None,
     affine: str | None = None,
+    start: str | Path | Sequence[str | Path] | None = None,
     fill: float | None = None,
     background: int = 0,
     channel: int | None = None,
@@ -76,6 +77,7 @@ def register(
         steps: of each level, in place of the schedule's.
         labels: on the moving image's grid, or a pair of them, the fixed image's second; then Dice is measured.
         affine: "rigid" or "affine" aligns the images by that first.
+        start: displacement fields or affines (`deepsimreg.apply`) of any tool, to go on from.
         fill: grey value of what lies outside the moving image; None: its lowest.
         background: the label of what lies outside, and of the class that counts as background in Dice.
         channel, page: of files that hold several channels, time points or pages (`as_image`).
@@ -94,11 +96,13 @@ def register(
     pair = _prepared(moving, fixed, labels, affine, options, _device(device))
     compared = _similarity(similarity, extractor, pair.fixed).to(pair.device)
     lam = default_lam(similarity) if lam is None else float(lam)
-    schedule = _levels(levels, steps, pair.fixed, started=network is not None)
-    start = _predicted(_network(network, pair.fixed, pair.device), pair)
-    found = Optimised(start, None, ())
-    if start is None or sum(level.steps for level in schedule):
-        images = (*pair.values, compared, lam, schedule, pair.fixed.spacing, start)
+    if start is not None and (network is not None or affine is not None):
+        raise ValueError("start, network and affine each give where to begin: choose one, or write them into one field")
+    begin = _started(start, network, pair)
+    schedule = _levels(levels, steps, pair.fixed, started=begin is not None)
+    found = Optimised(begin, None, ())
+    if begin is None or sum(level.steps for level in schedule):
+        images = (*pair.values, compared, lam, schedule, pair.fixed.spacing, begin)
         found = optimise(*images, model, extract, learning_rate, progress=progress)
     return pair.registered(found, fill, background)
 
@@ -149,14 +153,20 @@ def _levels(levels, steps: int | None, fixed: Image, started: bool) -> list[Leve
     return levels if steps is None else [Level(level.resolution, level.grid, steps) for level in levels]
 
 
-def _predicted(network: nn.Module | None, pair: _Prepared) -> Tensor | None:
-    """A network's displacement, to start from."""
-    start = None
-    if network is not None:
+def _started(start, network: str | Path | nn.Module | None, pair: _Prepared) -> Tensor | None:
+    """The displacement of transforms on disk, or of a network, to start from."""
+    found = None
+    if start is not None:
+        from deepsimreg.apply import displacement_of
+
+        names = [start] if isinstance(start, str | Path) else start
+        found = displacement_of(names, pair.fixed.grid, pair.moving.grid, pair.matrix).to(pair.device)
+    elif network is not None:
+        network = _network(network, pair.fixed, pair.device)
         with torch.no_grad(), evaluating(network):
-            start = network(*pair.values)
+            found = network(*pair.values)
     pair.clock["network"] = time.perf_counter()
-    return start
+    return found
 
 
 def _check_together(moving: Image, fixed: Image) -> None:
@@ -193,16 +203,14 @@ def _device(device: str | torch.device | None) -> torch.device:
     return device
 
 
-def _network(network: str | Path | nn.Module | None, fixed: Image, device: torch.device) -> nn.Module | None:
+def _network(network: str | Path | nn.Module, fixed: Image, device: torch.device) -> nn.Module:
     """The registration network, on the device."""
     if isinstance(network, str | Path):
         name, network = network, load(network)
         if type(network) not in ARCHITECTURES.values():
             raise WeightsError(f"{name} holds weights of {type(network).__name__}: name a registration network")
-    if network is not None:
-        _check_network(network, fixed.ndim)
-        network = network.to(device)
-    return network
+    _check_network(network, fixed.ndim)
+    return network.to(device)
 
 
 def _check_network(network: object, ndim: int, channels: int | None = None) -> None:

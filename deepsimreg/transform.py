@@ -1,6 +1,6 @@
 """What a registration gives: the warp, and what it does to images, labels and points, in memory and on disk."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepsimreg.alignment import write_affine
+from deepsimreg.files import OUTPUTS
 from deepsimreg.grid import positions
 from deepsimreg.image import Image, ImageLike, as_image, as_labels, check_same_grid
 from deepsimreg.io import write_image
 from deepsimreg.itk import write_field
 from deepsimreg.metrics import indexed_labels, segmentation_metrics, smoothness
-from deepsimreg.warps import invert, jacobian_determinant, sample_image, sample_labels, warp_points
+from deepsimreg.warps import grid_step, invert, jacobian_determinant, sample_image, sample_labels, warp_points
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,25 +97,82 @@ class Registration:
         ndim = self.fixed.ndim
         return warp_points(points[None], self.displacement[:1])[0] @ matrix[:ndim, :ndim].T + matrix[:ndim, ndim]
 
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write moved, labels and the field for ITK, ANTs and Slicer; in NIfTI, on the fixed image's grid.
+    def save(self, folder: str | Path, outputs: Sequence[str] = OUTPUTS) -> list[Path]:
+        """Write what the registration has found, in NIfTI, where ITK, ANTs and Slicer expect it.
+
+        moved, moved_labels: on the fixed image's grid, in the types of their sources. field: the whole warp, the
+        pre-alignment included, from the fixed to the moving image's world. inverse_field: back, on the moving image's
+        grid. affine.mat: the pre-alignment alone. velocity: on its control grid, mm. jacobian: its determinant.
+
+        Args:
+            folder: is made.
+            outputs: some of `OUTPUTS`; what this registration does not have is left out.
 
         Returns:
-            moved.nii.gz, field.nii.gz, and moved_labels.nii.gz if labels were given.
+            The files.
 
         Raises:
-            ValueError: several images or channels; nothing is written then.
+            ValueError: several images or channels, or an unknown output; nothing is written then.
         """
-        if self.moved.shape[:2] != (1, 1):
-            raise ValueError(f"{len(self.moved)} images of {self.moved.shape[1]} channels: save one of one channel")
-        folder, grid = Path(folder), self.fixed.grid
-        written = [folder / "moved.nii.gz", folder / "field.nii.gz"]
-        write_image(written[0], as_type(self.moved, self.moving.dtype), grid)
-        write_field(written[1], self.displacement, grid, self.moving.grid, self.matrix)
-        if self.moved_labels is not None:
-            written.append(folder / "moved_labels.nii.gz")
-            write_image(written[-1], as_type(self.moved_labels, self.moving_labels.dtype), grid)
-        return written
+        unknown = set(outputs) - set(OUTPUTS)
+        if unknown:
+            raise ValueError(f"unknown output {', '.join(sorted(unknown))}: there is {', '.join(OUTPUTS)}")
+        if self.moving.data.shape[:2] != (1, 1):
+            images, channels = self.moving.data.shape[:2]
+            raise ValueError(f"{images} images of {channels} channels: save one of one channel")
+        folder = Path(folder)
+        written = [getattr(self, f"_write_{name}")(folder) for name in outputs]
+        return [path for path in written if path is not None]
+
+    def _write_moved(self, folder: Path) -> Path:
+        path = folder / "moved.nii.gz"
+        write_image(path, as_type(self.moved, self.moving.dtype), self.fixed.grid)
+        return path
+
+    def _write_moved_labels(self, folder: Path) -> Path | None:
+        if self.moved_labels is None:
+            return None
+        path = folder / "moved_labels.nii.gz"
+        write_image(path, as_type(self.moved_labels, self.moving_labels.dtype), self.fixed.grid)
+        return path
+
+    def _write_field(self, folder: Path) -> Path:
+        path = folder / "field.nii.gz"
+        write_field(path, self.displacement, self.fixed.grid, self.moving.grid, self.matrix)
+        return path
+
+    def _write_inverse_field(self, folder: Path) -> Path:
+        path = folder / "inverse_field.nii.gz"
+        back = np.linalg.inv(self.matrix)
+        ndim, grid = self.fixed.ndim, self.moving.grid
+        still = torch.zeros(1, ndim, *grid.shape, device=self.displacement.device)
+        x = positions(back, still)  # fixed voxels, from which the inverse displacement leads on
+        there = (x + sample_image(self.inverse, x)).double()
+        m = torch.as_tensor(self.matrix, device=x.device)
+        voxels = torch.einsum("ij,nj...->ni...", m[:ndim, :ndim], there) + m[:ndim, ndim].view(1, -1, *[1] * ndim)
+        write_field(path, voxels - positions(np.eye(ndim + 1), still), grid, self.fixed.grid, back)
+        return path
+
+    def _write_affine(self, folder: Path) -> Path | None:
+        if self.transform is None:
+            return None
+        path = folder / "affine.mat"
+        write_affine(path, self.transform, self.fixed.grid.file_ndim)
+        return path
+
+    def _write_velocity(self, folder: Path) -> Path | None:
+        if self.velocity is None:
+            return None
+        path = folder / "velocity.nii.gz"
+        shape = self.velocity.shape[2:]
+        steps = [grid_step(size, points) for size, points in zip(self.fixed.shape, shape, strict=True)]
+        write_field(path, self.velocity, self.fixed.grid.coarser(steps))
+        return path
+
+    def _write_jacobian(self, folder: Path) -> Path:
+        path = folder / "jacobian.nii.gz"
+        write_image(path, self.jacobian[0].cpu().numpy(), self.fixed.grid)
+        return path
 
     def _same_grid(self, image: Image) -> Image:
         check_same_grid(image, self.moving)

@@ -50,8 +50,11 @@ def test_register_apply_and_evaluate_agree(files):
     assert result["dice"] > 0.97
     assert sorted(path.name for path in (files / "out").iterdir()) == [
         "field.nii.gz",
+        "inverse_field.nii.gz",
+        "jacobian.nii.gz",
         "moved.nii.gz",
         "moved_labels.nii.gz",
+        "velocity.nii.gz",
     ]
     assert nibabel.load(files / "out" / "moved.nii.gz").get_data_dtype() == np.int16
 

@@ -1,0 +1,225 @@
+"""Everything on disk through ITK: field, inverse, affine, velocity, points; several transforms; fields of others."""
+
+import csv
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from click.testing import CliRunner
+from scipy.spatial.transform import Rotation
+from test_geometry import Given, field, saved, smooth
+
+from deepsimreg import register
+from deepsimreg.apply import apply_to_image, apply_to_points, read_transforms
+from deepsimreg.cli import main
+from deepsimreg.errors import DataError
+from deepsimreg.itk import from_itk, read_field
+from deepsimreg.warps import grid_step, integrate, upsample
+
+SHAPE = (30, 34, 28)
+
+
+def oblique(shift=(0.0, 0.0, 0.0)):
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_rotvec([0.2, -0.3, 0.4]).as_matrix() @ np.diag([1, 1.5, 2])
+    affine[:3, 3] = np.array([20.0, -10, 5]) + shift
+    return affine
+
+
+def itk_field(path):
+    return sitk.DisplacementFieldTransform(sitk.ReadImage(str(path), sitk.sitkVectorFloat64))
+
+
+def sent(transform, points):
+    return np.array([transform.TransformPoint(point) for point in points.tolist()])
+
+
+def write_points(path, points, **further):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["x", "y", "z", *further])
+        writer.writeheader()
+        writer.writerows(dict(zip("xyz", point, strict=True)) | further for point in points)
+    return path
+
+
+def read_points(path):
+    with path.open(newline="") as file:
+        return np.array([[float(row[name]) for name in "xyz"] for row in csv.DictReader(file)])
+
+
+@pytest.fixture(scope="module")
+def saved_registration(tmp_path_factory):
+    """A registration with an affine and a strong displacement, all of it on disk."""
+    folder, rng = tmp_path_factory.mktemp("registration"), np.random.default_rng(0)
+    moving = saved(folder / "moving.nii.gz", smooth(rng, SHAPE, 2), oblique((2.0, -3.0, 1.0)))
+    fixed = saved(folder / "fixed.nii.gz", smooth(rng, SHAPE, 2), oblique())
+    result = register(
+        moving, fixed, "mse", affine="rigid", network=Given(field(rng, SHAPE, 3.0)), steps=0, progress=False
+    )
+    result.save(folder)
+    image = sitk.ReadImage(str(fixed))
+    voxels = rng.uniform(6, np.array(SHAPE) - 7, (100, 3))
+    points = np.array([image.TransformContinuousIndexToPhysicalPoint(x) for x in voxels.tolist()])
+    return folder, result, voxels, points
+
+
+def test_there_and_back_through_itk(saved_registration):
+    folder, _, _, points = saved_registration
+    there, back = itk_field(folder / "field.nii.gz"), itk_field(folder / "inverse_field.nii.gz")
+    size = np.linalg.norm(sent(there, points) - points, axis=1)
+    apart = np.linalg.norm(sent(back, sent(there, points)) - points, axis=1)
+    again = np.linalg.norm(sent(there, sent(back, points)) - points, axis=1)
+    print(f"of {size.mean():.1f} mm: there and back {apart.max():.3f}, back and there {again.max():.3f} mm at most")
+    assert size.mean() > 2
+    assert max(np.median(apart), np.median(again)) < 0.1
+    assert max(apart.max(), again.max()) < 0.3, "between the voxels both fields are interpolated"
+
+
+def test_the_field_holds_the_affine_which_is_written_alone_as_well(saved_registration):
+    folder, result, _, points = saved_registration
+    affine = sitk.ReadTransform(str(folder / "affine.mat"))
+    still = register(
+        folder / "moving.nii.gz",
+        folder / "fixed.nii.gz",
+        "mse",
+        start=folder / "affine.mat",
+        steps=0,
+        progress=False,
+    )
+    still.save(folder / "affine", ["moved", "field"])
+    np.testing.assert_allclose(
+        sent(itk_field(folder / "affine" / "field.nii.gz"), points), sent(affine, points), atol=1e-3
+    )
+    assert not np.allclose(result.transform, np.eye(4), atol=1e-2)
+
+
+def test_points_and_labels_go_where_itk_sends_them(saved_registration):
+    folder, result, voxels, points = saved_registration
+    write_points(folder / "points.csv", points, name="landmark")
+    assert apply_to_points(folder / "points.csv", [folder / "field.nii.gz"], folder / "sent.csv") == len(points)
+    np.testing.assert_allclose(
+        read_points(folder / "sent.csv"), sent(itk_field(folder / "field.nii.gz"), points), atol=1e-6
+    )
+    assert "landmark" in (folder / "sent.csv").read_text()
+    write_points(folder / "voxels.csv", voxels)
+    command = ["apply", f"{folder}/field.nii.gz", f"{folder}/voxels.csv", "--out", f"{folder}/sent_voxels.csv"]
+    done = CliRunner().invoke(main, [*command, "--voxels", f"{folder}/fixed.nii.gz", f"{folder}/moving.nii.gz"])
+    assert done.exit_code == 0, done.output
+    np.testing.assert_allclose(read_points(folder / "sent_voxels.csv"), result.warp_points(voxels).numpy(), atol=1e-3)
+    labels = saved(
+        folder / "labels.nii.gz",
+        np.random.default_rng(1).integers(0, 60000, SHAPE).astype(np.uint16),
+        oblique((2.0, -3.0, 1.0)),
+    )
+    apply_to_image(labels, [folder / "field.nii.gz"], folder / "carried.nii.gz", labels=True)
+    carried = nibabel.load(folder / "carried.nii.gz")
+    assert carried.get_data_dtype() == np.uint16
+    assert (np.asarray(carried.dataobj) != result.warp_labels(labels)[0, 0].numpy()).sum() <= 1
+
+
+def test_the_last_transform_acts_first_and_inverse_undoes(saved_registration):
+    folder, _, _, points = saved_registration
+    affine, warp = sitk.ReadTransform(str(folder / "affine.mat")), itk_field(folder / "field.nii.gz")
+    both = read_transforms([folder / "field.nii.gz", folder / "affine.mat"], 3)
+    np.testing.assert_allclose(sent(both, points), sent(warp, sent(affine, points)), atol=1e-6)
+    undone = read_transforms([f"inverse:{folder / 'affine.mat'}", folder / "affine.mat"], 3)
+    np.testing.assert_allclose(sent(undone, points), points, atol=1e-6)
+    undone = read_transforms([f"inverse:{folder / 'field.nii.gz'}", folder / "field.nii.gz"], 3)
+    assert np.median(np.linalg.norm(sent(undone, points) - points, axis=1)) < 0.05
+
+
+def test_the_velocity_on_its_grid_integrates_to_the_field(tmp_path):
+    rng = np.random.default_rng(2)
+    image = smooth(rng, SHAPE, 2)
+    moving = saved(tmp_path / "moving.nii.gz", image, oblique())
+    fixed = saved(tmp_path / "fixed.nii.gz", np.roll(image, 1, axis=0), oblique())
+    result = register(moving, fixed, "mse", progress=False)
+    result.save(tmp_path, ["velocity", "field", "jacobian"])
+    velocity = from_itk(*read_field(tmp_path / "velocity.nii.gz"))
+    torch.testing.assert_close(velocity, result.velocity, atol=1e-4, rtol=0)
+    steps = [grid_step(size, points) for size, points in zip(SHAPE, velocity.shape[2:], strict=True)]
+    whole = upsample(integrate(velocity, 5), steps)[(..., *map(slice, SHAPE))] * torch.tensor(steps).view(1, 3, 1, 1, 1)
+    assert (whole - result.displacement).abs().max() < 1e-3
+    stored = nibabel.load(tmp_path / "jacobian.nii.gz").get_fdata()
+    np.testing.assert_allclose(stored, result.jacobian[0].numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mha", ".nrrd"])
+def test_a_field_of_another_tool_is_gone_on_from(tmp_path, suffix):
+    """A field on a grid of its own, written by SimpleITK: where it leads, the registration starts."""
+    rng = np.random.default_rng(3)
+    fixed = saved(tmp_path / "fixed.nii.gz", smooth(rng, SHAPE, 2), oblique())
+    grid = sitk.ReadImage(
+        str(saved(tmp_path / "grid.nii.gz", smooth(rng, (16, 18, 15)), oblique((-3, -3, -3)) * [2, 2, 2, 1]))
+    )
+    vectors = gentle = np.stack([3 * smooth(rng, (15, 18, 16), 3) for _ in range(3)], axis=-1).astype(np.float64)
+    image = sitk.GetImageFromArray(vectors, isVector=True)
+    image.CopyInformation(grid)
+    sitk.WriteImage(image, str(tmp_path / f"other{suffix}"))
+    result = register(fixed, fixed, "mse", start=tmp_path / f"other{suffix}", steps=0, progress=False)
+    voxels = rng.uniform(4, 20, (20, 3))
+    itk = sitk.ReadImage(str(fixed))
+    points = np.array([itk.TransformContinuousIndexToPhysicalPoint(x) for x in voxels.round().tolist()])
+    there = sent(itk_field(tmp_path / f"other{suffix}"), points)
+    expected = np.array([itk.TransformPhysicalPointToContinuousIndex(point) for point in there.tolist()])
+    np.testing.assert_allclose(result.warp_points(voxels.round()).numpy(), expected, atol=1e-3)
+    assert gentle.std() > 0.1
+
+
+def test_transforms_that_cannot_be_used_are_named(tmp_path, saved_registration):
+    folder = saved_registration[0]
+    for names, message in (
+        ([folder / "none.mat"], r"none\.mat does not exist"),
+        ([folder / "moving.nii.gz"], r"moving\.nii\.gz has shape .* a displacement field has"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_transforms(names, 3)
+    with pytest.raises(DataError, match="is a transform of 3 axes, the image has 2"):
+        read_transforms([folder / "field.nii.gz"], 2)
+    with pytest.raises(ValueError, match="give reference"):
+        apply_to_image(folder / "moving.nii.gz", [folder / "affine.mat"], tmp_path / "moved.nii.gz")
+    (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="columns a, b: give points"):
+        apply_to_points(tmp_path / "bad.csv", [folder / "field.nii.gz"], tmp_path / "out.csv")
+
+
+def test_a_table_of_pairs_is_resumed_and_a_pair_that_fails_does_not_end_it(tmp_path):
+    rng = np.random.default_rng(4)
+    for name in "ab":
+        saved(tmp_path / f"{name}.nii.gz", smooth(rng, (20, 22, 18)), np.eye(4))
+    saved(tmp_path / "flat.nii.gz", np.zeros((20, 22, 18), np.float32), np.eye(4))
+    (tmp_path / "pairs.csv").write_text("moving,fixed\na.nii.gz,b.nii.gz\nflat.nii.gz,a.nii.gz\nb.nii.gz,a.nii.gz\n")
+    command = ["batch", f"{tmp_path}/pairs.csv", "--out", f"{tmp_path}/out", "--steps", "2", "--outputs", "moved"]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 1
+    assert "1 of 3 pairs failed" in done.output
+    with (tmp_path / "out" / "results.csv").open() as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert "is constant" in rows["flat--a"]["error"]
+    assert float(rows["a--b"]["sd_log_jacobian"]) > 0
+    assert [path.name for path in (tmp_path / "out" / "a--b").iterdir()] == ["moved.nii.gz"]
+    before = (tmp_path / "out" / "a--b" / "moved.nii.gz").stat().st_mtime_ns
+    saved(tmp_path / "flat.nii.gz", smooth(rng, (20, 22, 18)), np.eye(4))
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert (tmp_path / "out" / "a--b" / "moved.nii.gz").stat().st_mtime_ns == before
+    other = CliRunner().invoke(main, [*command[:-4], "--steps", "3"])
+    assert "holds results of other options" in other.output
+    (tmp_path / "wrong.csv").write_text("moving,fixed\na.nii.gz,c.nii.gz\n")
+    wrong = CliRunner().invoke(main, ["batch", f"{tmp_path}/wrong.csv", "--out", f"{tmp_path}/other"])
+    assert "c.nii.gz is no file" in wrong.output
+
+
+def test_a_result_in_json_has_no_nan(tmp_path):
+    rng = np.random.default_rng(5)
+    image = saved(tmp_path / "a.nii.gz", smooth(rng, (20, 22, 18)), np.eye(4))
+    none = saved(tmp_path / "none.nii.gz", np.zeros((20, 22, 18), np.uint8), np.eye(4))
+    one = saved(tmp_path / "one.nii.gz", np.pad(np.ones((4, 4, 4), np.uint8), ((8, 8), (9, 9), (7, 7))), np.eye(4))
+    command = ["register", str(image), str(image), "--out", f"{tmp_path}/out", "--steps", "1", "--json"]
+    done = CliRunner().invoke(main, [*command, "--labels", str(none), "--fixed-labels", str(one)])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["dice_1"] == 0
+    done = CliRunner().invoke(main, ["evaluate", str(none), str(one), "--json"])
+    assert json.loads(done.output)["hd95_1"] is None
