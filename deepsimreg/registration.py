@@ -22,6 +22,7 @@ from deepsimreg.grid import positions, voxel_map
 from deepsimreg.image import Image, ImageLike, antialiased, as_image, as_labels, check_same_grid, unit_range
 from deepsimreg.losses.base import Similarity
 from deepsimreg.losses.registry import default_lam, parse_similarity, required_extractors, similarity_terms
+from deepsimreg.models.foreign import RANDOM, TorchScriptFeatures, random_features
 from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
 from deepsimreg.optimise import LEARNING_RATE, Level, Optimised, default_levels, evaluating, optimise
 from deepsimreg.pretrained import load, pretrained
@@ -71,8 +72,9 @@ def register(
         lam: weight λ of the diffusion regulariser; None: that of the similarity's record. Its derivatives are in mm per
             mm: on a grid with equal spacing, whatever it is, λ means what it means in the papers (voxels per voxel).
         network: a registration network, the path of its weights, or a pretrained one's name.
-        extractor: for DeepSim: anything with a method `features`, the path of its weights, or the name of a pretrained
-            network or of its dataset.
+        extractor: for DeepSim: anything with a method `features`; the path of its weights, or of a TorchScript file
+            (.pt; `deepsimreg.models.foreign` says more of it); the name of a pretrained network or of its dataset; or
+            "random", a network that was never trained, as control.
         levels: (resolution, grid, steps), coarse to fine; None: `default_levels`.
         steps: of each level, in place of the schedule's.
         labels: on the moving image's grid, or a pair of them, the fixed image's second; then Dice is measured.
@@ -264,9 +266,15 @@ def _similarity(similarity, extractor, image: Image) -> Similarity:
                 "a weight file, or a network with a method features(image)"
             )
         extractors[kind] = extractor
-        if isinstance(extractor, str | Path):
+        if extractor == RANDOM:
+            extractors[kind] = random_features(image.ndim)
+        elif isinstance(extractor, str | Path) and Path(extractor).suffix in (".pt", ".pth", ".ts"):
+            extractors[kind] = TorchScriptFeatures(extractor)
+        elif isinstance(extractor, str | Path):
             named = str(extractor) in pretrained() or Path(extractor).is_file()
             extractors[kind] = load(extractor if named else f"{extractor}/{kind}", EXTRACTORS.get(kind))
+        if hasattr(extractors[kind], "at_spacing"):
+            extractors[kind] = extractors[kind].at_spacing(image.spacing)
         _check_network(extractors[kind], image.ndim, image.data.shape[1])
     built = parse_similarity(similarity, extractors)
     if built.needs_labels:

@@ -240,7 +240,7 @@ def test_files_on_different_grids_meet_in_the_world(tmp_path):
     assert result.displacement[inside].abs().mean() < 0.15
     assert (result.moved / 1000 - fixed)[inside].abs().mean() < 0.02
 
-    moved, field = result.save(tmp_path / "out")
+    moved, field = result.save(tmp_path / "out", ["moved", "field"])
     saved = nibabel.load(moved)
     assert saved.get_data_dtype() == np.int16
     np.testing.assert_allclose(saved.affine, fixed_affine)

@@ -29,6 +29,7 @@ class SimilarityRecord:
 
 
 _DEEPSIM, _CLASSES = "deepsimreg.losses.deepsim:DeepSim", "deepsimreg.losses.classes:ClassProbabilities"
+_CORRELATED = "deepsimreg.losses.features:FeatureCorrelation"
 _NCC, _SUPERVISED = "deepsimreg.losses.ncc:NCC", "deepsimreg.losses.supervised:SupervisedNCC"
 
 # λ is the papers' for hippocampus-mr, and for platelet-em with VGG; those of ncc-3, nmi and classes-seg are ours.
@@ -42,6 +43,8 @@ SIMILARITIES: dict[str, SimilarityRecord] = {
     "vgg": SimilarityRecord("VGG", "#000000", _DEEPSIM, 1.0, extractor="vgg"),
     "deepsim-ae": SimilarityRecord("DeepSim (AE)", "#009E73", _DEEPSIM, 0.25, extractor="ae"),
     "deepsim-seg": SimilarityRecord("DeepSim (seg)", "#D55E00", _DEEPSIM, 0.5, extractor="seg"),
+    "ncc-ae": SimilarityRecord("NCC + features (AE)", "#66A61E", _CORRELATED, 1.0, extractor="ae"),
+    "ncc-seg": SimilarityRecord("NCC + features (seg)", "#7570B3", _CORRELATED, 1.0, extractor="seg"),
     "classes-seg": SimilarityRecord("Classes (seg)", "#8B5A2B", _CLASSES, 0.015, extractor="seg"),
 }
 
