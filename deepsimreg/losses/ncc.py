@@ -5,8 +5,8 @@ cross = <IJ> - <I><J>,  var_I = <I^2> - <I>^2,  var_J = <J^2> - <J>^2,  < > the 
 squared   1 - mean(cross^2 / (var_I var_J))          in [0, 1], blind to the sign of the contrast
 plain     1 - mean(cross / sqrt(var_I var_J))        in [0, 2]
 
-Each term is a sum over windows, so the gradient has a closed form. With c the derivative of the loss by cross, v that by
-var_I, each divided by the number of voxels in its window, and [ ] the sum over a window:
+Each term is a sum over windows, so the gradient has a closed form. With c the derivative of the loss by cross, v that
+by var_I, each divided by the number of voxels in its window, and [ ] the sum over a window:
 
 gradient = J [c] + 2 I [v] - [c <J> + 2 v <I>]
 
@@ -76,7 +76,7 @@ class NCC(Similarity):
 
 
 class _Statistics:
-    """What follows from the fixed image J and the weights: `mean_j`, `var_j`, and `share`, a voxel's part of the loss."""
+    """What follows from the fixed image J and the weights: `mean_j`, `var_j`, `share` (a voxel's part of the loss)."""
 
     def __init__(self, j: Tensor, options: NCC, weights: Tensor | None):
         self.j, self.weights, self.radius = j, weights, options.window // 2
