@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from deepsimreg.losses.base import Similarity
 from deepsimreg.losses.regularisers import diffusion
-from deepsimreg.warps import crop, displacement_at, grid_step, integrate, pooled, upsample, warp_image
+from deepsimreg.warps import expand, expansion, grid_step, integrate, pooled, pull
 
 MODELS = ("velocity", "displacement")
 EXTRACT = ("once", "always")
@@ -195,11 +195,13 @@ class _Pair:
             resolution = [max(wanted, there) for wanted, there in zip(resolution, finest, strict=True)]
         self.resolution = [min(position, point) for position, point in zip(resolution, grid, strict=True)]
         self.shape = [-(-size // step) for size, step in zip(shape, self.resolution, strict=True)]
-        self.images = [pooled(image, self.resolution) for image in (moving, fixed)]
-        self.maps = None if maps is None else [_at(one, self.shape) for one in maps]
-        if maps is not None:
-            with torch.no_grad():
-                self.measure = similarity.against(self.maps[1])
+        self.maps = [pooled(moving, self.resolution)] if maps is None else _at(maps[0], self.shape)
+        with torch.no_grad():
+            if maps is None:
+                image = pooled(fixed, self.resolution)
+                self.measure = lambda moved: similarity(moved[0], image)
+            else:
+                self.measure = similarity.against(_at(maps[1], self.shape))
         ratios = [step / min(grid) for step in grid]  # the field counts in steps of the grid
         uneven = spacing is not None or max(ratios) > 1
         self.spacing = [r * s for r, s in zip(ratios, spacing or [1.0] * len(grid), strict=True)] if uneven else None
@@ -207,11 +209,17 @@ class _Pair:
     def terms(self, field: Tensor) -> tuple[Tensor, Tensor]:
         """Similarity and regulariser of a field on the level's grid."""
         flow = _flow(field, self.model)
-        displacement = _finer(flow, self.grid, self.resolution, self.shape)
-        regulariser = diffusion(flow, self.spacing)
-        if self.maps is None:
-            return self.similarity(warp_image(self.images[0], displacement), self.images[1]), regulariser
-        return self.measure(_warped(self.maps[0], displacement)), regulariser
+        return self.measure(self._warped(self.maps, flow)), diffusion(flow, self.spacing)
+
+    def _warped(self, maps, flow: Tensor):
+        """Maps at the resolution of the comparison or a coarser one, pulled through a flow on the level's grid."""
+        if not isinstance(maps, Tensor):
+            return [self._warped(one, flow) for one in maps]
+        pools = [grid_step(size, own) for size, own in zip(self.shape, maps.shape[2:], strict=True)]
+        factors = [step // other for step, other in zip(self.grid, self.resolution, strict=True)]
+        axes = zip(flow.shape[2:], factors, self.shape, pools, strict=True)
+        matrices = [expansion(*axis).to(flow) for axis in axes]
+        return pull(maps, flow, matrices, [f / p for f, p in zip(factors, pools, strict=True)])
 
     @torch.no_grad()
     def displacement(self, field: Tensor) -> Tensor:
@@ -273,18 +281,11 @@ def _at(maps, target: Sequence[int]):
     return [_at(one, target) for one in maps]
 
 
-def _warped(maps, displacement: Tensor):
-    """Maps at the resolution of the displacement or a coarser one, pulled through it."""
-    if isinstance(maps, Tensor):
-        same = maps.shape[2:] == displacement.shape[2:]
-        return warp_image(maps, displacement if same else displacement_at(displacement, maps.shape[2:]))
-    return [_warped(one, displacement) for one in maps]
-
-
 def _finer(field: Tensor, grid: Sequence[int], target: Sequence[int], shape: Sequence[int]) -> Tensor:
     """A field in steps of its grid, on a finer grid of that shape, in steps of it."""
     factors = [step // other for step, other in zip(grid, target, strict=True)]
-    return crop(upsample(field, factors) * _column(factors, field), shape) if max(factors) > 1 else field
+    matrices = [expansion(*axis).to(field) for axis in zip(field.shape[2:], factors, shape, strict=True)]
+    return expand(field * _column(factors, field), matrices)
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:

@@ -135,7 +135,82 @@ def test_gradients_of_the_intensity_losses(shape):
     moved, fixed = (image.double().requires_grad_() for image in pair(shape))
     for loss in (MSE(), NCC(3), NCC(3, squared=False)):
         assert torch.autograd.gradcheck(loss, (moved, fixed))
-    assert torch.autograd.gradgradcheck(NCC(3), (moved, fixed))
+
+
+def ncc_in_float64(moved, fixed, window, squared, weights, eps=1e-5):
+    """The definition, for autograd: a window's mean is the sum of weight and value over the sum of weights."""
+    moved, fixed, weights = moved.double(), fixed.double(), weights.double()
+
+    def windows(image):
+        for axis in range(2, image.ndim):
+            near = torch.arange(image.shape[axis])
+            near = ((near[:, None] - near).abs() <= window // 2).double()
+            image = (image.movedim(axis, -1) @ near).movedim(-1, axis)
+        return image
+
+    total = windows(weights)
+
+    def mean(image):
+        return torch.where(total > 0, windows(weights * image) / total.clamp(min=1e-12), 0)
+
+    cross = mean(moved * fixed) - mean(moved) * mean(fixed)
+    variances = [(mean(image**2) - mean(image) ** 2).clamp(min=eps) for image in (moved, fixed)]
+    ncc = cross**2 / variances[0] / variances[1] if squared else cross * (variances[0] * variances[1]).rsqrt()
+    return 1 - (weights * ncc).sum() / weights.expand_as(ncc).sum()
+
+
+@each_rank
+@pytest.mark.parametrize("squared", [True, False], ids=["squared", "plain"])
+@pytest.mark.parametrize("window", [3, 9])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_ncc_and_its_gradient_are_those_of_the_definition_in_float64(shape, squared, window, weighted):
+    moved, fixed = pair(shape, channels=2)
+    moved[:, :, :4, :4], fixed[:, :, 2:6, 2:6] = 1.0, 0.98  # flat and bright
+    moved[:, :, 5:] *= 0.1
+    weights = torch.ones(1, 1, *shape)
+    if weighted:
+        weights = torch.rand(2, 1, *shape, generator=torch.Generator().manual_seed(5))
+        weights[:, :, -4:] = 0
+    gradients = []
+    for measure in (NCC(window, squared), lambda *images: ncc_in_float64(*images[:2], window, squared, weights)):
+        image = moved.clone().requires_grad_()
+        loss = measure(image, fixed, weights if weighted else None)
+        gradients.append((loss.item(), *torch.autograd.grad(loss, image)))
+    assert gradients[0][0] == pytest.approx(gradients[1][0], abs=1e-6)
+    assert (gradients[0][1] - gradients[1][1]).norm() < 2e-3 * gradients[1][1].norm()
+
+
+@pytest.mark.parametrize("scale", [1, 1000])
+def test_ncc_of_a_flat_bright_region_beside_texture(scale):
+    """A plateau far above the mean of the image, which float32 alone would take for texture."""
+    moved, fixed = (image * scale for image in pair((24, 24)))
+    for image in (moved, fixed):
+        image[:, :, :12] = 30 * scale
+    moved = moved.requires_grad_()
+    loss = NCC(5)(moved, fixed)
+    (gradient,) = torch.autograd.grad(loss, moved)
+    assert loss.item() == pytest.approx(ncc_by_definition(moved.detach(), fixed, 5, True), abs=1e-5)
+    assert gradient[:, :, :8].abs().max() < 1e-5 * gradient.abs().max()
+
+
+def test_weights_of_ncc_leave_out_what_they_are_zero_for():
+    """Left out, the values of a region change neither the loss nor the gradient, and it has none."""
+    moved, fixed = pair((16, 18))
+    weights = torch.ones(1, 1, 16, 18)
+    weights[:, :, 10:] = 0
+    other = torch.where(weights > 0, moved, 7 * moved.flip(3)).requires_grad_()
+    loss = NCC(5)(other, fixed, weights)
+    loss.backward()
+    assert loss.item() == pytest.approx(NCC(5)(moved[:, :, :10], fixed[:, :, :10]).item(), abs=1e-6)
+    assert (other.grad[:, :, 10:] == 0).all()
+
+
+def test_a_second_derivative_of_ncc_is_refused_not_wrong():
+    moved, fixed = pair((8, 9))
+    loss = NCC(3)(moved.requires_grad_(), fixed)
+    (gradient,) = torch.autograd.grad(loss, moved, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        gradient.sum().backward()
 
 
 @each_rank

@@ -5,16 +5,25 @@ cross = <IJ> - <I><J>,  var_I = <I^2> - <I>^2,  var_J = <J^2> - <J>^2,  < > the 
 squared   1 - mean(cross^2 / (var_I var_J))          in [0, 1], blind to the sign of the contrast
 plain     1 - mean(cross / sqrt(var_I var_J))        in [0, 2]
 
+Each term is a sum over windows, so the gradient has a closed form. With c the derivative of the loss by cross, v that
+by var_I, each divided by the number of voxels in its window, and [ ] the sum over a window:
+
+gradient = J [c] + 2 I [v] - [c <J> + 2 v <I>]
+
 Source: Avants et al. 2008, Medical Image Analysis 12:26; the squared form is the "NCC" of the DeepSim papers.
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from deepsimreg.losses.base import Similarity, check_pair
-from deepsimreg.losses.box import box_mean
+from deepsimreg.losses.base import Similarity, at_least_float32, check_pair
+from deepsimreg.losses.box import box_count, box_sum
+
+FLOAT32_RANGE = 1e5  # largest square of a grey value, from the mean and in units of eps, that float32 is used for
 
 
 class NCC(Similarity):
@@ -30,26 +39,91 @@ class NCC(Similarity):
             raise ValueError(f"window must be an odd number of at least 3 voxels, not {window}")
         self.window, self.squared, self.eps = window, squared, eps
 
-    def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
+    def forward(self, moved: Tensor, fixed: Tensor, weights: Tensor | None = None) -> Tensor:
+        """weights: as in `against`."""
         check_pair(moved, fixed)
-        return self.against([fixed])([moved])
+        loss = self.against([fixed.detach()], weights)([moved])
+        if fixed.requires_grad:  # the loss is symmetric
+            swapped = self.against([moved.detach()], weights)([fixed])
+            loss = loss + (swapped - swapped.detach())
+        return loss
 
-    def against(self, fixed: list[Tensor]) -> Callable[[list[Tensor]], Tensor]:
-        # A difference of means of squares cancels: float64 keeps flat regions of bright images exact.
-        precise, radius = torch.float32 if fixed[0].device.type == "mps" else torch.float64, self.window // 2
-        j = fixed[0].to(precise)
-        mean_j = box_mean(j, radius)
-        var_j = (box_mean(j * j, radius) - mean_j * mean_j).clamp(min=self.eps)
+    def against(self, fixed: list[Tensor], weights: Tensor | None = None) -> Callable[[list[Tensor]], Tensor]:
+        """weights: (N or 1, 1, *spatial), not negative: how much a voxel counts, in the windows and in the mean."""
+        j = self._centred(fixed[0])
+
+        @cache
+        def statistics(dtype: torch.dtype) -> _Statistics:
+            return _Statistics(j.to(dtype), self, None if weights is None else weights.to(dtype))
 
         def distance(moved: list[Tensor]) -> Tensor:
-            i = moved[0].to(precise)
-            mean_i, mean_ii, mean_ij = (box_mean(image, radius) for image in (i, i * i, i * j))
-            cross = mean_ij - mean_i * mean_j
-            var_i = (mean_ii - mean_i * mean_i).clamp(min=self.eps)
-            ncc = cross.square() / (var_i * var_j) if self.squared else cross * (var_i * var_j).rsqrt()
-            return (1 - ncc.mean()).to(torch.promote_types(moved[0].dtype, torch.float32))
+            i = self._centred(moved[0])
+            dtype = torch.promote_types(i.dtype, j.dtype)
+            loss = _Correlation.apply(i.to(dtype), statistics(dtype))
+            return loss.to(torch.promote_types(moved[0].dtype, torch.float32))
 
         return distance
 
+    def _centred(self, image: Tensor) -> Tensor:
+        """The image less its mean, which changes nothing, in the precision in which <I^2> - <I>^2 is exact enough."""
+        image = at_least_float32(image)
+        image = image - image.detach().mean(dim=tuple(range(2, image.ndim)), keepdim=True)
+        wide = image.detach().abs().max() ** 2 > FLOAT32_RANGE * self.eps
+        return image.double() if wide and image.device.type != "mps" else image
+
     def extra_repr(self) -> str:
         return f"window={self.window}, squared={self.squared}, eps={self.eps}"
+
+
+class _Statistics:
+    """What follows from the fixed image J and the weights: `mean_j`, `var_j`, `share` (a voxel's part of the loss)."""
+
+    def __init__(self, j: Tensor, options: NCC, weights: Tensor | None):
+        self.j, self.weights, self.radius = j, weights, options.window // 2
+        self.squared, self.eps = options.squared, options.eps
+        total = box_count(j, self.radius) if weights is None else box_sum(weights, self.radius)
+        self.inverse = total.reciprocal() if weights is None else (1 / total).where(total > 0, 0)
+        self.share = 1 / j.numel() if weights is None else weights / weights.expand_as(j).sum().clamp(min=1e-12)
+        self.mean_j = self.mean(j)
+        self.var_j = (self.mean(j * j) - self.mean_j.square()).clamp_(min=self.eps)
+
+    def weighted(self, image: Tensor) -> Tensor:
+        return image if self.weights is None else image * self.weights
+
+    def mean(self, image: Tensor) -> Tensor:
+        return box_sum(self.weighted(image), self.radius).mul_(self.inverse)
+
+
+class _Correlation(torch.autograd.Function):
+    """The loss of an image I (N, C, *spatial), with its gradient in closed form, once differentiable."""
+
+    @staticmethod
+    def forward(ctx, i: Tensor, fixed: _Statistics) -> Tensor:
+        mean_i = fixed.mean(i)
+        cross = fixed.mean(i * fixed.j).addcmul_(mean_i, fixed.mean_j, value=-1)
+        var_i = fixed.mean(i * i).addcmul_(mean_i, mean_i, value=-1)
+        textured = var_i >= fixed.eps
+        var_i.clamp_(min=fixed.eps)
+        slope = var_i * fixed.var_j  # from here on: the derivative of a voxel's correlation by cross
+        slope = torch.div(cross, slope, out=slope) if fixed.squared else slope.rsqrt_()
+        ncc = cross.mul_(slope)
+        loss = 1 - (ncc * fixed.share).sum()
+        if ctx.needs_input_grad[0]:
+            by_var = ncc.div_(var_i).mul_(textured).mul_(-1 if fixed.squared else -0.5)
+            ctx.save_for_backward(_gradient(i, mean_i, slope.mul_(2 if fixed.squared else 1), by_var, fixed))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream: Tensor):
+        return ctx.saved_tensors[0] * upstream, None
+
+
+def _gradient(i: Tensor, mean_i: Tensor, by_cross: Tensor, by_var: Tensor, fixed: _Statistics) -> Tensor:
+    """Of the loss by I; by_cross, by_var: derivatives of each voxel's correlation, overwritten."""
+    scale = -fixed.share * fixed.inverse
+    by_cross, by_var = by_cross.mul_(scale), by_var.mul_(scale).mul_(2)
+    means = (by_cross * fixed.mean_j).addcmul_(by_var, mean_i)
+    gradient = box_sum(means, fixed.radius).neg_()
+    gradient.addcmul_(fixed.j, box_sum(by_cross, fixed.radius)).addcmul_(i, box_sum(by_var, fixed.radius))
+    return fixed.weighted(gradient)

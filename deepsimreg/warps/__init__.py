@@ -1,6 +1,7 @@
 """Spatial transforms: displacement (N, D, *spatial) in voxels, pulling moved(x) = moving(x + u(x))."""
 
 from deepsimreg.warps.affine import affine_displacement
+from deepsimreg.warps.control import expand, expansion, pull
 from deepsimreg.warps.displacement import (
     compose,
     inside,
@@ -30,6 +31,8 @@ __all__ = [
     "compose",
     "crop",
     "displacement_at",
+    "expand",
+    "expansion",
     "grid_step",
     "inside",
     "integrate",
@@ -37,6 +40,7 @@ __all__ = [
     "jacobian_determinant",
     "pad_to_multiple",
     "pooled",
+    "pull",
     "sample_image",
     "sample_labels",
     "upsample",
