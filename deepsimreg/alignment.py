@@ -7,6 +7,7 @@ the metric, so that two runs agree. Two slices are aligned in the plane of the f
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from deepsimreg.errors import DataError
 from deepsimreg.files import whole
@@ -19,13 +20,21 @@ FEWEST = 16  # voxels along the shortest axis of the coarsest level
 SUFFIXES = (".mat", ".txt", ".tfm")
 
 
-def align_affinely(moving: Image, fixed: Image, kind: str, seed: int = 0) -> np.ndarray:
+def align_affinely(
+    moving: Image,
+    fixed: Image,
+    kind: str,
+    seed: int = 0,
+    moving_mask: Image | None = None,
+    fixed_mask: Image | None = None,
+) -> np.ndarray:
     """(4, 4), RAS, mm: where a point of the fixed image's world lies in the moving image's.
 
     Args:
         moving, fixed: one image each; further ones of a batch and further channels are not looked at.
         kind: "rigid" or "affine".
         seed: of the voxels that are sampled.
+        moving_mask, fixed_mask: only voxels in them count.
 
     Raises:
         ValueError: another kind; images that cannot be aligned, as those that do not overlap.
@@ -37,7 +46,7 @@ def align_affinely(moving: Image, fixed: Image, kind: str, seed: int = 0) -> np.
     ndim, frame = fixed.ndim, _frame(fixed)
     rigid = {2: SimpleITK.Euler2DTransform, 3: SimpleITK.Euler3DTransform}[ndim]
     transform = rigid() if kind == "rigid" else SimpleITK.AffineTransform(ndim)
-    images = [_in_frame(image, frame) for image in (fixed, moving)]
+    images = [_in_frame(unit_range(*pair), pair[0], frame) for pair in ((fixed, fixed_mask), (moving, moving_mask))]
     start = SimpleITK.CenteredTransformInitializer(
         *images, transform, SimpleITK.CenteredTransformInitializerFilter.GEOMETRY
     )
@@ -46,6 +55,9 @@ def align_affinely(moving: Image, fixed: Image, kind: str, seed: int = 0) -> np.
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(0.5, seed + 1)  # 0 stands for the clock
+    for mask, use in ((fixed_mask, method.SetMetricFixedMask), (moving_mask, method.SetMetricMovingMask)):
+        if mask is not None:
+            use(SimpleITK.Cast(_in_frame(mask.data, mask, frame), SimpleITK.sitkUInt8))
     method.SetInterpolator(SimpleITK.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, 100)
     method.SetOptimizerScalesFromPhysicalShift()
@@ -101,12 +113,12 @@ def _frame(fixed: Image) -> np.ndarray:
     return frame
 
 
-def _in_frame(image: Image, frame: np.ndarray):
-    """The first channel as a SimpleITK image whose world is the frame."""
+def _in_frame(values: Tensor, image: Image, frame: np.ndarray):
+    """The first channel of values on the grid of an image, as a SimpleITK image whose world is the frame."""
     import SimpleITK
 
     ndim = image.ndim
-    made = SimpleITK.GetImageFromArray(unit_range(image)[0, 0].cpu().numpy().T)
+    made = SimpleITK.GetImageFromArray(values[0, 0].cpu().numpy().T)
     columns = np.linalg.solve(frame, image.grid.columns).round(9)  # the same numbers in any unit
     steps = np.linalg.norm(columns[:ndim, :-1], axis=0)
     made.SetSpacing(steps.tolist())

@@ -129,15 +129,28 @@ def check_same_grid(image: Image, reference: Image) -> None:
         )
 
 
-def unit_range(image: Image) -> Tensor:
+def as_mask(source: ImageLike | Image, what: str, image: Image, **options) -> Image:
+    """What is more than 0, as 1, on the grid of an image; options as `as_image`. ValueError if nothing is."""
+    mask = as_image(source, what, **options)
+    check_same_grid(mask, image)
+    data = (mask.data[:, :1] > 0).float()
+    if not data.flatten(1).any(1).all():
+        raise ValueError(f"{mask.name} is empty: nothing would count; give 1 where voxels count")
+    return replace(mask, data=data)
+
+
+def unit_range(image: Image, mask: Image | None = None) -> Tensor:
     """Grey values in [0, 1], float32: as they are if they lie there and the highest is above 0.5, else scaled from
     their 1 % and 99 % quantiles.
 
-    Raises:
-        ValueError: a channel with one value only.
+    mask: the quantiles are those of its voxels. ValueError for a channel with one value only.
     """
     data = image.data.float()
     flat = data.flatten(2)
+    if mask is not None:
+        if len(mask.data) > 1 or len(data) > 1:
+            raise ValueError(f"{mask.name}: masks are for one pair of images, not for a batch")
+        flat = flat[:, :, mask.data.flatten() > 0]
     low, high = flat.amin(2), flat.amax(2)
     if (low == high).any():
         value = low[low == high][0].item()

@@ -91,7 +91,7 @@ def test_weights_in_safetensors_and_parts_of_a_module_by_name(tmp_path):
     torch.testing.assert_close(by_number, trained(image)[1])
     with pytest.raises(WeightsError, match="not the weights of Conv2d"):
         ModuleFeatures(nn.Conv2d(1, 1, 1), tmp_path / "small.safetensors")
-    with pytest.raises(ValueError, match="layer .* is not there: the network has 2 outputs"):
+    with pytest.raises(ValueError, match=r"layer .* is not there: the network has 2 outputs"):
         ForeignFeatures(trained, [5]).features(image)
 
 

@@ -1,4 +1,8 @@
-"""Base classes of the similarities: what they compare, and the methods they share."""
+"""Base classes of the similarities: what they compare, and the methods they share.
+
+Every similarity takes weights (N or 1, 1, *spatial), at least 0, of the voxels of the fixed grid: how much each counts.
+Where they are 0, outside a mask, a voxel neither pulls nor pushes.
+"""
 
 import copy
 from abc import ABC, abstractmethod
@@ -8,8 +12,9 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from deepsimreg.warps import warp_image
+from deepsimreg.warps import grid_step, pad_to_multiple, warp_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +22,8 @@ class Alignment:
     """A batch of pairs and the displacement that is to be judged.
 
     Images (N, C, *spatial) in [0, 1]; displacement (N, D, *spatial), voxels; labels (N, 1, *spatial), integers below
-    `classes`, the number of classes of the dataset.
+    `classes`, the number of classes of the dataset; weights (N, 1, *spatial) of the fixed voxels, and of the moving
+    ones, which are pulled along.
     """
 
     moving: Tensor
@@ -26,11 +32,21 @@ class Alignment:
     moving_label: Tensor | None = None
     fixed_label: Tensor | None = None
     classes: int | None = None
+    moving_weights: Tensor | None = None
+    fixed_weights: Tensor | None = None
 
     @cached_property
     def moved(self) -> Tensor:
         """The moving image, warped."""
         return warp_image(self.moving, self.displacement)
+
+    @cached_property
+    def weights(self) -> Tensor | None:
+        """The weights of both images, on the fixed grid, without a gradient."""
+        pulled = self.moving_weights
+        if pulled is not None:
+            pulled = warp_image(pulled, self.displacement.detach())
+        return joint_weights(pulled, self.fixed_weights)
 
 
 class Similarity(nn.Module, ABC):
@@ -42,41 +58,41 @@ class Similarity(nn.Module, ABC):
     needs_labels = False
 
     @abstractmethod
-    def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
+    def forward(self, moved: Tensor, fixed: Tensor, weights: Tensor | None = None) -> Tensor:
         """Scalar loss of two images (N, C, *spatial)."""
 
     def compare(self, alignment: Alignment) -> Tensor:
         """Scalar loss of an alignment."""
-        return self(alignment.moved, alignment.fixed)
+        return self(alignment.moved, alignment.fixed, alignment.weights)
 
     def maps(self, image: Tensor) -> list:
         """What is compared of one image: tensors (N, C, *spatial / r), r a power of two, or lists of them."""
         return [image]
 
-    def distance(self, moved: list, fixed: list) -> Tensor:
+    def distance(self, moved: list, fixed: list, weights: Tensor | None = None) -> Tensor:
         """Scalar loss of the maps of two images, `self(moved, fixed)` without extracting them again."""
-        return self(moved[0], fixed[0])
+        return self(moved[0], fixed[0], weights)
 
-    def against(self, fixed: list) -> Callable[[list], Tensor]:
+    def against(self, fixed: list, weights: Tensor | None = None) -> Callable[[list], Tensor]:
         """`distance` to maps that do not change: what follows from them alone is computed once."""
-        return lambda moved: self.distance(moved, fixed)
+        return lambda moved: self.distance(moved, fixed, weights)
 
 
 class MapSimilarity(Similarity):
     """Compares what it extracts from each image; the fixed image's maps have no gradient."""
 
-    def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
+    def forward(self, moved: Tensor, fixed: Tensor, weights: Tensor | None = None) -> Tensor:
         check_pair(moved, fixed)
         with torch.no_grad():
             maps = self.maps(fixed)
-        return self.distance(self.maps(moved), maps)
+        return self.distance(self.maps(moved), maps, weights)
 
     @abstractmethod
     def maps(self, image: Tensor) -> list:
         """Tensors (N, C, *spatial / r), r a power of two."""
 
     @abstractmethod
-    def distance(self, moved: list, fixed: list) -> Tensor:
+    def distance(self, moved: list, fixed: list, weights: Tensor | None = None) -> Tensor:
         """Scalar loss of the maps of two images."""
 
 
@@ -114,8 +130,8 @@ class WeightedSum(Similarity):
         self.similarities, self.weights = nn.ModuleList(similarities), tuple(weights)
         self.needs_labels = any(similarity.needs_labels for similarity in similarities)
 
-    def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
-        return sum(w * one(moved, fixed) for w, one in zip(self.weights, self.similarities, strict=True))
+    def forward(self, moved: Tensor, fixed: Tensor, weights: Tensor | None = None) -> Tensor:
+        return sum(w * one(moved, fixed, weights) for w, one in zip(self.weights, self.similarities, strict=True))
 
     def compare(self, alignment: Alignment) -> Tensor:
         return sum(w * one.compare(alignment) for w, one in zip(self.weights, self.similarities, strict=True))
@@ -123,11 +139,11 @@ class WeightedSum(Similarity):
     def maps(self, image: Tensor) -> list:
         return [one.maps(image) for one in self.similarities]
 
-    def distance(self, moved: list, fixed: list) -> Tensor:
-        return self.against(fixed)(moved)
+    def distance(self, moved: list, fixed: list, weights: Tensor | None = None) -> Tensor:
+        return self.against(fixed, weights)(moved)
 
-    def against(self, fixed: list) -> Callable[[list], Tensor]:
-        measures = [one.against(maps) for one, maps in zip(self.similarities, fixed, strict=True)]
+    def against(self, fixed: list, weights: Tensor | None = None) -> Callable[[list], Tensor]:
+        measures = [one.against(maps, weights) for one, maps in zip(self.similarities, fixed, strict=True)]
 
         def distance(moved: list) -> Tensor:
             return sum(w * measure(maps) for w, measure, maps in zip(self.weights, measures, moved, strict=True))
@@ -142,6 +158,27 @@ def check_pair(moved: Tensor, fixed: Tensor) -> None:
             f"moved {tuple(moved.shape)} and fixed {tuple(fixed.shape)} must have one shape, "
             "(N, C, H, W) or (N, C, X, Y, Z)"
         )
+
+
+def joint_weights(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """The product of two weights, either of which may be none: 1 everywhere."""
+    return a if b is None else b if a is None else a * b
+
+
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean of (N, C, *positions) with weights (N or 1, 1, *spatial); 0 if no position counts.
+
+    A position of a coarser grid counts as the least of its voxels: what is masked is not seen through it.
+    """
+    if weights is None:
+        return values.mean()
+    shape = values.shape[2:]
+    steps = [grid_step(size, own) for size, own in zip(weights.shape[2:], shape, strict=True)]
+    if max(steps) > 1:
+        pool = {2: functional.max_pool2d, 3: functional.max_pool3d}[len(shape)]
+        weights = 1 - pool(1 - pad_to_multiple(weights, steps), steps)
+    weights = weights.to(values)
+    return (values * weights).sum() / weights.expand_as(values).sum().clamp(min=1e-12)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ Source: the Brier score; networks that segment while they register, as in Xu and
 
 from torch import Tensor, nn
 
-from deepsimreg.losses.base import NetworkSimilarity, at_least_float32
+from deepsimreg.losses.base import NetworkSimilarity, at_least_float32, weighted_mean
 from deepsimreg.losses.deepsim import FeatureFunction
 from deepsimreg.warps import pooled
 
@@ -38,8 +38,8 @@ class ClassProbabilities(NetworkSimilarity):
             )
         return [pooled(logits.softmax(1), self.resolution)]
 
-    def distance(self, moved: list[Tensor], fixed: list[Tensor]) -> Tensor:
-        return (moved[0] - fixed[0]).square().sum(1).mean()
+    def distance(self, moved: list[Tensor], fixed: list[Tensor], weights: Tensor | None = None) -> Tensor:
+        return weighted_mean((moved[0] - fixed[0]).square().sum(1, keepdim=True), weights)
 
     def extra_repr(self) -> str:
         return f"resolution={self.resolution}"

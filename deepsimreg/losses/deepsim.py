@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from deepsimreg.losses.base import Alignment, NetworkSimilarity, at_least_float32, check_pair
+from deepsimreg.losses.base import Alignment, NetworkSimilarity, at_least_float32, check_pair, weighted_mean
 from deepsimreg.warps import displacement_at, warp_image
 
 
@@ -47,12 +47,12 @@ class DeepSim(NetworkSimilarity):
 
     def compare(self, alignment: Alignment) -> Tensor:
         if not self.extract_before_warp:
-            return self(alignment.moved, alignment.fixed)
+            return super().compare(alignment)
         check_pair(alignment.moving, alignment.fixed)
         with torch.no_grad():
             features_moving, features_fixed = self.maps(alignment.moving), self.maps(alignment.fixed)
         moved = [warp_image(f, displacement_at(alignment.displacement, f.shape[2:])) for f in features_moving]
-        return self.distance(moved, features_fixed)
+        return self.distance(moved, features_fixed, alignment.weights)
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """The features of the chosen levels."""
@@ -65,8 +65,9 @@ class DeepSim(NetworkSimilarity):
             chosen = [f - f.mean(dim=tuple(range(2, f.ndim)), keepdim=True) for f in chosen]
         return chosen
 
-    def distance(self, moved: list[Tensor], fixed: list[Tensor]) -> Tensor:
-        return 1 - torch.stack([cosine(a, b).mean() for a, b in zip(moved, fixed, strict=True)]).mean()
+    def distance(self, moved: list[Tensor], fixed: list[Tensor], weights: Tensor | None = None) -> Tensor:
+        cosines = [cosine(a, b).unsqueeze(1) for a, b in zip(moved, fixed, strict=True)]
+        return 1 - torch.stack([weighted_mean(one, weights) for one in cosines]).mean()
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}, zero_mean={self.zero_mean}, extract_before_warp={self.extract_before_warp}"

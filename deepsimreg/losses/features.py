@@ -37,10 +37,10 @@ class FeatureCorrelation(NetworkSimilarity):
         super().__init__(extractor)
         self.components, self.weight, self.ncc = components, weight, NCC(window)
 
-    def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
+    def forward(self, moved: Tensor, fixed: Tensor, weights: Tensor | None = None) -> Tensor:
         check_pair(moved, fixed)
         moved_maps, fixed_maps = self.maps(torch.cat([moved, fixed.detach()]))[0].chunk(2)
-        return self.distance([moved_maps], [fixed_maps.detach()])
+        return self.distance([moved_maps], [fixed_maps.detach()], weights)
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """The image and its feature channels (N, 1 + components, *spatial); the batch has its components in common."""
@@ -48,11 +48,11 @@ class FeatureCorrelation(NetworkSimilarity):
         channels = feature_channels([at_least_float32(one) for one in features], image.shape[2:], self.components)
         return [torch.cat([image.to(channels.dtype), channels], dim=1)]
 
-    def distance(self, moved: list[Tensor], fixed: list[Tensor]) -> Tensor:
-        return self.against(fixed)(moved)
+    def distance(self, moved: list[Tensor], fixed: list[Tensor], weights: Tensor | None = None) -> Tensor:
+        return self.against(fixed, weights)(moved)
 
-    def against(self, fixed: list[Tensor]) -> Callable[[list[Tensor]], Tensor]:
-        grey, features = (self.ncc.against([part]) for part in (fixed[0][:, :1], fixed[0][:, 1:]))
+    def against(self, fixed: list[Tensor], weights: Tensor | None = None) -> Callable[[list[Tensor]], Tensor]:
+        grey, features = (self.ncc.against([part], weights) for part in (fixed[0][:, :1], fixed[0][:, 1:]))
 
         def distance(moved: list[Tensor]) -> Tensor:
             ours, theirs = grey([moved[0][:, :1]]), features([moved[0][:, 1:]])

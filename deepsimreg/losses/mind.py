@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepsimreg.losses.base import MapSimilarity, at_least_float32
+from deepsimreg.losses.base import MapSimilarity, at_least_float32, weighted_mean
 from deepsimreg.losses.box import box_mean
 
 
@@ -36,8 +36,12 @@ class MIND(MapSimilarity):
     def maps(self, image: Tensor) -> list[Tensor]:
         return [self.describe(image)]
 
-    def distance(self, moved: list[Tensor], fixed: list[Tensor]) -> Tensor:
-        return (moved[0] - fixed[0]).square().mean()
+    def distance(self, moved: list[Tensor], fixed: list[Tensor], weights: Tensor | None = None) -> Tensor:
+        if weights is not None:  # a descriptor that looks at a masked voxel does not count
+            reach = self.radius + self.dilation
+            pool = {4: functional.max_pool2d, 5: functional.max_pool3d}[weights.ndim]
+            weights = 1 - pool(1 - weights, 2 * reach + 1, stride=1, padding=reach)
+        return weighted_mean((moved[0] - fixed[0]).square(), weights)
 
     def describe(self, image: Tensor) -> Tensor:
         """Descriptor of (N, 1, *spatial): (N, 12, *spatial) in 3D, (N, 4, *spatial) in 2D, in [0, 1]."""

@@ -33,12 +33,17 @@ class NMI(Similarity):
             raise ValueError(f"bins is {bins} and fraction {fraction}: give at least 2 bins, and a fraction in (0, 1]")
         self.bins, self.fraction = bins, fraction
 
-    def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
+    def forward(self, moved: Tensor, fixed: Tensor, weights: Tensor | None = None) -> Tensor:
         check_pair(moved, fixed)
         i, j = at_least_float32(moved).flatten(1), at_least_float32(fixed).flatten(1)
         chosen = self._chosen(i.shape[1], i.device)
         with torch.autocast(i.device.type, enabled=False):  # which would round the histogram to three digits
-            joint = self._windows(i[:, chosen]).mT @ self._windows(j[:, chosen]) / len(chosen)
+            ours, theirs = self._windows(i[:, chosen]), self._windows(j[:, chosen])
+            if weights is None:
+                joint = ours.mT @ theirs / len(chosen)
+            else:
+                counts = weights.expand_as(moved).flatten(1)[:, chosen, None].to(ours)
+                joint = (ours * counts).mT @ theirs / counts.sum(1, keepdim=True).clamp(min=1e-12)
         nmi = (entropy(joint.sum(2)) + entropy(joint.sum(1))) / entropy(joint.flatten(1)).clamp(min=1e-6)
         return 2 - nmi.mean()
 

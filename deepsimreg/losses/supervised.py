@@ -9,7 +9,7 @@ Source: "NCC_sup" of the DeepSim papers. Labels are needed while training, and n
 import torch
 from torch import Tensor
 
-from deepsimreg.losses.base import Alignment, Similarity
+from deepsimreg.losses.base import Alignment, Similarity, weighted_mean
 from deepsimreg.losses.ncc import NCC
 from deepsimreg.warps import warp_one_hot
 
@@ -26,8 +26,8 @@ class SupervisedNCC(Similarity):
         super().__init__()
         self.weight, self.ncc = weight, NCC(**options)
 
-    def forward(self, moved: Tensor, fixed: Tensor) -> Tensor:
-        return self.ncc(moved, fixed)
+    def forward(self, moved: Tensor, fixed: Tensor, weights: Tensor | None = None) -> Tensor:
+        return self.ncc(moved, fixed, weights)
 
     def compare(self, alignment: Alignment) -> Tensor:
         if None in (alignment.moving_label, alignment.fixed_label, alignment.classes):
@@ -35,7 +35,7 @@ class SupervisedNCC(Similarity):
         moved = warp_one_hot(alignment.moving_label, alignment.displacement, alignment.classes)
         still = torch.zeros_like(alignment.displacement)
         fixed = warp_one_hot(alignment.fixed_label, still, alignment.classes)
-        return self.ncc.compare(alignment) + self.weight * (moved - fixed).square().mean()
+        return self.ncc.compare(alignment) + self.weight * weighted_mean((moved - fixed).square(), alignment.weights)
 
     def extra_repr(self) -> str:
         return f"weight={self.weight}"
