@@ -13,6 +13,7 @@ from deepsimreg import __version__
 from deepsimreg.losses.registry import SIMILARITIES
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+PATH = click.Path(exists=True, path_type=Path)
 EXPECTED = (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError, ImportError)  # what a user can mend
 
 
@@ -99,19 +100,26 @@ def register(moving, fixed, out, labels, fixed_labels, as_json, **options) -> No
 @click.argument("image", type=FILE)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The warped image.")
 @click.option("--labels", is_flag=True, help="IMAGE holds labels: take the nearest voxel.")
-def apply(field, image, out, labels) -> None:
-    """Pull IMAGE through FIELD, an ITK displacement field, onto the grid of the field.
+@click.option("--learn2reg", is_flag=True, help="Write FIELD, in voxels of IMAGE, as Learn2Reg's disp_*.nii.gz.")
+def apply(field, image, out, labels, learn2reg) -> None:
+    """Pull IMAGE through FIELD, of ITK or Learn2Reg (disp_*.nii.gz), onto the grid of the field.
 
     \b
     deepsimreg apply result/field.nii.gz moving_labels.nii.gz --labels --out moved_labels.nii.gz
+    deepsimreg apply result/field.nii.gz moving.nii.gz --learn2reg --out disp_0201_0260.nii.gz
     """
     from deepsimreg.files import check_writable
     from deepsimreg.image import as_image, field_positions
     from deepsimreg.io import write_image
+    from deepsimreg.learn2reg import read_disp, write_disp
     from deepsimreg.warps import sample_image, sample_labels
 
     check_writable(out.parent)
     source = as_image(image, "image")
+    if learn2reg:
+        write_disp(out, *read_disp(field, source.affine))
+        click.echo(out)
+        return
     place, affine = field_positions(field, source)
     sample = sample_labels if labels else sample_image
     values = sample(source.data if labels else source.data.float(), place)
@@ -120,16 +128,30 @@ def apply(field, image, out, labels) -> None:
 
 
 @main.command()
-@click.argument("moved_labels", type=FILE)
-@click.argument("fixed_labels", type=FILE)
-@click.option("--field", type=FILE, help="The displacement field: folds and SD log J are measured, too.")
+@click.argument("moved_labels", type=PATH)
+@click.argument("fixed_labels", type=PATH)
+@click.option("--field", type=PATH, help="The displacement field: folds and SD log J are measured, too.")
+@click.option(
+    "--learn2reg", is_flag=True, help="The challenge's numbers, of the moving image's own labels and --field."
+)
 @JSON
-def evaluate(moved_labels, fixed_labels, field, as_json) -> None:
+def evaluate(moved_labels, fixed_labels, field, learn2reg, as_json) -> None:
     """Overlap and surface distance of MOVED_LABELS and FIXED_LABELS, on one grid.
+
+    With --learn2reg the labels that --field moves, and those of the fixed image; or folders of labels and of fields.
 
     \b
     deepsimreg evaluate result/moved_labels.nii.gz fixed_labels.nii.gz --field result/field.nii.gz --json
+    deepsimreg evaluate moving_labels.nii.gz fixed_labels.nii.gz --field disp_0201_0260.nii.gz --learn2reg
+    deepsimreg evaluate labelsTr labelsTr --field submission --learn2reg
     """
+    if learn2reg:
+        from deepsimreg.learn2reg import evaluate_fields
+
+        if field is None:
+            raise click.UsageError("--learn2reg needs --field, the displacement")
+        show(evaluate_fields(field, moved_labels, fixed_labels), as_json)
+        return
     from deepsimreg.image import as_image, check_same_grid
     from deepsimreg.itk import read_field
     from deepsimreg.metrics import indexed_labels, label_metrics, smoothness

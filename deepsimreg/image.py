@@ -11,7 +11,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from deepsimreg.io import read_image
-from deepsimreg.itk import grid_affine, read_field
+from deepsimreg.itk import grid_affine
+from deepsimreg.learn2reg import read_disp
 
 ImageLike = str | Path | np.ndarray | Tensor | nibabel.spatialimages.SpatialImage
 
@@ -165,7 +166,7 @@ def antialiased(values: Tensor, matrix: np.ndarray) -> Tensor:
 
 
 def field_positions(path: str | Path, moving: Image) -> tuple[Tensor, np.ndarray]:
-    """Voxels of the moving image at which an ITK displacement field looks, and the affine of the field's grid.
+    """Voxels of the moving image at which a field of ITK or Learn2Reg looks, and the affine of its grid.
 
     Returns:
         (1, D, *spatial), and (4, 4).
@@ -174,10 +175,10 @@ def field_positions(path: str | Path, moving: Image) -> tuple[Tensor, np.ndarray
         DataError: the file is no displacement field.
         ValueError: it has another number of axes than the image.
     """
-    displacement = read_field(path, moving.affine)
+    displacement, affine = read_disp(path, moving.affine)
     if displacement.ndim - 2 != moving.ndim:
         raise ValueError(f"{path} has {displacement.ndim - 2} axes, {moving.name} {moving.ndim}: give a field for it")
-    return positions(np.eye(moving.ndim + 1), displacement), nibabel.load(path).affine
+    return positions(np.eye(moving.ndim + 1), displacement), affine
 
 
 def _read(source: ImageLike, what: str) -> tuple[np.ndarray | Tensor, np.ndarray | None, str]:
