@@ -3,6 +3,7 @@
 from deepsimreg.warps.affine import affine_displacement
 from deepsimreg.warps.displacement import (
     compose,
+    inverse_residual,
     invert,
     jacobian_determinant,
     sample_image,
@@ -31,6 +32,7 @@ __all__ = [
     "displacement_at",
     "grid_step",
     "integrate",
+    "inverse_residual",
     "invert",
     "jacobian_determinant",
     "pad_to_multiple",
