@@ -72,8 +72,9 @@ def main() -> None:
 @click.option("--labels", type=FILE, help="Labels of the moving image, to be carried along.")
 @click.option("--fixed-labels", type=FILE, help="Labels of the fixed image: Dice is measured.")
 @click.option("--device", help="cpu or cuda; by default a GPU if there is one.")
+@click.option("--report", type=click.Path(path_type=Path), help="One page to look at: .png, .pdf or .html.")
 @JSON
-def register(moving, fixed, out, labels, fixed_labels, as_json, **options) -> None:
+def register(moving, fixed, out, labels, fixed_labels, report, as_json, **options) -> None:
     """Pull MOVING onto FIXED; write moved.nii.gz, and field.nii.gz for ITK, ANTs and Slicer, to --out.
 
     \b
@@ -85,13 +86,16 @@ def register(moving, fixed, out, labels, fixed_labels, as_json, **options) -> No
     """
     from deepsimreg.files import check_writable
     from deepsimreg.registration import register as run_registration
+    from deepsimreg.report import check_report, write_report
 
     if fixed_labels is not None and labels is None:
         raise click.UsageError("--fixed-labels needs --labels, those of the moving image")
     check_writable(out)
+    if report is not None:
+        check_report(report)
     given = None if labels is None else (labels, fixed_labels) if fixed_labels is not None else labels
     result = run_registration(moving, fixed, labels=given, progress=not as_json, **options)
-    written = result.save(out)
+    written = result.save(out) + ([write_report(result, report)] if report is not None else [])
     show(dict(result.metrics) | {"seconds": result.seconds["total"], "files": [str(path) for path in written]}, as_json)
 
 

@@ -45,6 +45,11 @@ class Image:
         """mm between voxels, array axis order."""
         return tuple(float(step) for step in np.linalg.norm(self.affine[:3, :3], axis=0)[: self.ndim])
 
+    @property
+    def unit(self) -> str:
+        """Of the spacing: mm, or voxels where neither a file nor a caller gave it."""
+        return "mm" if self.placed or set(self.spacing) != {1.0} else "voxels"
+
 
 def as_image(source: ImageLike | Image, what: str, spacing: Sequence[float] | None = None) -> Image:
     """An image from whatever holds one.

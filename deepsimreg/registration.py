@@ -97,7 +97,7 @@ def register(
     if start is None or sum(level.steps for level in schedule):
         images = (*pair.values, compared, lam, schedule, pair.fixed.spacing, start)
         found = optimise(*images, model, extract, learning_rate, progress=progress)
-    return pair.registered(found)
+    return pair.registered(found, *((_name(similarity), lam) if found.losses else (None, None)))
 
 
 @dataclass(frozen=True)
@@ -113,14 +113,15 @@ class _Prepared:
     device: torch.device
     clock: dict[str, float] = field(default_factory=dict)
 
-    def registered(self, found: Optimised) -> Registration:
+    def registered(self, found: Optimised, similarity: str | None, lam: float | None) -> Registration:
         """The result, with the seconds of each step and `total`."""
         self.clock["optimise"] = time.perf_counter()
         names, times = list(self.clock)[1:], list(self.clock.values())
         seconds = {name: after - before for name, before, after in zip(names, times, times[1:], strict=False)}
         seconds["total"] = times[-1] - times[0]
         where = (self.moving, self.fixed, self.matrix, self.transform, *self.labels)
-        return Registration(found.displacement, found.velocity, found.losses, seconds, *where)
+        how = {"similarity": similarity, "lam": lam, "steps": found.steps}
+        return Registration(found.displacement, found.velocity, found.losses, seconds, *where, **how)
 
 
 def _prepared(moving, fixed, labels, affine, spacing, device) -> _Prepared:
@@ -224,6 +225,14 @@ def _overlap(matrix: np.ndarray, moving: Image, fixed: Image) -> bool:
     there = matrix[: fixed.ndim, : fixed.ndim] @ points + matrix[: fixed.ndim, fixed.ndim :]
     size = np.array(moving.shape)[:, None]
     return bool(((there > -1) & (there < size)).all(0).any())
+
+
+def _name(similarity) -> str:
+    """A similarity as it is written in a call."""
+    if isinstance(similarity, nn.Module):
+        return type(similarity).__name__
+    terms = similarity_terms(similarity).items()
+    return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in terms)
 
 
 def _similarity(similarity, extractor, image: Image) -> Similarity:

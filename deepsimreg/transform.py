@@ -24,7 +24,8 @@ class Registration:
     the world of the moving image, at x + u(x). velocity: of `Optimised`. losses: of every step of the optimisation.
     seconds: of the steps of the call, by name, and `total`. moving, fixed: the images. matrix: (D + 1, D + 1), fixed
     voxels to moving voxels before the displacement. transform: (4, 4), of the affine pre-alignment, world to world.
-    moving_labels, fixed_labels: those that were given.
+    moving_labels, fixed_labels: those that were given. similarity, lam: its name, and the weight λ of the regulariser;
+    None without optimisation. steps: of each of its levels.
     """
 
     displacement: Tensor
@@ -37,6 +38,9 @@ class Registration:
     transform: np.ndarray | None = field(repr=False, default=None)
     moving_labels: Image | None = field(repr=False, default=None)
     fixed_labels: Image | None = field(repr=False, default=None)
+    similarity: str | None = None
+    lam: float | None = None
+    steps: tuple[int, ...] = ()
 
     @cached_property
     def moved(self) -> Tensor:
