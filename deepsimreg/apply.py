@@ -19,7 +19,8 @@ from deepsimreg.files import whole
 from deepsimreg.grid import FLIP, Grid
 from deepsimreg.image import ImageLike, as_image, as_labels
 from deepsimreg.io import itk_image, write_image
-from deepsimreg.itk import from_itk, read_field
+from deepsimreg.itk import from_itk, read_field, to_itk
+from deepsimreg.learn2reg import is_disp, read_disp
 from deepsimreg.transform import as_type
 
 INVERSE = "inverse:"  # before a file: the inverse of its transform
@@ -27,10 +28,11 @@ ITERATIONS, ERROR = 100, 1e-3  # of the inversion of a field, and its largest er
 COLUMNS = ("x", "y", "z")
 
 
-def read_transforms(names: Sequence[str | Path], ndim: int) -> SimpleITK.CompositeTransform:
+def read_transforms(names: Sequence[str | Path], ndim: int, moving: Grid | None = None) -> SimpleITK.CompositeTransform:
     """ITK's transform of several files, the last of which acts first on a point.
 
-    names: displacement fields, or affines (.mat, .txt, .tfm); "inverse:" before a file inverts it.
+    names: displacement fields, or affines (.mat, .txt, .tfm); "inverse:" before a file inverts it. moving: the moving
+    grid, in whose voxels the fields of Learn2Reg are.
     DataError for a file that is none of both or of another number of axes; ValueError for an affine without inverse.
     """
     composite = SimpleITK.CompositeTransform(ndim)
@@ -38,7 +40,11 @@ def read_transforms(names: Sequence[str | Path], ndim: int) -> SimpleITK.Composi
         path = Path(name.removeprefix(INVERSE)).expanduser()
         transform = _affine(path) if path.name.lower().endswith(AFFINES) else None
         if transform is None:
-            vectors, grid = read_field(path)
+            if moving is not None and is_disp(path):
+                displacement, grid = read_disp(path)
+                vectors = to_itk(displacement, grid, moving, np.eye(ndim + 1))
+            else:
+                vectors, grid = read_field(path)
             field = itk_image(vectors, grid.itk, vectors=True)
             if name.startswith(INVERSE):
                 step = min(field.GetSpacing())
@@ -57,7 +63,7 @@ def displacement_of(names: Sequence[str | Path], fixed: Grid, moving: Grid, matr
     """The displacement (1, D, *spatial), voxels of the fixed grid, that before `matrix` (`voxel_map`) does the same."""
     reference = itk_image(fixed.to_file(np.zeros(fixed.shape, np.uint8)), fixed.itk)
     place = reference.GetSize(), reference.GetOrigin(), reference.GetSpacing(), reference.GetDirection()
-    transform = read_transforms(names, fixed.file_ndim)
+    transform = read_transforms(names, fixed.file_ndim, moving)
     field = SimpleITK.TransformToDisplacementField(transform, SimpleITK.sitkVectorFloat64, *place)
     vectors = SimpleITK.GetArrayFromImage(field)
     vectors = np.moveaxis(vectors, range(fixed.file_ndim), range(fixed.file_ndim)[::-1])
@@ -81,13 +87,13 @@ def apply_to_image(
     source = (as_labels if labels else as_image)(image, "image")
     if source.data.shape[:2] != (1, 1):
         raise ValueError(f"{source.name} has {source.data.shape[1]} channels: apply the transform to one")
-    grid = _reference(names) if reference is None else as_image(reference, "reference").grid
+    grid = reference_grid(names) if reference is None else as_image(reference, "reference").grid
     values = source.data[0, 0].numpy() if labels else source.data[0, 0].float().numpy()
     outside = background if labels else float(values.min()) if fill is None else fill
     moved = SimpleITK.Resample(
         itk_image(source.grid.to_file(values), source.grid.itk),
         itk_image(grid.to_file(np.zeros(grid.shape, np.uint8)), grid.itk),
-        read_transforms(names, source.grid.file_ndim),
+        read_transforms(names, source.grid.file_ndim, source.grid),
         SimpleITK.sitkNearestNeighbor if labels else SimpleITK.sitkLinear,
         float(outside),
     )
@@ -146,9 +152,9 @@ def _affine(path: Path) -> SimpleITK.Transform:
         raise DataError(f"{path} does not exist, or holds no transform that ITK reads") from error
 
 
-def _reference(names: Sequence[str | Path]) -> Grid:
+def reference_grid(names: Sequence[str | Path]) -> Grid:
     """The grid of the first field of a list."""
     for name in map(str, names):
         if not name.lower().endswith(AFFINES) and not name.startswith(INVERSE):
-            return read_field(name)[1].squeezed()
+            return (read_disp(name) if is_disp(name) else read_field(name))[1].squeezed()
     raise ValueError("no transform has a grid of its own: give reference, an image on the grid that is wanted")

@@ -11,23 +11,31 @@ from tqdm.auto import tqdm
 from deepsimreg.errors import DataError
 from deepsimreg.files import OUTPUTS, check_writable, whole
 from deepsimreg.registration import register
+from deepsimreg.report import check_report, write_report
 
 FILES = ("moving", "fixed", "labels", "fixed_labels")  # columns that hold paths; the first two must be there
 WHAT_CAN_FAIL = (ValueError, OSError, RuntimeError, ArithmeticError)  # of one pair, and the next ones go on
 
 
 def register_files(
-    files: Mapping[str, Path | None], out: str | Path, outputs: Sequence[str] = OUTPUTS, **options
+    files: Mapping[str, Path | None],
+    out: str | Path,
+    outputs: Sequence[str] = OUTPUTS,
+    report: Path | None = None,
+    **options,
 ) -> dict[str, Any]:
     """Register one pair and write it to `out`, whose place is checked before the work.
 
-    files: `FILES` by their names. options: as `register`. Returns its metrics, seconds, and the files it wrote.
+    files: `FILES` by their names. report: a page about it to write. options: as `register`. Returns its metrics,
+    seconds, and the files it wrote.
     """
     out = check_writable(out)
+    if report is not None:
+        check_report(report)
     labels = files.get("labels"), files.get("fixed_labels")
     given = None if labels[0] is None else labels if labels[1] is not None else labels[0]
     result = register(files["moving"], files["fixed"], labels=given, **options)
-    written = result.save(out, outputs)
+    written = result.save(out, outputs) + ([] if report is None else [write_report(result, report)])
     return dict(result.metrics) | {"seconds": result.seconds["total"], "files": [str(path) for path in written]}
 
 

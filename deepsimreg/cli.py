@@ -14,6 +14,7 @@ from deepsimreg.files import OUTPUTS
 from deepsimreg.losses.registry import SIMILARITIES
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+PATH = click.Path(exists=True, path_type=Path)
 EXPECTED = (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError, ImportError)  # what a user can mend
 
 
@@ -121,8 +122,9 @@ def registering(command):
 @click.option("--start", multiple=True, help="Field or affine of any tool to go on from; several: as for apply.")
 @click.option("--labels", type=FILE, help="Labels of the moving image, to be carried along.")
 @click.option("--fixed-labels", type=FILE, help="Labels of the fixed image: Dice is measured.")
+@click.option("--report", type=click.Path(path_type=Path), help="One page to look at: .png, .pdf or .html.")
 @JSON
-def register(moving, fixed, out, labels, fixed_labels, start, outputs, as_json, **options) -> None:
+def register(moving, fixed, out, labels, fixed_labels, start, outputs, report, as_json, **options) -> None:
     """Pull MOVING onto FIXED; write moved.nii.gz, field.nii.gz for ITK, ANTs and Slicer, its inverse and more to --out.
 
     Images: NIfTI, TIFF, NRRD, MetaImage, MGH, PNG.
@@ -139,7 +141,8 @@ def register(moving, fixed, out, labels, fixed_labels, start, outputs, as_json, 
     if fixed_labels is not None and labels is None:
         raise click.UsageError("--fixed-labels needs --labels, those of the moving image")
     files = {"moving": moving, "fixed": fixed, "labels": labels, "fixed_labels": fixed_labels}
-    show(register_files(files, out, outputs, start=start or None, progress=not as_json, **options), as_json)
+    options |= {"start": start or None, "progress": not as_json}
+    show(register_files(files, out, outputs, report, **options), as_json)
 
 
 @main.command()
@@ -170,23 +173,28 @@ def batch(pairs, out, outputs, **options) -> None:
 @click.option(
     "--voxels", type=FILE, nargs=2, help="Points are voxels of the first image and become those of the second."
 )
-def apply(transforms, out, labels, reference, fill, background, voxels) -> None:
+@click.option("--learn2reg", is_flag=True, help="Write TRANSFORM, in voxels of IMAGE, as Learn2Reg's disp_*.nii.gz.")
+def apply(transforms, out, labels, reference, fill, background, voxels, learn2reg) -> None:
     """Pull IMAGE through transforms, or send the points of a CSV file through them.
 
-    TRANSFORM: displacement fields, and affines (.mat, .txt, .tfm) of any tool that writes ITK's; inverse:FILE is the
-    inverse. As in ANTs the last acts first. They take points of the fixed image to the moving image, and pull the
-    moving image onto the fixed one. So points (columns x, y, z; mm, LPS) that were marked in the fixed image go through
-    the field, and points of the moving image through the inverse field.
+    TRANSFORM: displacement fields, and affines (.mat, .txt, .tfm) of any tool that writes ITK's, or Learn2Reg's
+    disp_*.nii.gz; inverse:FILE is the inverse. As in ANTs the last acts first. They take points of the fixed image to
+    the moving image, and pull the moving image onto the fixed one. So points (columns x, y, z; mm, LPS) that were
+    marked in the fixed image go through the field, and points of the moving image through the inverse field.
 
     \b
     deepsimreg apply result/field.nii.gz moving_labels.nii.gz --labels --out moved_labels.nii.gz
     deepsimreg apply result/field.nii.gz fixed_points.csv --out moving_points.csv
     deepsimreg apply result/inverse_field.nii.gz moving_points.csv --out fixed_points.csv
     deepsimreg apply second.nii.gz inverse:first.mat image.nii.gz --out moved.nii.gz --reference fixed.nii.gz
+    deepsimreg apply result/field.nii.gz moving.nii.gz --learn2reg --out disp_0201_0260.nii.gz
     """
-    from deepsimreg.apply import apply_to_image, apply_to_points
+    import numpy as np
+
+    from deepsimreg.apply import apply_to_image, apply_to_points, displacement_of, reference_grid
     from deepsimreg.files import check_writable
     from deepsimreg.image import as_image
+    from deepsimreg.learn2reg import write_disp
 
     *names, image = transforms
     if not names:
@@ -196,21 +204,39 @@ def apply(transforms, out, labels, reference, fill, background, voxels) -> None:
         grids = tuple(as_image(path, "image").grid for path in voxels) if voxels else None
         click.echo(f"{out}: {apply_to_points(image, names, out, grids)} points")
         return
-    apply_to_image(image, names, out, labels, reference, fill, background)
+    if learn2reg:
+        grid = reference_grid(names) if reference is None else as_image(reference, "reference").grid
+        write_disp(out, displacement_of(names, grid, as_image(image, "image").grid, np.eye(grid.ndim + 1)), grid)
+    else:
+        apply_to_image(image, names, out, labels, reference, fill, background)
     click.echo(out)
 
 
 @main.command()
-@click.argument("moved_labels", type=FILE)
-@click.argument("fixed_labels", type=FILE)
-@click.option("--field", type=FILE, help="The displacement field: folds and SD log J are measured, too.")
+@click.argument("moved_labels", type=PATH)
+@click.argument("fixed_labels", type=PATH)
+@click.option("--field", type=PATH, help="The displacement field: folds and SD log J are measured, too.")
+@click.option(
+    "--learn2reg", is_flag=True, help="The challenge's numbers, of the moving image's own labels and --field."
+)
 @JSON
-def evaluate(moved_labels, fixed_labels, field, as_json) -> None:
+def evaluate(moved_labels, fixed_labels, field, learn2reg, as_json) -> None:
     """Overlap and surface distance of MOVED_LABELS and FIXED_LABELS, on one grid.
+
+    With --learn2reg the labels that --field moves, and those of the fixed image; or folders of labels and of fields.
 
     \b
     deepsimreg evaluate result/moved_labels.nii.gz fixed_labels.nii.gz --field result/field.nii.gz --json
+    deepsimreg evaluate moving_labels.nii.gz fixed_labels.nii.gz --field disp_0201_0260.nii.gz --learn2reg
+    deepsimreg evaluate labelsTr labelsTr --field submission --learn2reg
     """
+    if learn2reg:
+        from deepsimreg.learn2reg import evaluate_fields
+
+        if field is None:
+            raise click.UsageError("--learn2reg needs --field, the displacement")
+        show(evaluate_fields(field, moved_labels, fixed_labels), as_json)
+        return
     from deepsimreg.image import as_labels, check_same_grid
     from deepsimreg.itk import from_itk, read_field
     from deepsimreg.metrics import indexed_labels, label_metrics, smoothness

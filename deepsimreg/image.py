@@ -46,6 +46,11 @@ class Image:
         """mm between voxels, array axis order."""
         return self.grid.spacing
 
+    @property
+    def unit(self) -> str:
+        """Of the spacing: mm, or voxels where neither a file nor a caller gave it."""
+        return "mm" if self.grid.placed or set(self.spacing) != {1.0} else "voxels"
+
 
 def as_image(
     source: ImageLike | Image,

@@ -97,12 +97,13 @@ class Optimised:
 
     displacement: (N, D, *spatial), voxels. velocity: (N, D, *⌈spatial / grid⌉) of the last level, in steps of its grid:
     the displacement is its flow, interpolated; None for the model "displacement".
-    losses: before every step.
+    losses: before every step. steps: how many each level took.
     """
 
     displacement: Tensor
     velocity: Tensor | None
     losses: tuple[float, ...]
+    steps: tuple[int, ...] = ()
 
 
 @torch.inference_mode(False)  # gradients are needed whatever the caller's mode
@@ -141,7 +142,7 @@ def optimise(
     shape, ndim = fixed.shape[2:], fixed.ndim - 2
     total = sum(level.steps for level in levels)
     bar = tqdm(total=total, desc="register", unit="step", disable=not progress, leave=False)
-    field, pair, losses = None, None, []
+    field, pair, losses, taken = None, None, [], []
     with bar, evaluating(similarity):
         with torch.no_grad():
             maps = _halves(similarity.maps(torch.cat([moving, fixed]))) if extract == "once" else None
@@ -156,7 +157,9 @@ def optimise(
                 field = fixed.new_zeros(len(fixed), ndim, *control)
             pair = _Pair(moving, fixed, similarity, maps, resolution, grid, model, spacing)
             field = _descend(field, pair, level.steps, lam, learning_rate, losses, bar, observe)
-    return Optimised(pair.displacement(field), field if model == "velocity" else None, tuple(losses))
+            taken.append(len(losses) - sum(taken))
+    velocity = field if model == "velocity" else None
+    return Optimised(pair.displacement(field), velocity, tuple(losses), tuple(taken))
 
 
 def _check_options(lam: float, levels: Sequence[Level], model: str, extract: str) -> None:

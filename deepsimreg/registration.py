@@ -106,7 +106,10 @@ def register(
     if begin is None or sum(level.steps for level in schedule):
         images = (*pair.values, compared, lam, schedule, pair.fixed.spacing, begin)
         found = optimise(*images, model, extract, learning_rate, progress=progress)
-    return pair.registered(found, fill, background)
+    how = {"fill": fill, "background": background}
+    if found.losses:
+        how |= {"similarity": _name(similarity), "lam": lam}
+    return pair.registered(found, **how)
 
 
 @dataclass(frozen=True)
@@ -122,14 +125,14 @@ class _Prepared:
     device: torch.device
     clock: dict[str, float] = field(default_factory=dict)
 
-    def registered(self, found: Optimised, fill: float | None, background: int) -> Registration:
+    def registered(self, found: Optimised, **how) -> Registration:
         """The result, with the seconds of each step and `total`."""
         self.clock["optimise"] = time.perf_counter()
         names, times = list(self.clock)[1:], list(self.clock.values())
         seconds = {name: after - before for name, before, after in zip(names, times, times[1:], strict=False)}
         seconds["total"] = times[-1] - times[0]
         where = (self.moving, self.fixed, self.matrix, self.transform, *self.labels)
-        return Registration(found.displacement, found.velocity, found.losses, seconds, *where, fill, background)
+        return Registration(found.displacement, found.velocity, found.losses, seconds, *where, steps=found.steps, **how)
 
 
 def _prepared(moving, fixed, labels, affine, options, device) -> _Prepared:
@@ -250,6 +253,14 @@ def _check_overlap(matrix: np.ndarray, moving: Image, fixed: Image) -> None:
         raise ValueError(f"{moving.name} and {fixed.name} do not overlap in the world: {remedy}")
     if share < OVERLAP:
         warnings.warn(f"{moving.name} covers {share:.0%} of {fixed.name}: {remedy}", stacklevel=4)
+
+
+def _name(similarity) -> str:
+    """A similarity as it is written in a call."""
+    if isinstance(similarity, nn.Module):
+        return type(similarity).__name__
+    terms = similarity_terms(similarity).items()
+    return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in terms)
 
 
 def _similarity(similarity, extractor, image: Image) -> Similarity:

@@ -28,7 +28,8 @@ class Registration:
     seconds: of the steps of the call, by name, and `total`. moving, fixed: the images. matrix: (D + 1, D + 1), fixed
     voxels to moving voxels before the displacement. transform: (4, 4), of the affine pre-alignment, world to world.
     moving_labels, fixed_labels: those that were given. fill: grey value outside the moving image; None: its lowest.
-    background: label outside.
+    background: label outside. similarity, lam: its name, and the weight λ of the regulariser; None without
+    optimisation. steps: of each of its levels.
     """
 
     displacement: Tensor
@@ -43,6 +44,9 @@ class Registration:
     fixed_labels: Image | None = field(repr=False, default=None)
     fill: float | None = None
     background: int = 0
+    similarity: str | None = None
+    lam: float | None = None
+    steps: tuple[int, ...] = ()
 
     @cached_property
     def moved(self) -> Tensor:

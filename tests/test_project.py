@@ -60,7 +60,7 @@ def test_the_library_needs_no_more_than_it_says():
                     imported |= {alias.name.split(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom):
                     imported.add(node.module.split(".")[0])
-    optional = {"monai"}  # of the extra transmorph, with a message that says so
+    optional = {"monai", "matplotlib"}  # of the extras transmorph and report, with messages that say so
     ours = imported - set(sys.stdlib_module_names) - optional - {"deepsimreg"}
     assert {canonical(name) for name in ours} <= declared
 

@@ -10,6 +10,7 @@ from deepsimreg.warps import (
     affine_displacement,
     compose,
     integrate,
+    inverse_residual,
     invert,
     jacobian_determinant,
     warp_image,
@@ -176,6 +177,80 @@ def test_inverse_undoes_the_field_in_both_orders(shape):
     inverse = invert(displacement)
     assert inside(compose(displacement, inverse)).abs().max() < 1e-3
     assert inside(compose(inverse, displacement)).abs().max() < 0.05
+
+
+def twisted(shape, turn, dtype=torch.float32):
+    """x about the centre, turned by turn·exp(−r²/2σ²) radians in the first two axes: r is kept, so −turn undoes it."""
+    x = index_grid(shape).to(dtype) - (torch.tensor(shape, dtype=dtype).view(-1, *[1] * len(shape)) - 1) / 2
+    angle = turn * torch.exp(-x.square().sum(0) / (2 * (min(shape) / 8) ** 2))
+    turned = x.clone()
+    turned[0] = angle.cos() * x[0] - angle.sin() * x[1]
+    turned[1] = angle.sin() * x[0] + angle.cos() * x[1]
+    return (turned - x)[None]
+
+
+def squeezed(shape):
+    """x in each axis as sinh(3x)/sinh(3), from −1 to 1, whose slopes are .3 to 3, and its inverse asinh(sinh(3)x)/3."""
+    maps = []
+    for bend in (lambda x: np.sinh(3 * x) / np.sinh(3), lambda x: np.arcsinh(np.sinh(3) * x) / 3):
+        axes = [(bend(x) - x) * (size - 1) / 2 for size in shape for x in [np.linspace(-1, 1, size)]]
+        maps.append(torch.from_numpy(np.stack(np.meshgrid(*axes, indexing="ij")))[None].float())
+    return maps
+
+
+@pytest.mark.parametrize("shape", [(128, 140), (72, 80, 64)], ids=["2d", "3d"])
+@pytest.mark.parametrize("kind", ["twisted", "squeezed", "unsqueezed"])
+def test_inverse_of_strong_warps_is_the_analytic_one(shape, kind):
+    """Derivatives of up to 2 and no folds: interpolation between voxels is what is left of the error."""
+    if kind == "twisted":
+        displacement, expected = twisted(shape, 2.5), twisted(shape, -2.5)
+    else:
+        displacement, expected = squeezed(shape)[:: 1 if kind == "squeezed" else -1]
+    gradients = torch.stack(torch.gradient(displacement, dim=list(range(2, displacement.ndim))))
+    assert gradients.abs().max() > 1.2
+    assert jacobian_determinant(displacement).min() > 0
+    inverse = invert(displacement)
+    mean, worst = inverse_residual(displacement, inverse)
+    assert mean < 1e-4
+    assert worst < 2e-4
+    assert (inverse - expected).norm(dim=1).mean() < 0.02
+    assert (inverse - expected).abs().max() < 0.2
+    fixed_point = -displacement
+    for _ in range(40):
+        fixed_point = -warp_image(displacement, fixed_point)
+    assert inverse_residual(displacement, fixed_point)[1] > 1, "fixed-point iteration does not get there"
+
+
+def test_inverse_of_each_field_of_a_batch_is_its_own_in_its_dtype():
+    fields = torch.cat([twisted((48, 48), turn, torch.float64) for turn in (0.0, 0.3, 2.5)])
+    inverse = invert(fields.requires_grad_())
+    assert inverse.dtype == torch.float64
+    assert not inverse.requires_grad
+    for one, together in zip(fields.detach().split(1), inverse, strict=True):
+        torch.testing.assert_close(invert(one)[0], together, atol=2e-4, rtol=0)
+    assert not inverse[0].any()
+
+
+@each_rank
+def test_the_residual_says_where_a_field_that_folds_has_no_inverse(shape):
+    displacement = smooth_field([3 * size for size in shape], peak=9, sigma=3, batch=1)
+    assert (jacobian_determinant(displacement) <= 0).float().mean() > 0.005
+    inverse = invert(displacement)
+    assert torch.isfinite(inverse).all()
+    mean, worst = inverse_residual(displacement, inverse)
+    assert mean < 0.1, "voxels outside the folds have one"
+    assert worst > 1
+
+
+@each_rank
+def test_the_residual_of_an_inverse_counts_voxels_that_stay_inside(shape):
+    shift = torch.zeros(1, len(shape), *shape)
+    shift[:, 0] = 3
+    assert inverse_residual(shift, -shift) == pytest.approx((0, 0), abs=1e-5)
+    mean, worst = inverse_residual(shift, -shift - 0.5)
+    assert mean == pytest.approx(0.5 * len(shape) ** 0.5, rel=1e-5)
+    assert worst == pytest.approx(mean)
+    assert np.isnan(inverse_residual(shift, shift + 1000)).all()
 
 
 @each_rank

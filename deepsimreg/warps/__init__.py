@@ -5,6 +5,7 @@ from deepsimreg.warps.control import expand, expansion, pull
 from deepsimreg.warps.displacement import (
     compose,
     inside,
+    inverse_residual,
     invert,
     jacobian_determinant,
     sample_image,
@@ -36,6 +37,7 @@ __all__ = [
     "grid_step",
     "inside",
     "integrate",
+    "inverse_residual",
     "invert",
     "jacobian_determinant",
     "pad_to_multiple",

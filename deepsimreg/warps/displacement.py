@@ -4,7 +4,7 @@ A displacement u is (N, D, *spatial), in voxels, components in array axis order,
 It pulls: moved(x) = moving(x + u(x)). Outside the image the nearest edge value counts (border padding).
 
 composition      u(x) = second(x) + first(x + second(x))
-inverse          v(x) = -u(x + v(x)), by fixed-point iteration (Chen et al. 2008, Medical Physics 35:81)
+inverse          v(x) = -u(x + v(x)), by fixed-point iteration (Chen et al. 2008, Medical Physics 35:81), then Newton's
 Jacobian         det(identity + du/dx), with its sign: zero or negative where the map folds
 """
 
@@ -13,6 +13,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+TOLERANCE = 1e-4  # voxels: residual at which an inverse has converged
+FIXED_POINT, NEWTON = 8, 30  # iterations of either, at most
+STALLED = 1e-3  # fraction of Newton's step below which a voxel is given up: the field folds there
+PROBE = 0.25  # voxels to either side, for the derivatives of an interpolated field
+CHUNK = 2**17  # voxels that Newton's method takes at once, to bound its memory
 
 
 def warp_image(image: Tensor, displacement: Tensor) -> Tensor:
@@ -99,15 +105,72 @@ def compose(first: Tensor, second: Tensor) -> Tensor:
     return second + warp_image(first, second)
 
 
-def invert(displacement: Tensor, iterations: int = 20) -> Tensor:
+@torch.no_grad()
+def invert(displacement: Tensor) -> Tensor:
     """The displacement v with v(x) = -u(x + v(x)), so that composing v and u in either order gives zero.
 
-    Converges where the derivatives of u stay below one. Exact only where x + v(x) stays inside the image.
+    displacement: u, (N, D, *spatial), voxels; v has its shape and dtype, and no gradient. Fixed-point iteration settles
+    the voxels around which the derivatives of u stay below one, Newton's method the others, down to `TOLERANCE`, unless
+    u folds; `inverse_residual` says how near v came. Of use only where x + v(x) stays inside the image.
     """
-    inverse = -displacement
-    for _ in range(iterations):
-        inverse = -warp_image(displacement, inverse)
-    return inverse
+    _rank(displacement)
+    field = displacement.to(_coordinate_dtype(displacement))
+    inverse = -field
+    for _ in range(FIXED_POINT):
+        last, inverse = inverse, -warp_image(field, inverse)
+        change = (inverse - last).square_().sum(1).flatten(1)  # squared residual of `last`; (N, voxels)
+        if not (change > TOLERANCE**2).any():
+            break
+    inverse = inverse.flatten(2)
+    for image, found, error in zip(field.split(1), inverse, change, strict=True):
+        for index in (error > TOLERANCE**2).nonzero()[:, 0].split(CHUNK):
+            found[:, index] = _newton(image, index, found[:, index])
+    return inverse.view_as(field).to(displacement.dtype)
+
+
+def _newton(field: Tensor, index: Tensor, start: Tensor) -> Tensor:
+    """The inverse (D, P) of a field (1, D, *spatial) at P voxels, by their flat index, from a start near it.
+
+    A step that does not bring x + v(x) + u(x + v(x)) nearer to x is cut to a quarter, each voxel's by itself.
+    """
+    shape, ndim = field.shape[2:], field.shape[1]
+    x = torch.stack(torch.unravel_index(index, shape)).to(field.dtype)
+    probes = PROBE * torch.eye(ndim, dtype=field.dtype, device=field.device).unsqueeze(-1)  # (axis, D, 1)
+
+    def residual(place: Tensor, x: Tensor) -> Tensor:
+        sampled = sample_image(field, place.view(1, ndim, -1, *[1] * (ndim - 1)))
+        return place + sampled.view(ndim, -1) - x
+
+    result, place = start.clone(), x + start
+    left, missing, fraction = torch.arange(len(index), device=index.device), residual(place, x), torch.ones_like(x[0])
+    for _ in range(NEWTON):
+        columns = [(residual(place + e, x) - residual(place - e, x)) / (2 * PROBE) for e in probes]
+        matrices = torch.stack(columns, dim=-1).movedim(1, 0)  # (P, D, D), d(x + u) / dx
+        tried = place - fraction * torch.linalg.solve_ex(matrices, missing.T).result.T
+        missing_there = residual(tried, x)
+        better = missing_there.square().sum(0) < missing.square().sum(0)
+        place, missing = torch.where(better, tried, place), torch.where(better, missing_there, missing)
+        fraction = torch.where(better, (2 * fraction).clamp(max=1), fraction / 4)
+        result[:, left] = place - x
+        going = (missing.square().sum(0) > TOLERANCE**2) & (fraction > STALLED)
+        left, x, place, missing, fraction = (each[..., going] for each in (left, x, place, missing, fraction))
+        if not len(left):
+            break
+    return result
+
+
+def inverse_residual(displacement: Tensor, inverse: Tensor) -> tuple[float, float]:
+    """Mean and maximum of |u(x + v(x)) + v(x)|, voxels, over the voxels x for which x + v(x) lies inside the image.
+
+    displacement, inverse: u and v, (N, D, *spatial), voxels. NaN if there are no such voxels.
+    """
+    error = (warp_image(displacement, inverse) + inverse).norm(dim=1)
+    inside = torch.ones_like(error, dtype=torch.bool)
+    for axis, size in enumerate(displacement.shape[2:]):
+        place = inverse[:, axis] + _coordinates(inverse, axis)
+        inside &= (place >= 0) & (place <= size - 1)
+    error = error[inside]
+    return (error.mean().item(), error.max().item()) if len(error) else (float("nan"), float("nan"))
 
 
 def jacobian_determinant(displacement: Tensor, spacing: tuple[float, ...] | None = None) -> Tensor:
