@@ -23,7 +23,7 @@ STYLE = {
     "legend.frameon": False,
     "pdf.fonttype": 42,
 }
-LEFT, TOP, GAP, ROW_GAP, LINE = 0.75, 0.85, 0.15, 0.55, 0.21  # inches
+LEFT, TOP, GAP, ROW_GAP, LINE, TITLE = 0.75, 0.85, 0.15, 0.55, 0.21, 1.5  # inches; the last, of a panel's title
 LEVELS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe & Ito (2008)
 
 
@@ -36,7 +36,8 @@ def draw(registration: Registration, title: str, numbers: Mapping[str, str]) -> 
     flat, longest = len(planes) == 1, max(plane.size.max() for plane in planes)
     columns, side, rows = (3, 3.2, planes * 3) if flat else (9, 1.7, planes)
     scale = side / longest
-    width, heights = max(plane.size[0] for plane in planes) * scale, [plane.size[1] * scale for plane in rows]
+    width = max(TITLE, *(plane.size[0] * scale for plane in planes))
+    heights = [plane.size[1] * scale for plane in rows]
     lefts = LEFT + (width + GAP) * np.arange(columns)
     tops = TOP + np.cumsum([0, *heights[:-1]]) + ROW_GAP * np.arange(len(rows))
     right, bars = lefts[-1] + width, tops[-1] + heights[-1] + 0.48
@@ -48,7 +49,8 @@ def draw(registration: Registration, title: str, numbers: Mapping[str, str]) -> 
     size = (table[0] + table[2] + 0.3, 0.15 + max(bars + 0.6, table[1] + lines, loss[1] + loss[3] + 0.5))
     with rc_context(STYLE):
         figure, panels = Figure(figsize=size), Panels(registration)
-        figure.text(LEFT / size[0], 1 - 0.3 / size[1], title, size=12, weight="bold", va="center")
+        points = min(12, 72 * (size[0] - LEFT - 2.8) / (0.65 * len(title)))  # a letter is about .65 of them wide
+        figure.text(LEFT / size[0], 1 - 0.3 / size[1], title, size=points, weight="bold", va="center")
         for k, name in enumerate(PANELS):
             cells = [(k // 3, k % 3, planes[0])] if flat else [(row, k, plane) for row, plane in enumerate(planes)]
             for row, column, plane in cells:

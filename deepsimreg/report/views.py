@@ -27,7 +27,7 @@ JACOBIAN = "Jacobian determinant J"
 PANELS = (*IMAGES, *CHECKERS, GRID, *DIFFERENCES, JACOBIAN)
 ORANGE, SKY, YELLOW = "#E69F00", "#56B4E9", "#F0E442"  # Okabe & Ito (2008)
 OUTLINES = {"fixed labels": (ORANGE, "solid"), "moving labels": (SKY, "dashed")}
-SQUARES, LINES = 7, 12  # along the longest side: of a checkerboard, of a grid
+SQUARES, LINES = (3, 7), (5, 12)  # of a checkerboard and of a grid, at least along the shorter and the longer side
 USUAL = 0.99  # fraction of the voxels whose value the colours tell apart
 
 
@@ -100,14 +100,18 @@ class View:
         u = [self.cut(displacement[axis]) for axis in (self.across, self.down)]
         down, across = np.indices(u[0].shape)
         places = (across + u[0]) * self.steps[0], (down + u[1]) * self.steps[1]
-        every = np.maximum(1, np.round(self.size.max() / LINES / self.steps)).astype(int)
+        every = np.maximum(1, np.round(self._length(LINES) / self.steps)).astype(int)
         for axis, step in enumerate(every[::-1]):
             axes.plot(*(np.swapaxes(x, 0, axis)[step // 2 :: step].T for x in places), color=ORANGE, linewidth=0.7)
         axes.set(**limits)
 
+    def _length(self, counts: tuple[int, int]) -> float:
+        """mm of a part, if that many at least lie along the shorter and the longer side."""
+        return min(np.sort(self.size) / counts)
+
     def checkers(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """Two planes in turn, in squares of one size in mm."""
-        side = max(self.size.max() / SQUARES, 2 * self.steps.max())
+        side = max(self._length(SQUARES), 2 * self.steps.max())
         rows, columns = (np.arange(n) * step // side for n, step in zip(one.shape, self.steps[::-1], strict=True))
         return np.where((rows[:, None] + columns) % 2 == 0, one, other)
 
@@ -138,6 +142,8 @@ class Panels:
         moving = unit_range(registration.moving)[:1, :1].to(there)
         pulled = [_first(sample_image(moving, place)) for place in (self.still, there)]
         self.images = dict(zip(IMAGES, [_first(unit_range(registration.fixed)), *pulled], strict=True))
+        pair = np.stack([self.images["fixed"], self.images["moving, before"]])
+        self.window = tuple(float(end) for end in np.quantile(pair, (1 - USUAL, USUAL)))
         self.differences = {name: image - self.images["fixed"] for name, image in zip(DIFFERENCES, pulled, strict=True)}
         self.limit = max(float(np.quantile(np.abs(each), USUAL)) for each in self.differences.values()) or 1.0
         self.displacement = registration.displacement[0].detach().cpu().numpy()
@@ -162,7 +168,7 @@ class Panels:
     def draw(self, axes: Axes, name: str, view: View) -> AxesImage:
         """One of `PANELS`."""
         cut = {one: view.cut(image) for one, image in self.images.items()}
-        grey = {"cmap": "gray", "vmin": 0, "vmax": 1}
+        grey = {"cmap": "gray", "vmin": self.window[0], "vmax": self.window[1]}
         if name in IMAGES:
             shown = view.show(axes, cut[name], **grey)
             for labels, (color, line) in zip(self.labels.get(name, ()), OUTLINES.values(), strict=False):
