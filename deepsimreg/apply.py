@@ -110,6 +110,23 @@ def apply_to_points(
     The columns x, y, z (in 2D x, y) are mm in LPS, as ITK and ANTs have them; or voxels of the first grid, which become
     voxels of the second. DataError for a table without these columns or with values that are no numbers.
     """
+    rows, points = read_points(table)
+    ndim = points.shape[1]
+    transform = read_transforms(names, ndim)
+    if voxels is not None:
+        points = _to_world(points, voxels[0])
+    points = np.array([transform.TransformPoint(point) for point in points.tolist()])
+    if voxels is not None:
+        points = _to_voxels(points, voxels[1])
+    with whole(Path(out)) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(row | dict(zip(COLUMNS, point, strict=False)) for row, point in zip(rows, points, strict=True))
+    return len(rows)
+
+
+def read_points(table: str | Path) -> tuple[list[dict[str, str]], np.ndarray]:
+    """The rows of a CSV file of points, and their coordinates (P, 2 or 3); errors as `apply_to_points`."""
     with Path(table).open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     there = list(rows[0]) if rows else []
@@ -120,18 +137,7 @@ def apply_to_points(
         points = np.array([[float(row[name]) for name in columns] for row in rows])
     except ValueError as error:
         raise DataError(f"{table} holds a coordinate that is no number: {error}") from error
-    ndim = len(columns)
-    transform = read_transforms(names, ndim)
-    if voxels is not None:
-        points = _to_world(points, voxels[0])
-    points = np.array([transform.TransformPoint(point) for point in points.tolist()])
-    if voxels is not None:
-        points = _to_voxels(points, voxels[1])
-    with whole(Path(out)) as partial, partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, there)
-        writer.writeheader()
-        writer.writerows(row | dict(zip(columns, point, strict=True)) for row, point in zip(rows, points, strict=True))
-    return len(rows)
+    return rows, points
 
 
 def _to_world(points: np.ndarray, grid: Grid) -> np.ndarray:

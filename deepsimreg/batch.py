@@ -13,12 +13,20 @@ from deepsimreg.files import OUTPUTS, check_writable, whole
 from deepsimreg.registration import register
 from deepsimreg.report import check_report, write_report
 
-FILES = ("moving", "fixed", "labels", "fixed_labels")  # columns that hold paths; the first two must be there
+# columns that hold paths; the first two must be there
+FILES = (
+    "moving",
+    "fixed",
+    "labels",
+    "fixed_labels",
+    "moving_mask",
+    "fixed_mask",
+)
 WHAT_CAN_FAIL = (ValueError, OSError, RuntimeError, ArithmeticError)  # of one pair, and the next ones go on
 
 
 def register_files(
-    files: Mapping[str, Path | None],
+    files: Mapping[str, Any],
     out: str | Path,
     outputs: Sequence[str] = OUTPUTS,
     report: Path | None = None,
@@ -34,7 +42,8 @@ def register_files(
         check_report(report)
     labels = files.get("labels"), files.get("fixed_labels")
     given = None if labels[0] is None else labels if labels[1] is not None else labels[0]
-    result = register(files["moving"], files["fixed"], labels=given, **options)
+    masks = {name: files[name] for name in ("moving_mask", "fixed_mask") if files.get(name) is not None}
+    result = register(files["moving"], files["fixed"], labels=given, **masks, **options)
     written = result.save(out, outputs) + ([] if report is None else [write_report(result, report)])
     return dict(result.metrics) | {"seconds": result.seconds["total"], "files": [str(path) for path in written]}
 

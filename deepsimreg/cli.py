@@ -122,9 +122,15 @@ def registering(command):
 @click.option("--start", multiple=True, help="Field or affine of any tool to go on from; several: as for apply.")
 @click.option("--labels", type=FILE, help="Labels of the moving image, to be carried along.")
 @click.option("--fixed-labels", type=FILE, help="Labels of the fixed image: Dice is measured.")
+@click.option("--moving-mask", type=FILE, help="Voxels of the moving image that count are more than 0.")
+@click.option("--fixed-mask", type=FILE, help="The same of the fixed image.")
+@click.option("--landmarks", type=FILE, nargs=2, help="Points that should meet, as for apply: of MOVING, and of FIXED.")
+@click.option("--landmark-weight", type=float, default=0.1, show_default=True, help="Of their mean squared distance.")
+@click.option("--also", type=FILE, nargs=2, multiple=True, help="A further channel, on the grids of MOVING and FIXED.")
+@click.option("--channel-weights", type=Numbers(), help="As 1,0.5: of MOVING and FIXED, and of each --also.")
 @click.option("--report", type=click.Path(path_type=Path), help="One page to look at: .png, .pdf or .html.")
 @JSON
-def register(moving, fixed, out, labels, fixed_labels, start, outputs, report, as_json, **options) -> None:
+def register(moving, fixed, out, start, outputs, report, also, landmarks, as_json, **options) -> None:
     """Pull MOVING onto FIXED; write moved.nii.gz, field.nii.gz for ITK, ANTs and Slicer, its inverse and more to --out.
 
     Images: NIfTI, TIFF, NRRD, MetaImage, MGH, PNG.
@@ -136,12 +142,15 @@ def register(moving, fixed, out, labels, fixed_labels, start, outputs, report, a
     deepsimreg register moving.nii.gz fixed.nii.gz --out result \\
         --network hippocampus-mr/registration --steps 0
     """
-    from deepsimreg.batch import register_files
+    from deepsimreg.apply import read_points
+    from deepsimreg.batch import FILES, register_files
 
-    if fixed_labels is not None and labels is None:
+    files = {name: options.pop(name) for name in FILES[2:]}
+    if files["fixed_labels"] is not None and files["labels"] is None:
         raise click.UsageError("--fixed-labels needs --labels, those of the moving image")
-    files = {"moving": moving, "fixed": fixed, "labels": labels, "fixed_labels": fixed_labels}
-    options |= {"start": start or None, "progress": not as_json}
+    files |= {"moving": [moving, *(pair[0] for pair in also)], "fixed": [fixed, *(pair[1] for pair in also)]}
+    marks = tuple(read_points(path)[1] for path in landmarks) if landmarks else None
+    options |= {"start": start or None, "landmarks": marks, "progress": not as_json}
     show(register_files(files, out, outputs, report, **options), as_json)
 
 

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from deepsimreg.losses.base import Similarity
+from deepsimreg.losses.base import Similarity, joint_weights
 from deepsimreg.losses.regularisers import diffusion
-from deepsimreg.warps import expand, expansion, grid_step, integrate, pooled, pull
+from deepsimreg.warps import expand, expansion, grid_step, integrate, pooled, pooled_least, pull, sample_image
 
 MODELS = ("velocity", "displacement")
 EXTRACT = ("once", "always")
@@ -33,6 +33,7 @@ CONTROL_POINTS = 5  # at least, along the sides of the coarsest level: fewer mis
 CORRECTIONS = 5  # of the velocity of a displacement that is started from
 START_GRID = 8  # voxels of a control point, at most, on the level that begins at a start: a coarser one would blur it
 PATIENCE, TOLERANCE = 10, 1e-4  # a level ends when that many steps have not lowered the loss by that fraction
+WHOLE = 0.999  # a pulled weight that is less is none
 SQUARINGS = 5  # of the velocity's integration
 
 
@@ -106,6 +107,19 @@ class Optimised:
     steps: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Landmarks:
+    """Points of the fixed image that have a partner in the moving one; a term of the loss.
+
+    points: (P, D), voxels. displacements: (P, D), voxels, that bring them to their partners. weight: of the mean
+    squared distance that is left, in units of the finest spacing.
+    """
+
+    points: Tensor
+    displacements: Tensor
+    weight: float
+
+
 @torch.inference_mode(False)  # gradients are needed whatever the caller's mode
 def optimise(
     moving: Tensor,
@@ -120,6 +134,8 @@ def optimise(
     learning_rate: float = LEARNING_RATE,
     progress: bool = True,
     observe: Callable[[int, Callable[[], Tensor]], None] | None = None,
+    weights: tuple[Tensor | None, Tensor | None] = (None, None),
+    landmarks: Landmarks | None = None,
 ) -> Optimised:
     """Optimise the displacement of a batch of pairs.
 
@@ -135,6 +151,8 @@ def optimise(
         learning_rate: of Adam, in control points.
         progress: show a bar.
         observe: called after each step with its number and a function that gives the displacement so far.
+        weights: (N or 1, 1, *spatial), of the voxels of the moving image, which are pulled along, and of the fixed one.
+        landmarks: points that should meet.
 
     Raises FloatingPointError if the loss is not finite, ValueError for an option that is not offered.
     """
@@ -155,7 +173,7 @@ def optimise(
                 field = _field_of(start, grid, model)
             else:
                 field = fixed.new_zeros(len(fixed), ndim, *control)
-            pair = _Pair(moving, fixed, similarity, maps, resolution, grid, model, spacing)
+            pair = _Pair(moving, fixed, similarity, maps, resolution, grid, model, spacing, weights, landmarks)
             field = _descend(field, pair, level.steps, lam, learning_rate, losses, bar, observe)
             taken.append(len(losses) - sum(taken))
     velocity = field if model == "velocity" else None
@@ -190,8 +208,8 @@ def _field_of(displacement: Tensor, grid: Sequence[int], model: str) -> Tensor:
 class _Pair:
     """What is compared on one level: at its resolution, or at that of the finest map if all are coarser."""
 
-    def __init__(self, moving, fixed, similarity, maps, resolution, grid, model, spacing):
-        self.similarity, self.grid, self.model = similarity, grid, model
+    def __init__(self, moving, fixed, similarity, maps, resolution, grid, model, spacing, weights, landmarks):
+        self.grid, self.model, self.landmarks = grid, model, landmarks
         self.full = shape = fixed.shape[2:]
         if maps is not None:
             finest = [min(steps) for steps in zip(*_steps(maps, shape), strict=True)]
@@ -200,19 +218,47 @@ class _Pair:
         self.shape = [-(-size // step) for size, step in zip(shape, self.resolution, strict=True)]
         self.maps = [pooled(moving, self.resolution)] if maps is None else _at(maps[0], self.shape)
         with torch.no_grad():
-            if maps is None:
-                image = pooled(fixed, self.resolution)
-                self.measure = lambda moved: similarity(moved[0], image)
-            else:
-                self.measure = similarity.against(_at(maps[1], self.shape))
+            still = [pooled(fixed, self.resolution)] if maps is None else _at(maps[1], self.shape)
+            self.moving_weights, fixed_weights = (
+                None if w is None else pooled_least(w, self.resolution) for w in weights
+            )
+            measured = None
+            if maps is not None and self.moving_weights is None:
+                measured = similarity.against(still, fixed_weights)
+
+        def measure(moved, pulled: Tensor | None) -> Tensor:
+            if measured is not None:
+                return measured(moved)
+            both = joint_weights(pulled, fixed_weights)
+            return (
+                similarity.weighted(moved[0], still[0], both)
+                if maps is None
+                else similarity.distance(moved, still, both)
+            )
+
+        self.measure = measure
         ratios = [step / min(grid) for step in grid]  # the field counts in steps of the grid
         uneven = spacing is not None or max(ratios) > 1
         self.spacing = [r * s for r, s in zip(ratios, spacing or [1.0] * len(grid), strict=True)] if uneven else None
 
     def terms(self, field: Tensor) -> tuple[Tensor, Tensor]:
-        """Similarity and regulariser of a field on the level's grid."""
-        flow = _flow(field, self.model)
-        return self.measure(self._warped(self.maps, flow)), diffusion(flow, self.spacing)
+        """Similarity, with the landmarks, and regulariser of a field on the level's grid."""
+        flow, pulled = _flow(field, self.model), None
+        if self.moving_weights is not None:
+            with torch.no_grad():  # what is masked in part is masked
+                pulled = (self._warped(self.moving_weights, flow) > WHOLE).to(flow)
+        similarity = self.measure(self._warped(self.maps, flow), pulled)
+        if self.landmarks is not None:
+            similarity = similarity + self._apart(flow)
+        return similarity, diffusion(flow, self.spacing)
+
+    def _apart(self, flow: Tensor) -> Tensor:
+        """The landmarks' term."""
+        grid, (points, wanted) = flow.new_tensor(self.grid), (self.landmarks.points, self.landmarks.displacements)
+        places = ((points.to(flow) + 0.5) / grid - 0.5).mT[None].unflatten(2, (-1, *[1] * (len(grid) - 1)))
+        found = sample_image(flow[:1], places).flatten(2)[0].mT * grid
+        steps = flow.new_tensor(self.spacing or [1.0] * len(grid)) / grid * min(self.grid)
+        return self.landmarks.weight * ((found - wanted.to(flow)) * steps / steps.min()).square().sum(1).mean()
 
     def _warped(self, maps, flow: Tensor):
         """Maps at the resolution of the comparison or a coarser one, pulled through a flow on the level's grid."""

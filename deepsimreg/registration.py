@@ -6,37 +6,30 @@
 4  the moving image, labels and points pulled once through all of it (transform.py)
 """
 
-import time
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepsimreg.alignment import align_affinely
 from deepsimreg.errors import WeightsError
-from deepsimreg.grid import positions, voxel_map
-from deepsimreg.image import Image, ImageLike, antialiased, as_image, as_labels, check_same_grid, unit_range
+from deepsimreg.image import Image, ImageLike
 from deepsimreg.losses.base import Similarity
+from deepsimreg.losses.channels import ChannelMean
 from deepsimreg.losses.registry import default_lam, parse_similarity, required_extractors, similarity_terms
 from deepsimreg.models.foreign import RANDOM, TorchScriptFeatures, random_features
 from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
 from deepsimreg.optimise import LEARNING_RATE, Level, Optimised, default_levels, evaluating, optimise
+from deepsimreg.pair import Pair, prepared
 from deepsimreg.pretrained import load, pretrained
 from deepsimreg.transform import Registration
-from deepsimreg.warps import sample_image
-
-LABELS = ("moving label", "fixed label")  # what errors call them
-OVERLAP = 0.25  # of the fixed grid: less of it in the moving image is warned of
 
 
 @torch.inference_mode(False)
 def register(
-    moving: ImageLike,
-    fixed: ImageLike,
+    moving: ImageLike | Sequence[ImageLike],
+    fixed: ImageLike | Sequence[ImageLike],
     similarity: str | Mapping[str, float] | Similarity = "ncc",
     lam: float | None = None,
     *,
@@ -45,6 +38,11 @@ def register(
     levels: Sequence[Level | tuple[int, int, int]] | None = None,
     steps: int | None = None,
     labels: tuple[ImageLike, ImageLike] | ImageLike | None = None,
+    moving_mask: ImageLike | None = None,
+    fixed_mask: ImageLike | None = None,
+    landmarks: tuple[np.ndarray, np.ndarray] | None = None,
+    landmark_weight: float = 0.1,
+    channel_weights: Sequence[float] | None = None,
     affine: str | None = None,
     start: str | Path | Sequence[str | Path] | None = None,
     fill: float | None = None,
@@ -64,7 +62,7 @@ def register(
 
     Args:
         moving, fixed: paths (NIfTI, TIFF, NRRD, MetaImage, MGH, PNG), images of nibabel, SimpleITK or ANTs, arrays
-            (H, W) or (X, Y, Z), tensors (N, C, *spatial).
+            (H, W) or (X, Y, Z), tensors (N, C, *spatial); or lists of these, on one grid: several channels.
             Images on different grids are brought together by their affines; a moving image that is finer than the
             fixed grid is smoothed for the comparison. Grey values that leave [0, 1], or stay below 0.5, are scaled
             from their 1 % and 99 % quantiles for it.
@@ -78,6 +76,10 @@ def register(
         levels: (resolution, grid, steps), coarse to fine; None: `default_levels`.
         steps: of each level, in place of the schedule's.
         labels: on the moving image's grid, or a pair of them, the fixed image's second; then Dice is measured.
+        moving_mask, fixed_mask: on the grids of the images; what is not more than 0 neither pulls nor pushes.
+        landmarks: points (P, D) of the moving and of the fixed image that should meet: mm, LPS, as ITK has them; of
+            arrays mm along their axes. landmark_weight: of their mean squared distance in the finest spacing.
+        channel_weights: of the images of a list; None: the same.
         affine: "rigid" or "affine" aligns the images by that first.
         start: displacement fields or affines (`deepsimreg.apply`) of any tool, to go on from.
         fill: grey value of what lies outside the moving image; None: its lowest.
@@ -95,8 +97,14 @@ def register(
         WeightsError: weights that cannot be used.
     """
     options = {"spacing": spacing, "channel": channel, "page": page}
-    pair = _prepared(moving, fixed, labels, affine, options, _device(device))
-    compared = _similarity(similarity, extractor, pair.fixed).to(pair.device)
+    masks = moving_mask, fixed_mask
+    pair = prepared(moving, fixed, _device(device), labels, masks, affine, options)
+    several = isinstance(fixed, list | tuple) and len(fixed) > 1
+    compared = _similarity(similarity, extractor, pair.fixed, several)
+    if several:
+        compared = ChannelMean(compared, channel_weights or [1.0] * len(fixed))
+    compared = compared.to(pair.device)
+    marks = None if landmarks is None else pair.landmarks(landmarks, landmark_weight)
     lam = default_lam(similarity) if lam is None else float(lam)
     if start is not None and (network is not None or affine is not None):
         raise ValueError("start, network and affine each give where to begin: choose one, or write them into one field")
@@ -105,51 +113,12 @@ def register(
     found = Optimised(begin, None, ())
     if begin is None or sum(level.steps for level in schedule):
         images = (*pair.values, compared, lam, schedule, pair.fixed.spacing, begin)
-        found = optimise(*images, model, extract, learning_rate, progress=progress)
+        further = {"progress": progress, "weights": pair.weights, "landmarks": marks}
+        found = optimise(*images, model, extract, learning_rate, **further)
     how = {"fill": fill, "background": background}
     if found.losses:
         how |= {"similarity": _name(similarity), "lam": lam}
     return pair.registered(found, **how)
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """Two images that go together: on the fixed grid, (N, C, *spatial) in [0, 1], with how they came there."""
-
-    moving: Image
-    fixed: Image
-    labels: tuple[Image | None, Image | None]
-    values: tuple[Tensor, Tensor]
-    matrix: np.ndarray
-    transform: np.ndarray | None
-    device: torch.device
-    clock: dict[str, float] = field(default_factory=dict)
-
-    def registered(self, found: Optimised, **how) -> Registration:
-        """The result, with the seconds of each step and `total`."""
-        self.clock["optimise"] = time.perf_counter()
-        names, times = list(self.clock)[1:], list(self.clock.values())
-        seconds = {name: after - before for name, before, after in zip(names, times, times[1:], strict=False)}
-        seconds["total"] = times[-1] - times[0]
-        where = (self.moving, self.fixed, self.matrix, self.transform, *self.labels)
-        return Registration(found.displacement, found.velocity, found.losses, seconds, *where, steps=found.steps, **how)
-
-
-def _prepared(moving, fixed, labels, affine, options, device) -> _Prepared:
-    clock = {"start": time.perf_counter()}
-    moving, fixed = as_image(moving, "moving", **options), as_image(fixed, "fixed", **options)
-    _check_together(moving, fixed)
-    moving, fixed = _in_one_world(moving, fixed, affine), _in_one_world(fixed, moving, affine)
-    given = _labels(labels, moving, fixed)
-    moving_values, fixed_values = unit_range(moving).to(device), unit_range(fixed).to(device)
-    transform = align_affinely(moving, fixed, affine) if affine else None
-    matrix = voxel_map(fixed.grid, moving.grid, transform)
-    _check_overlap(matrix, moving, fixed)
-    if moving.shape != fixed.shape or not np.allclose(matrix, np.eye(len(matrix)), atol=1e-5):
-        still = fixed_values.new_zeros(len(fixed_values), fixed.ndim, *fixed.shape)
-        moving_values = sample_image(antialiased(moving_values, matrix), positions(matrix, still))
-    clock["prepare"] = time.perf_counter()
-    return _Prepared(moving, fixed, tuple(given), (moving_values, fixed_values), matrix, transform, device, clock)
 
 
 def _levels(levels, steps: int | None, fixed: Image, started: bool) -> list[Level]:
@@ -158,7 +127,7 @@ def _levels(levels, steps: int | None, fixed: Image, started: bool) -> list[Leve
     return levels if steps is None else [Level(level.resolution, level.grid, steps) for level in levels]
 
 
-def _started(start, network: str | Path | nn.Module | None, pair: _Prepared) -> Tensor | None:
+def _started(start, network: str | Path | nn.Module | None, pair: Pair) -> Tensor | None:
     """The displacement of transforms on disk, or of a network, to start from."""
     found = None
     if start is not None:
@@ -170,35 +139,8 @@ def _started(start, network: str | Path | nn.Module | None, pair: _Prepared) -> 
         network = _network(network, pair.fixed, pair.device)
         with torch.no_grad(), evaluating(network):
             found = network(*pair.values)
-    pair.clock["network"] = time.perf_counter()
+    pair.tick("network")
     return found
-
-
-def _check_together(moving: Image, fixed: Image) -> None:
-    if moving.ndim != fixed.ndim:
-        raise ValueError(
-            f"{moving.name} has {moving.ndim} axes and {fixed.name} {fixed.ndim}: give two planes or two volumes"
-        )
-    for what, index in (("images", 0), ("channels", 1)):
-        ours, theirs = moving.data.shape[index], fixed.data.shape[index]
-        if ours != theirs:
-            raise ValueError(f"{moving.name} has {ours} {what} and {fixed.name} {theirs}: give the same number")
-    if min(fixed.shape) < 2 or min(moving.shape) < 2:
-        raise ValueError(
-            f"{moving.name} {tuple(moving.shape)} and {fixed.name} {tuple(fixed.shape)}: too thin to register"
-        )
-
-
-def _in_one_world(image: Image, other: Image, affine: str | None) -> Image:
-    """The image, placed. An array of the other image's shape lies on its grid; a file without a place is refused."""
-    if image.grid.placed or not other.grid.placed or affine:
-        return image
-    if image.from_file or image.shape != other.shape:
-        raise ValueError(
-            f"{image.name} does not say where it lies, {other.name} does: write its place into its header, "
-            "or give affine='rigid', which first aligns their centres"
-        )
-    return replace(image, grid=other.grid)
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -226,35 +168,6 @@ def _check_network(network: object, ndim: int, channels: int | None = None) -> N
             raise ValueError(f"{type(network).__name__} is for images of {own} {what}, these have {ours}: give another")
 
 
-def _labels(labels, moving: Image, fixed: Image) -> list[Image | None]:
-    """Labels of the moving image, and of the fixed one or None."""
-    if labels is None:
-        return [None, None]
-    pair = labels if isinstance(labels, tuple | list) else (labels, None)
-    if len(pair) != 2:
-        raise ValueError(f"{len(pair)} label images: give those of the moving image, or a pair (moving, fixed)")
-    found = [None if one is None else as_labels(one, name) for one, name in zip(pair, LABELS, strict=True)]
-    for label, image in zip(found, (moving, fixed), strict=True):
-        if label is not None:
-            check_same_grid(label, image)
-            if len(label.data) != len(image.data):
-                raise ValueError(f"{label.name}: {len(label.data)} for {len(image.data)} images, give one each")
-    return found
-
-
-def _check_overlap(matrix: np.ndarray, moving: Image, fixed: Image) -> None:
-    """ValueError if no part of the fixed grid lies in the moving image, a warning if little of it does."""
-    coarse = [np.linspace(0, size - 1, 16) for size in fixed.shape]
-    points = np.stack(np.meshgrid(*coarse, indexing="ij")).reshape(fixed.ndim, -1)
-    there = matrix[: fixed.ndim, : fixed.ndim] @ points + matrix[: fixed.ndim, fixed.ndim :]
-    share = ((there > -1) & (there < np.array(moving.shape)[:, None])).all(0).mean()
-    remedy = "check their headers, or give affine='rigid', which first aligns their centres"
-    if share == 0:
-        raise ValueError(f"{moving.name} and {fixed.name} do not overlap in the world: {remedy}")
-    if share < OVERLAP:
-        warnings.warn(f"{moving.name} covers {share:.0%} of {fixed.name}: {remedy}", stacklevel=4)
-
-
 def _name(similarity) -> str:
     """A similarity as it is written in a call."""
     if isinstance(similarity, nn.Module):
@@ -263,7 +176,7 @@ def _name(similarity) -> str:
     return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in terms)
 
 
-def _similarity(similarity, extractor, image: Image) -> Similarity:
+def _similarity(similarity, extractor, image: Image, one_by_one: bool) -> Similarity:
     if isinstance(similarity, nn.Module):
         if not isinstance(similarity, Similarity):
             kind = type(similarity).__name__
@@ -286,7 +199,7 @@ def _similarity(similarity, extractor, image: Image) -> Similarity:
             extractors[kind] = load(extractor if named else f"{extractor}/{kind}", EXTRACTORS.get(kind))
         if hasattr(extractors[kind], "at_spacing"):
             extractors[kind] = extractors[kind].at_spacing(image.spacing)
-        _check_network(extractors[kind], image.ndim, image.data.shape[1])
+        _check_network(extractors[kind], image.ndim, 1 if one_by_one else image.data.shape[1])
     built = parse_similarity(similarity, extractors)
     if built.needs_labels:
         raise ValueError(f"{similarity} compares labels, too: it trains networks, and cannot register a pair")

@@ -104,9 +104,10 @@ class Registration:
     def save(self, folder: str | Path, outputs: Sequence[str] = OUTPUTS) -> list[Path]:
         """Write what the registration has found, in NIfTI, where ITK, ANTs and Slicer expect it.
 
-        moved, moved_labels: on the fixed image's grid, in the types of their sources. field: the whole warp, the
-        pre-alignment included, from the fixed to the moving image's world. inverse_field: back, on the moving image's
-        grid. affine.mat: the pre-alignment alone. velocity: on its control grid, mm. jacobian: its determinant.
+        moved (of further channels moved1, …), moved_labels: on the fixed image's grid, in the types of their sources.
+        field: the whole warp, the pre-alignment included, from the fixed to the moving image's world. inverse_field:
+        back, on the moving image's grid. affine.mat: the pre-alignment alone. velocity: on its control grid, mm.
+        jacobian: its determinant.
 
         Args:
             folder: is made.
@@ -116,21 +117,21 @@ class Registration:
             The files.
 
         Raises:
-            ValueError: several images or channels, or an unknown output; nothing is written then.
+            ValueError: several pairs, or an unknown output; nothing is written then.
         """
         unknown = set(outputs) - set(OUTPUTS)
         if unknown:
             raise ValueError(f"unknown output {', '.join(sorted(unknown))}: there is {', '.join(OUTPUTS)}")
-        if self.moving.data.shape[:2] != (1, 1):
-            images, channels = self.moving.data.shape[:2]
-            raise ValueError(f"{images} images of {channels} channels: save one of one channel")
+        if len(self.moving.data) > 1:
+            raise ValueError(f"{len(self.moving.data)} images: save one pair at a time")
         folder = Path(folder)
         written = [getattr(self, f"_write_{name}")(folder) for name in outputs]
-        return [path for path in written if path is not None]
+        more = [self._write_moved(folder, k) for k in range(1, self.moving.data.shape[1]) if "moved" in outputs]
+        return [path for path in (*written, *more) if path is not None]
 
-    def _write_moved(self, folder: Path) -> Path:
-        path = folder / "moved.nii.gz"
-        write_image(path, as_type(self.moved, self.moving.dtype), self.fixed.grid)
+    def _write_moved(self, folder: Path, channel: int = 0) -> Path:
+        path = folder / f"moved{channel or ''}.nii.gz"
+        write_image(path, as_type(self.moved[:, channel:], self.moving.dtype), self.fixed.grid)
         return path
 
     def _write_moved_labels(self, folder: Path) -> Path | None:

@@ -1,13 +1,18 @@
 """Masks: voxels outside them neither pull nor push, whatever they hold, in every similarity and in the alignment."""
 
+import nibabel
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from torch.nn import functional
 
+from deepsimreg import register
 from deepsimreg.losses.base import Alignment
 from deepsimreg.losses.mse import MSE
 from deepsimreg.losses.registry import build_similarity
 from deepsimreg.models.foreign import random_features
+from deepsimreg.warps import warp_image
 
 CASES = ["mse", "ncc", "ncc-3", "nmi", "mind", "vgg", "deepsim-seg", "classes-seg", "ncc-seg"]
 LOCAL = ["mse", "ncc", "ncc-3", "nmi", "mind"]  # look no further than a few voxels
@@ -89,3 +94,122 @@ def test_masks_of_both_images_meet_on_the_fixed_grid():
     torch.testing.assert_close(seen.weights, expected)
     error = (seen.moved - fixed).square()[expected > 0].mean()
     torch.testing.assert_close(MSE().compare(seen), error)
+
+
+def lesioned(seed=0, shape=(64, 72)):
+    """A pair with a known warp, and a bright lesion pasted into the fixed image; the lesion's voxels."""
+    moving, truth = smooth(seed, shape), bump(shape)
+    fixed = warp_image(moving, truth)
+    lesion = torch.zeros(1, 1, *shape)
+    lesion[:, :, 20:34, 26:42] = 1
+    return moving, fixed, torch.where(lesion > 0, 1.0 - 0.9 * smooth(seed + 9, shape), fixed), lesion, truth
+
+
+def bump(shape, peak=3.0):
+    axes = [torch.linspace(0, torch.pi, side).sin() ** 2 for side in shape]
+    height = peak * axes[0].view(-1, 1) * axes[1]
+    return torch.stack([height, -0.6 * height])[None]
+
+
+@pytest.mark.parametrize("name", ["mse", "ncc", "ncc-3", "nmi", "mind"])
+@pytest.mark.parametrize("side", ["fixed", "moving"])
+def test_a_lesion_under_a_mask_leaves_the_warp_around_it(name, side):
+    moving, fixed, broken, lesion, _ = lesioned()
+    ring = (functional.max_pool2d(lesion, 13, 1, 6) - functional.max_pool2d(lesion, 3, 1, 1))[0, 0] > 0
+    images, mask = (moving, broken), {"fixed_mask": 1 - lesion}
+    healthy = (moving, fixed)
+    if side == "moving":  # the same pair the other way round: the lesion lies in what is pulled
+        images, healthy, mask = (broken, moving), (fixed, moving), {"moving_mask": 1 - lesion}
+    without, seen, masked = (
+        register(*pair, name, progress=False, **options).displacement[0]
+        for pair, options in ((healthy, {}), (images, {}), (images, mask))
+    )
+    apart = [(found - without).norm(dim=0)[ring].mean().item() for found in (seen, masked)]
+    print(f"{name}, lesion in the {side} image: the warp around it changes by {apart[0]:.2f}, masked {apart[1]:.2f}")
+    assert apart[1] < 0.4, "voxels; the healthy image also says something where the lesion is"
+    assert apart[1] < 0.9 * apart[0]
+
+
+def test_the_alignment_does_not_look_under_a_mask():
+    moving, fixed, broken, lesion, _ = lesioned()
+    shifted = torch.roll(fixed, 3, dims=3)
+    still = {"steps": 0, "affine": "rigid", "progress": False, "levels": [(4, 8, 0)]}
+    here, masked = (
+        register(shifted, image, "mse", **still, **options).transform[:2, 3]
+        for image, options in ((fixed, {}), (broken, {"fixed_mask": 1 - lesion}))
+    )
+    assert abs(masked - here).max() < 0.3
+    assert moving.shape == fixed.shape
+
+
+def test_masks_that_do_not_fit_are_refused():
+    image = smooth(0)
+    with pytest.raises(ValueError, match="mask of the fixed image is empty"):
+        register(image, image, "mse", fixed_mask=torch.zeros(SHAPE), progress=False)
+    with pytest.raises(ValueError, match="mask of the moving image has shape"):
+        register(image, image, "mse", moving_mask=torch.ones(8, 8), progress=False)
+
+
+def test_landmarks_meet_where_the_images_say_nothing():
+    """A shift of 4 voxels of two images of noise that have nothing in common."""
+    flat = [smooth(seed) for seed in (1, 2)]
+    here = np.random.default_rng(0).uniform([10, 10], [30, 38], (12, 2))
+    spacing = (0.5, 0.5)
+    there = here + np.array([4, 0])
+    points = there * spacing, here * spacing
+    alone, held = (
+        register(*flat, "mse", spacing=spacing, progress=False, **options)
+        for options in ({}, {"landmarks": points, "landmark_weight": 1.0})
+    )
+    left = [np.linalg.norm(found.warp_points(here).numpy() - there, axis=1).mean() for found in (alone, held)]
+    print(f"landmarks {left[0]:.2f} voxels apart without the term, {left[1]:.2f} with it")
+    assert left[1] < 0.5
+    assert left[0] > 2
+    with pytest.raises(ValueError, match=r"landmarks have the shapes \(12, 2\) and \(3, 2\)"):
+        register(*flat, "mse", landmarks=(here, here[:3]), progress=False)
+
+
+def test_landmarks_of_files_are_in_the_world_of_itk(tmp_path):
+    affine = np.array([[0, -2.0, 0, 5], [1, 0, 0, -3], [0, 0, 3, 1], [0, 0, 0, 1]])
+    array = smooth(1, (20, 24, 16))[0, 0].numpy()
+    nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "a.nii.gz")
+    voxels = np.random.default_rng(0).uniform(4, 11, (10, 3))
+    itk = sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+    moving, fixed = (
+        np.array([itk.TransformContinuousIndexToPhysicalPoint(x) for x in (voxels + step).tolist()])
+        for step in ((2, 0, 0), (0, 0, 0))
+    )
+    path = tmp_path / "a.nii.gz"
+    result = register(path, path, "mse", landmarks=(moving, fixed), landmark_weight=10.0, progress=False)
+    np.testing.assert_allclose(result.warp_points(voxels).numpy(), voxels + np.array([2, 0, 0]), atol=0.6)
+
+
+def test_several_channels_decide_together():
+    """One channel is empty of structure where the other has it."""
+    left, right = half() * 0 + (torch.arange(48) < 24).float(), 1 - (torch.arange(48) < 24).float()
+    moving, truth = smooth(4), bump(SHAPE, 2.5)
+    fixed = warp_image(moving, truth)
+    channels = [[(image * part)[0, 0] for part in (left, right)] for image in (moving, fixed)]
+    both = register(*channels, "mse", lam=1e-3, progress=False)
+    one = register(*channels, "mse", lam=1e-3, channel_weights=[1, 0], progress=False)
+    errors = [(found.displacement - truth).norm(dim=1)[0, 5:-5, 30:-5].mean().item() for found in (both, one)]
+    assert errors[0] < 0.5 * errors[1]
+    assert both.moved.shape == (1, 2, *SHAPE)
+    mind = register(*channels, "mind", progress=False)
+    assert torch.isfinite(mind.displacement).all()
+    with pytest.raises(ValueError, match="2 channels and 3 weights"):
+        register(*channels, "mse", channel_weights=[1, 1, 1], progress=False)
+
+
+def test_voxels_without_a_counterpart_do_not_count(tmp_path):
+    """The moving image shows half of the scene: what lies outside it does not pull at the rest."""
+    scene, truth = smooth(3, (64, 72)), bump((64, 72), 2.5)
+    fixed = warp_image(scene, truth)
+    affine = np.eye(4)
+    affine[0, 3] = 24
+    nibabel.save(nibabel.Nifti1Image(scene[0, 0, 24:].numpy(), affine), tmp_path / "moving.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(fixed[0, 0].numpy(), np.eye(4)), tmp_path / "fixed.nii.gz")
+    result = register(tmp_path / "moving.nii.gz", tmp_path / "fixed.nii.gz", "mse", lam=1e-3, progress=False)
+    error = (result.displacement - truth).norm(dim=1)[0, 30:-6, 6:-6].mean()
+    assert error < 0.4
+    assert truth.norm(dim=1)[0, 30:-6, 6:-6].mean() > 1

@@ -440,7 +440,7 @@ def test_features_of_any_object_and_of_other_steps_along_each_axis():
 def test_a_batch_is_not_saved_in_part(tmp_path):
     batch = torch.cat([smooth((24, 28), seed) for seed in range(2)])
     result = register(batch, batch, "mse", steps=1, **QUIET)
-    with pytest.raises(ValueError, match="2 images of 1 channels: save one"):
+    with pytest.raises(ValueError, match="2 images: save one pair"):
         result.save(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

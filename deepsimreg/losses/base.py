@@ -12,9 +12,8 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from deepsimreg.warps import grid_step, pad_to_multiple, warp_image
+from deepsimreg.warps import grid_step, pooled_least, warp_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +62,11 @@ class Similarity(nn.Module, ABC):
 
     def compare(self, alignment: Alignment) -> Tensor:
         """Scalar loss of an alignment."""
-        return self(alignment.moved, alignment.fixed, alignment.weights)
+        return self.weighted(alignment.moved, alignment.fixed, alignment.weights)
+
+    def weighted(self, moved: Tensor, fixed: Tensor, weights: Tensor | None) -> Tensor:
+        """`self(moved, fixed)`, with the weights if there are any: a similarity of one's own need not take them."""
+        return self(moved, fixed) if weights is None else self(moved, fixed, weights)
 
     def maps(self, image: Tensor) -> list:
         """What is compared of one image: tensors (N, C, *spatial / r), r a power of two, or lists of them."""
@@ -71,7 +74,7 @@ class Similarity(nn.Module, ABC):
 
     def distance(self, moved: list, fixed: list, weights: Tensor | None = None) -> Tensor:
         """Scalar loss of the maps of two images, `self(moved, fixed)` without extracting them again."""
-        return self(moved[0], fixed[0], weights)
+        return self.weighted(moved[0], fixed[0], weights)
 
     def against(self, fixed: list, weights: Tensor | None = None) -> Callable[[list], Tensor]:
         """`distance` to maps that do not change: what follows from them alone is computed once."""
@@ -174,9 +177,7 @@ def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
         return values.mean()
     shape = values.shape[2:]
     steps = [grid_step(size, own) for size, own in zip(weights.shape[2:], shape, strict=True)]
-    if max(steps) > 1:
-        pool = {2: functional.max_pool2d, 3: functional.max_pool3d}[len(shape)]
-        weights = 1 - pool(1 - pad_to_multiple(weights, steps), steps)
+    weights = pooled_least(weights, steps)
     weights = weights.to(values)
     return (values * weights).sum() / weights.expand_as(values).sum().clamp(min=1e-12)
 

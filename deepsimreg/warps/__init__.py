@@ -22,6 +22,7 @@ from deepsimreg.warps.resolution import (
     grid_step,
     pad_to_multiple,
     pooled,
+    pooled_least,
     upsample,
 )
 from deepsimreg.warps.velocity import integrate
@@ -42,6 +43,7 @@ __all__ = [
     "jacobian_determinant",
     "pad_to_multiple",
     "pooled",
+    "pooled_least",
     "pull",
     "sample_image",
     "sample_labels",

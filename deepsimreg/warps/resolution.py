@@ -39,6 +39,12 @@ def pooled(image: Tensor, factor: int | Sequence[int]) -> Tensor:
     return POOL[image.ndim - 2](pad_to_multiple(image, factor), factor)
 
 
+def pooled_least(image: Tensor, factor: Sequence[int]) -> Tensor:
+    """As `pooled`, the least value of each block instead of its mean."""
+    pool = {2: functional.max_pool2d, 3: functional.max_pool3d}[image.ndim - 2]
+    return -pool(-pad_to_multiple(image, factor), list(factor)) if max(factor) > 1 else image
+
+
 def displacement_at(displacement: Tensor, shape: Sequence[int]) -> Tensor:
     """A displacement (N, D, *spatial), voxels, on the grid of a feature level, in steps of that grid.
 
