@@ -118,7 +118,7 @@ def apply_to_points(
     points = np.array([transform.TransformPoint(point) for point in points.tolist()])
     if voxels is not None:
         points = _to_voxels(points, voxels[1])
-    with whole(Path(out)) as partial, partial.open("w", newline="") as file:
+    with whole(Path(out)) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(row | dict(zip(COLUMNS, point, strict=False)) for row, point in zip(rows, points, strict=True))

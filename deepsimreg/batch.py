@@ -96,10 +96,10 @@ def _read_pairs(table: Path) -> dict[str, dict[str, Path | None]]:
 
 def _check_options(path: Path, options: Mapping[str, Any]) -> None:
     text = json.dumps(options, default=str, indent=1, sort_keys=True)
-    if path.is_file() and path.read_text() != text:
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise DataError(f"{path.parent} holds results of other options, see {path.name}: choose another folder")
     with whole(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
@@ -110,7 +110,7 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with whole(path) as partial, partial.open("w", newline="") as file:
+    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)

@@ -24,7 +24,7 @@ def pretrained(index: Path | None = None) -> dict[str, dict]:
     index: the index file of another folder than the package's.
     """
     path = index or INDEX
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def load(name: str | Path, kind: "type[nn.Module] | None" = None) -> "nn.Module":
