@@ -18,8 +18,9 @@ from deepsimreg.models.vgg import load_vgg
 from deepsimreg.paper.evaluate import device, write_sample, write_table
 from deepsimreg.paper.files import read_json
 from deepsimreg.paper.plan import Profile
-from deepsimreg.paper.resolve import FIXED_EXTRACTORS, ExtractorSettings
+from deepsimreg.paper.resolve import FIXED_EXTRACTORS
 from deepsimreg.paper.run import Run
+from deepsimreg.paper.settings import ExtractorPart
 from deepsimreg.paper.training import Trained, mean_dice, trained
 from deepsimreg.paths import PROJECT
 
@@ -75,7 +76,7 @@ class ReconstructionTraining(Trained):
 TRAININGS: dict[str, type[Trained]] = {"seg": SegmentationTraining, "ae": ReconstructionTraining}  # by kind
 
 
-def extractor_training(settings: ExtractorSettings, dataset: Dataset) -> Trained:
+def extractor_training(settings: ExtractorPart, dataset: Dataset) -> Trained:
     """A fresh extractor and how it is trained."""
     training = TRAININGS[settings.kind]
     network = EXTRACTORS[settings.kind](dataset.ndim, training.outputs(dataset), **settings.network)

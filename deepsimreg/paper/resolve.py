@@ -13,15 +13,6 @@ from deepsimreg.paper.settings import DatasetPart, ExtractorPart, Fit, Lam, Stri
 FIXED_EXTRACTORS = ("vgg",)  # kinds that come with their weights
 
 
-class ExtractorSettings(Strict):
-    """A feature extractor: its kind, the fraction of the training images that it sees, its network, its training."""
-
-    kind: str
-    labels: float
-    network: dict[str, Any]
-    fit: Fit
-
-
 class RegistrationSettings(Strict):
     """A registration network: its similarity, the weight λ of the regulariser, its network, its training."""
 
@@ -60,7 +51,7 @@ def check_names(dataset: str, part: DatasetPart, datasets: Iterable[str], stages
     for stage in part.resources:
         check_choice("stage in resources", stage, ("default", *stages))
     for name in extractor_names(part):
-        extractor = extractor_part(part, name)
+        extractor = extractor_settings(part, name)
         check_choice(f"kind of extractor {name}", extractor.kind, EXTRACTORS)
         check_choice(f"source of extractor {name}", extractor.source or dataset, datasets)
     networks = part.registration.similarities
@@ -80,19 +71,14 @@ def extractor_names(part: DatasetPart) -> list[str]:
     return list(dict.fromkeys([*EXTRACTORS, *part.extractors.__pydantic_extra__]))
 
 
-def extractor_part(part: DatasetPart, name: str) -> ExtractorPart:
-    """What is given for all extractors, for the kind of this one, and for itself."""
+def extractor_settings(part: DatasetPart, name: str) -> ExtractorPart:
+    """An extractor with its kind, and what is given for all extractors, for its kind, and for itself."""
     named = part.extractors.__pydantic_extra__
     own = named.get(check_choice("extractor", name, extractor_names(part))) or ExtractorPart()
     kind = own.kind or name
     chain = [part.extractors, named.get(kind) or ExtractorPart(), own]
     merged = {"network": merged_networks(chain), "fit": merged_fits(one.fit for one in chain)}
     return own.model_copy(update={"kind": kind, **merged})
-
-
-def extractor_settings(part: DatasetPart, name: str) -> ExtractorSettings:
-    own = extractor_part(part, name)
-    return ExtractorSettings(kind=own.kind, labels=own.labels, network=own.network, fit=own.fit)
 
 
 def variant_names(part: DatasetPart) -> list[str]:
@@ -102,13 +88,7 @@ def variant_names(part: DatasetPart) -> list[str]:
 
 
 def registration_settings(part: DatasetPart, method: str, stage: str) -> RegistrationSettings:
-    """Settings of a registration network with the first seed.
-
-    Args:
-        part: of the dataset.
-        method: a similarity of the profile; in the stage ablation a variant, or a method that others are variants of.
-        stage: tuning, registration or ablation.
-    """
+    """Settings of a registration network with the first seed; method and stage as in `Profile.registration`."""
     section, ablations = part.registration, part.ablations
     check_choice("stage", stage, ("tuning", "registration", "ablation"))
     if stage == "ablation":
@@ -117,18 +97,17 @@ def registration_settings(part: DatasetPart, method: str, stage: str) -> Registr
     similarity = check_choice("similarity of the profile", variant.of if variant else method, section.similarities)
     own = section.similarities[similarity]
     chain = [section, own, *([variant] if variant else [])]
-    fits = [section.fit, Fit(seed=section.seeds[0]), own.fit]
-    fits += {"tuning": [section.tuning], "ablation": [ablations.fit]}.get(stage, [])
-    fits += [variant.fit] if variant else []
+    more = {"tuning": section.tuning, "ablation": ablations.fit}.get(stage, Fit())
+    fits = [section.fit, Fit(seed=section.seeds[0]), own.fit, more, variant.fit if variant else Fit()]
     lam = own.lam if variant is None or variant.lam is None else variant.lam
-    kinds = required_extractors([similarity])
+    extractors = [variant.extractor if variant else "", own.extractor, *required_extractors([similarity])]
     return RegistrationSettings(
         similarity=similarity,
         loss=bound(similarity),
         options=own.options | (variant.options if variant else {}),
         lam=lam,
         grid=own.grid if lam == "tuned" else (),
-        extractor=(variant.extractor if variant else "") or own.extractor or (kinds[0] if kinds else ""),
+        extractor=next(filter(None, extractors), ""),
         architecture=next(one.architecture for one in reversed(chain) if one.architecture),
         network=variant.network if variant and variant.architecture else merged_networks(chain),
         fit=merged_fits(fits),
@@ -160,15 +139,9 @@ def changed_fit(fit: Fit, changes: Mapping[str, Any]) -> Fit:
 
 def merged_fits(fits: Iterable[Fit]) -> Fit:
     """What each training gives, later ones before earlier ones."""
-    given: dict[str, Any] = {}
-    for fit in fits:
-        given |= fit.changed()
-    return Fit(**given)
+    return Fit(**{key: value for fit in fits for key, value in fit.model_dump(exclude_unset=True).items()})
 
 
 def merged_networks(parts: Iterable[Strict]) -> dict[str, Any]:
     """The options of networks, those of later parts before those of earlier ones."""
-    given: dict[str, Any] = {}
-    for part in parts:
-        given |= part.network
-    return given
+    return {key: value for part in parts for key, value in part.network.items()}
