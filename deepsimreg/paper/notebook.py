@@ -24,14 +24,8 @@ from deepsimreg.paper.processes import recorded
 # jsonschema would compile a grammar of IRIs in .6 s, at every start, which no notebook needs.
 sys.modules.setdefault("rfc3987_syntax", None)
 
-SCRUB = (
-    "--keep-output",
-    "--keep-count",
-    "--keep-metadata-keys",
-    "metadata.widgets",
-    "--extra-keys",
-    "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version",
-)
+REMOVED = "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version"
+SCRUB = ("--keep-output", "--keep-count", "--keep-metadata-keys", "metadata.widgets", "--extra-keys", REMOVED)
 KERNEL = ["--log-level=50"]  # a kernel would print that it is not encrypted, and that it was ended
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 QUIET = {"TQDM_DISABLE": "1"}  # committed notebooks hold no progress bars
@@ -48,25 +42,18 @@ def checked(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     declared, values = papermill.inspect_notebook(str(notebook)), {}
     for name, value in parameters.items():
         check_choice(f"parameter of {notebook.name}", name, declared)
-        kind = declared[name]["inferred_type_name"]
+        kind, what = declared[name]["inferred_type_name"], f"parameter {name} of {notebook.name}"
         try:
             values[name] = TypeAdapter(TYPES[kind]).validate_python(str(value))
         except ValidationError:
-            message = f"parameter {name} of {notebook.name} is {value!r}, but must be of type {kind}"
-            raise SettingsError(message) from None
+            raise SettingsError(f"{what} is {value!r}, but must be of type {kind}") from None
     return values
 
 
 def run(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> int:
-    """Execute a notebook into `folder/notebook.ipynb`; the notebook itself writes what it makes.
+    """Execute a notebook into `folder/notebook.ipynb`; returns 0, or 1 if a cell failed.
 
-    Args:
-        notebook: the .ipynb file.
-        folder: of the run; its log of steps (metrics.csv) is what the terminal shows.
-        parameters: by name.
-
-    Returns:
-        0, or 1 if a cell failed.
+    The notebook itself writes what it makes; the newest row of its log of steps (metrics.csv) is shown now and then.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -82,16 +69,11 @@ def run(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> int:
     target = folder / "notebook.ipynb"
     try:
         with recorded(folder):
-            papermill.execute_notebook(
-                str(notebook), str(target), parameters, progress_bar=False, extra_arguments=KERNEL
-            )
+            options = {"progress_bar": False, "extra_arguments": KERNEL}
+            papermill.execute_notebook(str(notebook), str(target), parameters, **options)
     except papermill.PapermillExecutionError as error:
-        print(
-            f"{label}: failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-            f"  the notebook as far as it came: {target}",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"{label}: failed in cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
+        print(f"  the notebook as far as it came: {target}", file=sys.stderr, flush=True)
         return 1
     except DeadKernelError:
         print(f"{label}: the kernel died; was there enough memory? `make resume` goes on from the last checkpoint")

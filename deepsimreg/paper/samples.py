@@ -18,12 +18,8 @@ from deepsimreg.data.base import Pair, Sample
 class DrawnSamples(Dataset):
     """Item i is drawn, augmented and cut by a generator seeded with (seed, i).
 
-    Args:
-        items: samples or pairs.
-        augmentation: None for none.
-        seed: of all draws.
-        crop: sides of a random window, voxels; empty: the whole image.
-        spacing: mm, array axis order: rotations are rigid in mm.
+    augmentation: None for none. crop: sides of a random window, voxels; empty: the whole image. spacing: mm, array axis
+    order: rotations are rigid in mm.
     """
 
     def __init__(
@@ -63,19 +59,6 @@ class DrawnSamples(Dataset):
         return {name: image[(slice(None), *window)] for name, image in batch.items()}
 
 
-class InOrder(Dataset):
-    """Every item once, as it is."""
-
-    def __init__(self, items: Sequence[Sample] | Sequence[Pair]):
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return to_tensors(self.items[index])
-
-
 class EpochSampler(Sampler):
     """Indices of one epoch: `length` for each process of a parallel run, in turn, so that no two see the same."""
 
@@ -101,9 +84,5 @@ def to_tensors(item: Sample | Pair) -> dict[str, Tensor]:
     """Named tensors of a sample or a pair: images (C, *spatial), labels (1, *spatial)."""
     if isinstance(item, Sample):
         return {"image": item.image, "label": item.label}
-    return {
-        "moving": item.moving.image,
-        "fixed": item.fixed.image,
-        "moving_label": item.moving.label,
-        "fixed_label": item.fixed.label,
-    }
+    moving, fixed = item.moving, item.fixed
+    return {"moving": moving.image, "fixed": fixed.image, "moving_label": moving.label, "fixed_label": fixed.label}
