@@ -29,11 +29,7 @@ class SegmentationTraining(Trained):
     """U-Net, cross-entropy; keeps the weights of the highest validation Dice."""
 
     best_metric, best_is_highest = "validation_dice", True
-
-    @staticmethod
-    def outputs(dataset: Dataset) -> int:
-        """Channels of the network's output."""
-        return len(dataset.classes)
+    outputs = staticmethod(lambda dataset: len(dataset.classes))  # channels of the network
 
     def terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         logits = self.network(batch["image"]).float()
@@ -54,11 +50,7 @@ class ReconstructionTraining(Trained):
     """Autoencoder, mean squared error; keeps the weights of the lowest validation error."""
 
     best_metric, best_is_highest = "validation_loss", False
-
-    @staticmethod
-    def outputs(dataset: Dataset) -> int:
-        """Channels of the network's output."""
-        return 1
+    outputs = staticmethod(lambda dataset: 1)
 
     def terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"loss": functional.mse_loss(self.network(batch["image"]).float(), batch["image"])}

@@ -8,20 +8,9 @@ from deepsimreg.data.base import Dataset
 from deepsimreg.losses.registry import SIMILARITIES, required_extractors
 from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
 from deepsimreg.models.store import tensor_digest
+from deepsimreg.paper import resolve
 from deepsimreg.paper.baselines import BASELINES
 from deepsimreg.paper.errors import SettingsError, check_choice
-from deepsimreg.paper.resolve import (
-    FIXED_EXTRACTORS,
-    ChapterSettings,
-    baseline_settings,
-    bound,
-    changed_fit,
-    check_names,
-    extractor_names,
-    extractor_settings,
-    registration_settings,
-    variant_names,
-)
 from deepsimreg.paper.run import Run
 from deepsimreg.paper.settings import DatasetPart, Lam, MethodPart, Resources, Strict, read_profile
 from deepsimreg.paths import PROJECT
@@ -55,7 +44,7 @@ class Profile:
         self._runs: dict[tuple, Run] = {}
         for dataset, part in self.parts.items():
             try:
-                check_names(dataset, part, self.parts, CHAPTERS)
+                resolve.check_names(dataset, part, self.parts, CHAPTERS)
                 if part.reference:
                     check_choice("reference", part.reference, self.evaluated(dataset))
             except SettingsError as error:
@@ -111,14 +100,14 @@ class Profile:
 
     def extractor(self, dataset: str, name: str, place: str = "", **changes: Any) -> Run:
         """The run of one extractor; `changes` of its training need a place of their own."""
-        settings = extractor_settings(self.part(dataset), name)
+        settings = resolve.extractor_settings(self.part(dataset), name)
         code = (f"{PAPER}.extractors", EXTRACTORS.module(settings.kind))
         more = {"parameters": {"extractor": name}, "source": settings.source}
         run = self._run(dataset, f"extractor-{name}", "extractor", settings, code, **more)
-        return run.changed(place, settings.model_copy(update={"fit": changed_fit(settings.fit, changes)}))
+        return run.changed(place, settings.model_copy(update={"fit": resolve.changed_fit(settings.fit, changes)}))
 
     def _needed(self, dataset: str, names: Iterable[str]) -> list[Run]:
-        return [self.extractor(dataset, name) for name in names if name and name not in FIXED_EXTRACTORS]
+        return [self.extractor(dataset, name) for name in names if name and name not in resolve.FIXED_EXTRACTORS]
 
     @staticmethod
     def _modules(extractors: Iterable[Run]) -> list[str]:
@@ -129,7 +118,7 @@ class Profile:
         users = [*self.registrations(dataset), *self.ablations(dataset), *self.baselines(dataset)]
         users += [self.optimisation(dataset)] if self.methods(dataset) else []
         needed = {one.name for run in users for one in run.inputs}
-        runs = [self.extractor(dataset, name) for name in extractor_names(self.part(dataset))]
+        runs = [self.extractor(dataset, name) for name in resolve.extractor_names(self.part(dataset))]
         return [run for run in runs if run.name in needed]
 
     # registration networks
@@ -160,7 +149,7 @@ class Profile:
             extractor: name in the profile, or folder of a run, in place of the profile's; needs a place.
             changes: of the training; they need a place.
         """
-        settings = registration_settings(self.part(dataset), method, stage)
+        settings = resolve.registration_settings(self.part(dataset), method, stage)
         fit = settings.fit if seed is None else settings.fit.model_copy(update={"seed": seed})
         planned = settings.model_copy(update={"fit": fit})
         wanted = planned if lam == "tuned" else planned.model_copy(update={"lam": float(lam), "grid": ()})
@@ -176,7 +165,7 @@ class Profile:
         run = self._run(dataset, f"{stage}/{method}/{last}", "registration", planned, code, **more)
         if extractor and not planned.extractor:
             raise SettingsError(f"{planned.similarity} compares no features: leave extractor empty")
-        own = {"fit": changed_fit(fit, changes), "extractor": extractor or planned.extractor}
+        own = {"fit": resolve.changed_fit(fit, changes), "extractor": extractor or planned.extractor}
         if "/" in extractor:
             own["weights"] = tensor_digest(PROJECT / extractor / "weights.safetensors")
         return run.changed(place, wanted.model_copy(update=own))
@@ -194,19 +183,19 @@ class Profile:
     def groups(self, dataset: str) -> dict[str, tuple[str, str]]:
         """Variant → (the group it is shown in, the method it is a variant of)."""
         found = self.part(dataset).ablations.variants
-        names = variant_names(self.part(dataset))
+        names = resolve.variant_names(self.part(dataset))
         return {name: (found[name].group, found[name].of) if name in found else ("", name) for name in names}
 
     def ablations(self, dataset: str) -> list[Run]:
         """Every variant × seed of the ablations, the methods they start from first."""
         seeds = self.part(dataset).ablations.seeds
-        names = variant_names(self.part(dataset))
+        names = resolve.variant_names(self.part(dataset))
         return [self.registration(dataset, name, "ablation", seed=seed) for name in names for seed in seeds]
 
     # baselines
 
     def baseline(self, dataset: str, name: str) -> Run:
-        settings = baseline_settings(self.part(dataset), name)
+        settings = resolve.baseline_settings(self.part(dataset), name)
         inputs = self._needed(dataset, [BASELINES[name].extractor or ""])
         code = (f"{PAPER}.methods", BASELINES[name].module, *self._modules(inputs))
         more = {"parameters": {"method": name}, "inputs": tuple(inputs)}
@@ -241,7 +230,7 @@ class Profile:
     def _chapter(self, dataset: str, stage: str, inputs: Iterable[Run], values: dict, code: Iterable[str]) -> Run:
         """A chapter's own code counts, too."""
         code = (*code, f"notebooks/{CHAPTERS[stage]}.py")
-        return self._run(dataset, stage, stage, ChapterSettings(values=values), code, inputs=tuple(inputs))
+        return self._run(dataset, stage, stage, resolve.ChapterSettings(values=values), code, inputs=tuple(inputs))
 
     def evaluated(self, dataset: str) -> list[str]:
         """The methods of the evaluation; "unregistered" are the pairs before it."""
@@ -258,16 +247,15 @@ class Profile:
 
     def optimisation(self, dataset: str) -> Run:
         """The chapter that registers one pair at a time; its inputs and code are those of its methods."""
-        inputs: list[Run] = []
-        code = {f"{PAPER}.optimisation"}
+        inputs, similarities, code = [], {}, {f"{PAPER}.optimisation"}
         for part in self.methods(dataset).values():
             inputs += [self.baseline(dataset, part.baseline)] if part.baseline else []
             inputs += [self.registration(dataset, part.network)] if part.network else []
             extractors = self._needed(dataset, required_extractors(part.similarity))
             inputs += extractors
+            similarities |= {name: resolve.bound(name) for name in part.similarity}
             code |= {SIMILARITIES[name].loss.partition(":")[0] for name in part.similarity}
             code |= {*self._modules(extractors)}
-        similarities = {name: bound(name) for part in self.methods(dataset).values() for name in part.similarity}
         values = self.part(dataset).optimisation.model_dump(mode="json") | {"similarities": similarities}
         unique = {run.name: run for run in inputs}.values()
         return self._chapter(dataset, "optimisation", unique, values, sorted(code))

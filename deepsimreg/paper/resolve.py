@@ -8,34 +8,33 @@ from deepsimreg.losses.registry import SIMILARITIES, required_extractors
 from deepsimreg.models.registry import EXTRACTORS
 from deepsimreg.paper.baselines import BASELINES
 from deepsimreg.paper.errors import check_choice
-from deepsimreg.paper.settings import DatasetPart, ExtractorPart, Fit, Lam, Strict, VariantPart, validated
+from deepsimreg.paper.settings import (
+    BaselinePart,
+    DatasetPart,
+    ExtractorPart,
+    Fit,
+    NetworkPart,
+    Strict,
+    VariantPart,
+    validated,
+)
 
 FIXED_EXTRACTORS = ("vgg",)  # kinds that come with their weights
 
 
-class RegistrationSettings(Strict):
-    """A registration network: its similarity, the weight λ of the regulariser, its network, its training."""
+class RegistrationSettings(NetworkPart):
+    """A registration network; `grid` is empty unless λ is tuned, `extractor` may be the folder of a run."""
 
     similarity: str
     loss: str  # where the registry finds the similarity, and what it binds
-    options: dict[str, Any]
-    lam: Lam
-    grid: tuple[float, ...]  # that a tuned λ is chosen from
-    extractor: str  # of the profile, or the folder of a run; empty: none
-    weights: str = ""  # digest of those in such a folder
-    architecture: str
-    network: dict[str, Any]
-    fit: Fit
+    weights: str = ""  # digest of those in an extractor's folder
 
 
-class BaselineSettings(Strict):
-    """A method that is not trained, the smoothings that are compared, and on how many validation pairs."""
+class BaselineSettings(BaselinePart):
+    """A method that is not trained."""
 
     baseline: str
     place: str  # the function that registers
-    smoothing: tuple[float, ...]
-    pairs: int
-    options: dict[str, Any]
 
 
 class ChapterSettings(Strict):
@@ -123,13 +122,9 @@ def bound(similarity: str) -> str:
 def baseline_settings(part: DatasetPart, name: str) -> BaselineSettings:
     own = part.baselines[check_choice("baseline of the profile", name, part.baselines)]
     record = BASELINES[name]
-    return BaselineSettings(
-        baseline=name,
-        place=record.place,
-        smoothing=own.smoothing or (record.smoothing,),
-        pairs=own.pairs,
-        options={"iterations": list(record.iterations)} | own.options,
-    )
+    smoothing = own.smoothing or (record.smoothing,)
+    options = {"iterations": list(record.iterations)} | own.options
+    return BaselineSettings(baseline=name, place=record.place, smoothing=smoothing, pairs=own.pairs, options=options)
 
 
 def changed_fit(fit: Fit, changes: Mapping[str, Any]) -> Fit:

@@ -9,31 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from deepsimreg.paper.baselines import BASELINES
-from deepsimreg.paper.figures.style import (
-    AXIS_NAMES,
-    COLUMN,
-    OKABE_ITO,
-    OTHER_COLORS,
-    PAGE,
-    axis_labels,
-    fixed_ticks,
-    grid_means,
-    legend_below,
-    looks,
-    method_colors,
-    method_name,
-    narrow,
-    picture,
-    ring,
-    styled,
-)
+from deepsimreg.paper.figures import style
 
-BLUE, RED = OKABE_ITO["blue"], OKABE_ITO["vermillion"]
+BLUE, RED = style.OKABE_ITO["blue"], style.OKABE_ITO["vermillion"]
 
 
-@styled
+@style.styled
 def learning_curve(
-    metrics: pd.DataFrame, columns: Mapping[str, str] | Sequence[str] | None = None, width: float = PAGE
+    metrics: pd.DataFrame, columns: Mapping[str, str] | Sequence[str] | None = None, width: float = style.PAGE
 ) -> Figure:
     """Metrics against steps: a panel per quantity, training (faint, with its running median) and validation.
 
@@ -46,81 +29,81 @@ def learning_curve(
     if missing:
         raise ValueError(f"metrics has no column {missing}; it has {list(metrics.columns)}")
     quantities = list(dict.fromkeys(_split(name)[1] for name in labels))
-    figure, axes = picture(min(width, COLUMN * len(quantities)), 2.5, 1, len(quantities), squeeze=False)
+    figure, axes = style.picture(min(width, style.COLUMN * len(quantities)), 2.5, 1, len(quantities), squeeze=False)
     for panel, quantity in zip(axes[0], quantities, strict=True):
         shown = [name for name in labels if _split(name)[1] == quantity]
-        for name, color in zip(shown, (BLUE, RED, *OTHER_COLORS), strict=False):
+        for name, color in zip(shown, (BLUE, RED, *style.OTHER_COLORS), strict=False):
             _curve(panel, metrics, name, color, labels[name])
-        axis_labels(panel, "step", quantity)
+        style.axis_labels(panel, "step", quantity)
         if quantity == "folds":
             panel.set_ylim(bottom=0)
         panel.legend()
     return figure
 
 
-@styled
+@style.styled
 def convergence(
     runs: Mapping[str, pd.DataFrame],
     train: str = "train_dice",
     validation: str = "validation_dice",
-    width: float = PAGE,
+    width: float = style.PAGE,
 ) -> Figure:
     """Training and validation Dice against steps, a line per method. runs: method → its metrics table."""
-    figure, axes = picture(width, 2.8, 1, 2, sharey=True)
-    colors = method_colors(runs)
+    figure, axes = style.picture(width, 2.8, 1, 2, sharey=True)
+    colors = style.method_colors(runs)
     for panel, column, title in zip(axes, (train, validation), ("Training", "Validation"), strict=True):
         for method, metrics in runs.items():
             if column in metrics:
-                _curve(panel, metrics, column, colors[method], method_name(method))
+                _curve(panel, metrics, column, colors[method], style.method_name(method))
         panel.set_title(title)
-        axis_labels(panel, "step", "dice")
+        style.axis_labels(panel, "step", "dice")
     axes[1].set_ylabel("")
     curves = np.concatenate([line.get_ydata() for panel in axes for line in panel.lines if line.get_alpha() is None])
     margin = 0.05 * np.ptp(curves) or 0.01
     axes[0].set_ylim(curves.min() - margin, curves.max() + margin)  # the faint single batches may leave the panel
-    legend_below(figure, axes[1] if axes[1].lines else axes[0])
+    style.legend_below(figure, axes[1] if axes[1].lines else axes[0])
     return figure
 
 
-@styled
-def tuning_curve(table: pd.DataFrame, metric: str = "dice", width: float = PAGE) -> Figure:
+@style.styled
+def tuning_curve(table: pd.DataFrame, metric: str = "dice", width: float = style.PAGE) -> Figure:
     """Validation metric against λ (log₂ axis), one panel per method; rows of one λ are averaged.
 
     The chosen row is ringed if the table has a column `chosen`, else the best value. Rows without a λ are left out.
     """
-    means = grid_means(table.dropna(subset="lam"), ["method", "lam"], [metric])
-    colors = method_colors(means["method"])
+    means = style.grid_means(table.dropna(subset="lam"), ["method", "lam"], [metric])
+    colors = style.method_colors(means["method"])
     columns = min(5, len(colors))
     rows = -(-len(colors) // columns)
     size = min(width, 0.4 + 1.75 * columns), 0.3 + 1.7 * rows
-    figure, axes = picture(*size, rows, columns, squeeze=False, sharey=True)
+    figure, axes = style.picture(*size, rows, columns, squeeze=False, sharey=True)
     for panel, (method, color) in zip(axes.flat, colors.items(), strict=False):
         points = means[means["method"] == method].sort_values("lam")
         panel.set_xscale("log", base=2)
         panel.plot(points["lam"], points[metric], marker="o", markersize=4, color=color)
-        ring(panel, points, "lam", metric, color)
-        fixed_ticks(panel, points["lam"][:: -(-len(points) // 3)], "{:.2g}")
+        style.ring(panel, points, "lam", metric, color)
+        style.fixed_ticks(panel, points["lam"][:: -(-len(points) // 3)], "{:.2g}")
         panel.margins(0.15)
-        panel.set_title(narrow(method_name(method)))
+        panel.set_title(style.narrow(style.method_name(method)))
         panel.set_xlabel("Smoothing" if method in BASELINES else "λ")
-    label = AXIS_NAMES.get(metric, metric)
+    label = style.AXIS_NAMES.get(metric, metric)
     _finish(axes, len(colors), f"Validation {label[0].lower()}{label[1:]}")
     return figure
 
 
-@styled
-def loss_landscape(curves: Mapping[str, tuple], width: float = PAGE) -> Figure:
+@style.styled
+def loss_landscape(curves: Mapping[str, tuple], width: float = style.PAGE) -> Figure:
     """Loss of one noisy patch against its shifted self, a panel for each metric (their scales do not compare).
 
     curves: name → (shifts in voxels, values), as `landscape.loss_landscape_curves` returns.
     """
     rows = -(-len(curves) // 5)
     columns = -(-len(curves) // rows)
-    figure, axes = picture(min(width, 1.8 * columns + 0.2), 1.9 * rows, rows, columns, squeeze=False)
-    for panel, (name, color) in zip(axes.flat, method_colors(curves).items(), strict=False):
+    figure, axes = style.picture(min(width, 1.8 * columns + 0.2), 1.9 * rows, rows, columns, squeeze=False)
+    for panel, (name, color) in zip(axes.flat, style.method_colors(curves).items(), strict=False):
         panel.axvline(0, color="0.6", linewidth=0.8, linestyle=":")
         panel.plot(*curves[name], color=color, marker="o", markersize=2.5)
-        panel.set_title(method_name(name))
+        panel.set_title(style.method_name(name))
         panel.set_xlabel("Shift (voxels)")
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         panel.yaxis.set_major_locator(MaxNLocator(4))
@@ -128,48 +111,50 @@ def loss_landscape(curves: Mapping[str, tuple], width: float = PAGE) -> Figure:
     return figure
 
 
-@styled
-def robustness(table: pd.DataFrame, metric: str = "dice", width: float = PAGE) -> Figure:
+@style.styled
+def robustness(table: pd.DataFrame, metric: str = "dice", width: float = style.PAGE) -> Figure:
     """Mean of a metric against the SD of the added noise, a line for each method; right: what noise takes away.
 
     table: one row per method, `noise` and pair.
     """
     means = table.groupby(["method", "noise"], sort=False)[metric].mean().unstack("noise")
-    figure, axes = picture(width, 2.9, 1, 2)
-    for method, look in looks(means.index, markersize=4).items():
+    figure, axes = style.picture(width, 2.9, 1, 2)
+    for method, look in style.looks(means.index, markersize=4).items():
         values = means.loc[method].sort_index()
         axes[0].plot(values.index, values, **look)
         axes[1].plot(values.index, values - values.iloc[0], **look)
-    label = AXIS_NAMES.get(metric, metric)
+    label = style.AXIS_NAMES.get(metric, metric)
     for panel, name in zip(axes, (label, f"{label}, change"), strict=True):
         panel.set(xlabel="SD of the added noise", ylabel=name)
-    legend_below(figure, axes[0])
+    style.legend_below(figure, axes[0])
     return figure
 
 
-@styled
-def label_fraction(variants: pd.DataFrame, width: float = COLUMN) -> Figure:
+@style.styled
+def label_fraction(variants: pd.DataFrame, width: float = style.COLUMN) -> Figure:
     """Dice of the extractor and of the registration against the fraction of the labelled training images.
 
     variants: one row per variant, columns `group`, `labels` (fraction), `extractor_dice` and `dice`; the rows without a
     group (the methods themselves) and those of the group `labels` are drawn.
     """
     shown = variants[variants["group"].fillna("").isin(["", "labels"])].dropna(subset="labels").sort_values("labels")
-    figure, panel = picture(width, 2.6)
+    figure, panel = style.picture(width, 2.6)
     for column, name, color in (("extractor_dice", "extractor", BLUE), ("dice", "registration", RED)):
         panel.plot(shown["labels"], shown[column], "o-", color=color, label=name, markersize=4)
     panel.set_xscale("log")
-    fixed_ticks(panel, shown["labels"].unique(), "{:.0%}")
-    panel.set(xlabel="Fraction of labelled training images", ylabel=AXIS_NAMES["dice"])
+    style.fixed_ticks(panel, shown["labels"].unique(), "{:.0%}")
+    panel.set(xlabel="Fraction of labelled training images", ylabel=style.AXIS_NAMES["dice"])
     panel.legend()
     return figure
 
 
-@styled
-def class_histogram(images, labels, classes: Sequence[str], colors: Sequence[str], width: float = COLUMN) -> Figure:
+@style.styled
+def class_histogram(
+    images, labels, classes: Sequence[str], colors: Sequence[str], width: float = style.COLUMN
+) -> Figure:
     """Distribution of the grey values of each class. images and labels: arrays of one shape, any rank."""
     images, labels = np.asarray(images), np.asarray(labels)
-    figure, panel = picture(width, 2.4)
+    figure, panel = style.picture(width, 2.4)
     edges = np.linspace(images.min(), images.max(), 65)
     for index, (name, color) in enumerate(zip(classes, colors, strict=True)):
         density, _ = np.histogram(images[labels == index], edges, density=True)

@@ -9,19 +9,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from deepsimreg.paper.figures.panels import (
-    array_of,
-    bare,
-    class_legend,
-    difference,
-    image_axes,
-    jacobian,
-    middle_jacobian,
-    middle_slice,
-    outline,
-    row_names,
-    show,
-)
+from deepsimreg.paper.figures import panels
 from deepsimreg.paper.figures.style import PAGE, method_name, narrow, styled
 
 
@@ -39,12 +27,12 @@ def image_row(
 ) -> Figure:
     """Grey images side by side, each with optional label contours and deformed grid (None for none)."""
     extra = 0.2 + 0.3 * bool(classes)
-    figure, axes = image_axes(1, len(images), middle_slice(images[0], **view).shape, width, extra)
+    figure, axes = panels.image_axes(1, len(images), panels.middle_slice(images[0], **view).shape, width, extra)
     none = [None] * len(images)
     drawn = zip(axes[0], images, titles, labels or none, displacements or none, strict=True)
     for panel, image, title, label, u in drawn:
-        show(panel, image, title, label, u=u, colors=colors, step=grid_step, **view)
-    class_legend(figure, classes[1:], colors[1:])
+        panels.show(panel, image, title, label, u=u, colors=colors, step=grid_step, **view)
+    panels.class_legend(figure, classes[1:], colors[1:])
     return figure
 
 
@@ -67,19 +55,19 @@ def pair_before_after(
 
     The fixed labels are solid lines in every image panel; those of the moving and the moved image are dashed.
     """
-    figure, axes = image_axes(2, 3, middle_slice(fixed_label, **view).shape, width, 1.1)
+    figure, axes = panels.image_axes(2, 3, panels.middle_slice(fixed_label, **view).shape, width, 1.1)
     for panel, image, title, label in (
         (axes[0, 0], moving, "Moving", moving_label),
         (axes[0, 1], fixed, "Fixed", None),
         (axes[0, 2], moved, "Moved", moved_label),
     ):
-        show(panel, image, title, fixed_label, label, colors=colors, **view)
-    change = middle_slice(moved, **view) - middle_slice(fixed, **view)
-    shown = difference(axes[1, 0], change, max(float(np.abs(change).max()), 1e-6), "Moved − fixed")
+        panels.show(panel, image, title, fixed_label, label, colors=colors, **view)
+    change = panels.middle_slice(moved, **view) - panels.middle_slice(fixed, **view)
+    shown = panels.difference(axes[1, 0], change, max(float(np.abs(change).max()), 1e-6), "Moved − fixed")
     figure.colorbar(shown, ax=axes[1, 0], location="bottom", shrink=0.9, label="Intensity difference")
-    show(axes[1, 1], moving, "Grid x + u(x) on moving", u=displacement, step=grid_step, **view)
-    jacobian(figure, axes[1, 2], middle_jacobian(displacement, **view))
-    class_legend(figure, classes[1:], colors[1:], ("fixed label", "moving or moved label"))
+    panels.show(axes[1, 1], moving, "Grid x + u(x) on moving", u=displacement, step=grid_step, **view)
+    panels.jacobian(figure, axes[1, 2], panels.middle_jacobian(displacement, **view))
+    panels.class_legend(figure, classes[1:], colors[1:], ("fixed label", "moving or moved label"))
     return figure
 
 
@@ -94,29 +82,30 @@ def segmentation_gallery(
     **view: int,
 ) -> Figure:
     """Rows: the image, its true labels, the predicted labels; a column an image."""
-    figure, axes = image_axes(3, len(images), middle_slice(images[0], **view).shape, width, 0.3)
+    figure, axes = panels.image_axes(3, len(images), panels.middle_slice(images[0], **view).shape, width, 0.3)
     palette = ListedColormap(list(colors))
     for column, image, *both in zip(axes.T, images, labels, predictions, strict=True):
-        show(column[0], image, **view)
+        panels.show(column[0], image, **view)
         for panel, label in zip(column[1:], both, strict=True):
-            panel.imshow(middle_slice(label, **view), cmap=palette, vmin=-0.5, vmax=len(colors) - 0.5)
-            bare(panel)
-    row_names(axes, ("Image", "True labels", "Prediction"))
-    class_legend(figure, classes, colors)
+            panel.imshow(panels.middle_slice(label, **view), cmap=palette, vmin=-0.5, vmax=len(colors) - 0.5)
+            panels.bare(panel)
+    panels.row_names(axes, ("Image", "True labels", "Prediction"))
+    panels.class_legend(figure, classes, colors)
     return figure
 
 
 @styled
 def reconstruction_gallery(images: Sequence, reconstructions: Sequence, width: float = PAGE, **view: int) -> Figure:
     """Rows: the image, the autoencoder's reconstruction, their difference with one scale for all."""
-    planes, copies = (np.stack([middle_slice(one, **view) for one in each]) for each in (images, reconstructions))
-    figure, axes = image_axes(3, len(planes), planes[0].shape, width, 0.5)
+    planes = np.stack([panels.middle_slice(image, **view) for image in images])
+    copies = np.stack([panels.middle_slice(image, **view) for image in reconstructions])
+    figure, axes = panels.image_axes(3, len(planes), planes[0].shape, width, 0.5)
     limit = float(np.abs(copies - planes).max()) or 1e-6
     for column, plane, copy in zip(axes.T, planes, copies, strict=True):
-        show(column[0], plane)
-        show(column[1], copy)
-        shown = difference(column[2], copy - plane, limit)
-    row_names(axes, ("Image", "Reconstruction", "Difference"))
+        panels.show(column[0], plane)
+        panels.show(column[1], copy)
+        shown = panels.difference(column[2], copy - plane, limit)
+    panels.row_names(axes, ("Image", "Reconstruction", "Difference"))
     figure.colorbar(shown, ax=axes[2, :].tolist(), location="bottom", shrink=0.5, aspect=40, label="Intensity")
     return figure
 
@@ -130,29 +119,29 @@ def feature_maps(
     Each map has its own grey scale: between channels only the pattern compares. index: of the first level; of the
     others the middle slice is drawn.
     """
-    arrays = [array_of(level)[0] for level in levels]
+    arrays = [panels.array_of(level)[0] for level in levels]
     columns = min(channels, min(len(array) for array in arrays))
-    shape = middle_slice(arrays[0][0], axis, index).shape
-    figure, axes = image_axes(len(arrays), columns, shape, width, 0.17 * len(arrays))
+    shape = panels.middle_slice(arrays[0][0], axis, index).shape
+    figure, axes = panels.image_axes(len(arrays), columns, shape, width, 0.17 * len(arrays))
     for row, array in enumerate(arrays):
         spread = array.reshape(len(array), -1).std(axis=1)
         for panel, channel in zip(axes[row], np.argsort(-spread, kind="stable"), strict=False):
-            panel.imshow(middle_slice(array[channel], axis, index if row == 0 else None), cmap="viridis")
-            bare(panel, f"channel {channel}")
+            panel.imshow(panels.middle_slice(array[channel], axis, index if row == 0 else None), cmap="viridis")
+            panels.bare(panel, f"channel {channel}")
             panel.title.set_size(8)
-    row_names(axes, [f"Level {level}" for level in range(1, len(arrays) + 1)])
+    panels.row_names(axes, [f"Level {level}" for level in range(1, len(arrays) + 1)])
     return figure
 
 
 @styled
 def blended(moving, moved, fixed, displacement, share: float, width: float = PAGE) -> Figure:
     """A fraction of the way from the moving to the moved image, the fixed one, the deformed grid, and the Jacobian."""
-    before, after = middle_slice(moving), middle_slice(moved)
-    figure, axes = image_axes(1, 4, before.shape, width, 0.6)
-    show(axes[0, 0], (1 - share) * before + share * after, f"Moving → moved, {share:.0%}")
-    show(axes[0, 1], fixed, "Fixed")
-    show(axes[0, 2], moving, "Grid x + u(x)", u=displacement)
-    jacobian(figure, axes[0, 3], middle_jacobian(displacement))
+    before, after = panels.middle_slice(moving), panels.middle_slice(moved)
+    figure, axes = panels.image_axes(1, 4, before.shape, width, 0.6)
+    panels.show(axes[0, 0], (1 - share) * before + share * after, f"Moving → moved, {share:.0%}")
+    panels.show(axes[0, 1], fixed, "Fixed")
+    panels.show(axes[0, 2], moving, "Grid x + u(x)", u=displacement)
+    panels.jacobian(figure, axes[0, 3], panels.middle_jacobian(displacement))
     return figure
 
 
@@ -176,7 +165,7 @@ def sample_panel(
     own dashed; the moving image, and the grid x + u(x) on it (under "Fixed": the grid at rest). More than eight
     columns wrap into further triples of rows. crop: (rows, columns) of the detail, the middle third if not given.
     """
-    shape = middle_slice(fixed_label, **view).shape
+    shape = panels.middle_slice(fixed_label, **view).shape
     columns = {
         "Moving": (moving, moving_label, None),
         "Fixed": (fixed, fixed_label, np.zeros((2, *shape))),
@@ -186,19 +175,19 @@ def sample_panel(
     step = grid_step or max(1, round(max(shape) / 12))
     bands = -(-len(columns) // 8)
     across = -(-len(columns) // bands)
-    figure, panels = image_axes(3 * bands, across, shape, width, 0.5)
-    axes = np.concatenate(np.split(panels, bands), axis=1)  # the bands side by side: (3, bands · across)
+    figure, cells = panels.image_axes(3 * bands, across, shape, width, 0.5)
+    axes = np.concatenate(np.split(cells, bands), axis=1)  # the bands side by side: (3, bands · across)
     for panel in axes[:, len(columns) :].flat:
         panel.remove()
     for (whole, detail, warp), (title, (image, label, u)) in zip(axes.T, columns.items(), strict=False):
-        show(whole, image, title, label, colors=colors, **view)
+        panels.show(whole, image, title, label, colors=colors, **view)
         if across > 6:
             whole.title.set_fontsize(7)  # names of methods, an inch apart
-        outline(whole, crop)
-        show(detail, image, "", fixed_label, None if title == "Fixed" else label, colors=colors, **view)
+        panels.outline(whole, crop)
+        panels.show(detail, image, "", fixed_label, None if title == "Fixed" else label, colors=colors, **view)
         detail.set_xlim(crop[1].start - 0.5, crop[1].stop - 0.5)
         detail.set_ylim(crop[0].stop - 0.5, crop[0].start - 0.5)
-        show(warp, moving, u=u, step=step, **view)
-    row_names(panels, ("Labels", "Detail", "Grid x + u(x)") * bands)
-    class_legend(figure, classes[1:], colors[1:], ("fixed (detail)", "this image (detail)"))
+        panels.show(warp, moving, u=u, step=step, **view)
+    panels.row_names(cells, ("Labels", "Detail", "Grid x + u(x)") * bands)
+    panels.class_legend(figure, classes[1:], colors[1:], ("fixed (detail)", "this image (detail)"))
     return figure
