@@ -169,14 +169,11 @@ def fit(
     samples = DrawnSamples(train, augmentation, settings.seed, settings.crop, dataset.spacing)
     sampler = EpochSampler(every * settings.accumulate * settings.batch)
     workers = {"num_workers": settings.workers, "persistent_workers": settings.workers > 0}
+    drawn = DataLoader(samples, settings.batch, sampler=sampler, **workers)
+    in_order = DataLoader(LazySequence(validation, to_tensors), settings.batch)
     last = folder / "last.ckpt"
-    trainer_of(settings, folder, label, epochs, every).fit(
-        module,
-        DataLoader(samples, settings.batch, sampler=sampler, **workers),
-        DataLoader(LazySequence(validation, to_tensors), settings.batch),
-        ckpt_path=last if last.is_file() else None,
-        weights_only=True,
-    )
+    resumed = {"ckpt_path": last if last.is_file() else None, "weights_only": True}
+    trainer_of(settings, folder, label, epochs, every).fit(module, drawn, in_order, **resumed)
     return pd.read_csv(folder / "metrics.csv")
 
 
@@ -205,8 +202,6 @@ def trained(
 
 def in_notebook() -> bool:
     """Whether an IPython kernel runs this code."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
+    from IPython import get_ipython
+
     return hasattr(get_ipython(), "kernel")

@@ -42,16 +42,11 @@ def learning_curve(
 
 
 @style.styled
-def convergence(
-    runs: Mapping[str, pd.DataFrame],
-    train: str = "train_dice",
-    validation: str = "validation_dice",
-    width: float = style.PAGE,
-) -> Figure:
+def convergence(runs: Mapping[str, pd.DataFrame], width: float = style.PAGE) -> Figure:
     """Training and validation Dice against steps, a line per method. runs: method → its metrics table."""
     figure, axes = style.picture(width, 2.8, 1, 2, sharey=True)
     colors = style.method_colors(runs)
-    for panel, column, title in zip(axes, (train, validation), ("Training", "Validation"), strict=True):
+    for panel, column, title in zip(axes, ("train_dice", "validation_dice"), ("Training", "Validation"), strict=True):
         for method, metrics in runs.items():
             if column in metrics:
                 _curve(panel, metrics, column, colors[method], style.method_name(method))

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from deepsimreg.paper.figures.style import DASHED, OKABE_ITO, handles_below, picture
+from deepsimreg.paper.figures.style import DASHED, OKABE_ITO, legend_below, picture
 from deepsimreg.warps import jacobian_determinant
 
 
@@ -162,4 +162,4 @@ def class_legend(figure: Figure, classes: Sequence[str], colors: Sequence[str], 
     styles = zip(lines, ("solid", DASHED), strict=False)
     handles += [Line2D([], [], color="0.35", linestyle=style, label=name) for name, style in styles]
     if handles:
-        handles_below(figure, handles, columns=6)
+        legend_below(figure, handles, columns=6)

@@ -119,19 +119,16 @@ def method_colors(methods: Iterable[str]) -> dict[str, str]:
     return {method: METHODS[method][1] if method in METHODS else next(spare) for method in dict.fromkeys(methods)}
 
 
-def look(method: str, number: int) -> dict:
-    """Marker and line of a method: one of `MARKERS` and a solid line for a network, else those of its engine."""
-    marker, line = ENGINES.get(str(method).split("-")[0], (MARKERS[number % len(MARKERS)], "-"))
-    return {"marker": marker, "linestyle": line}
-
-
 def looks(methods: Iterable[str], **more) -> dict[str, dict]:
-    """Method → how its points or curve are drawn, its label included; `more` holds for all of them."""
-    colors = method_colors(methods).items()
-    return {
-        name: look(name, number) | {"color": color, "label": method_name(name)} | more
-        for number, (name, color) in enumerate(colors)
-    }
+    """Method → how its curve is drawn: colour, label, one of `MARKERS` or the marker and line of its engine.
+
+    more: what else holds for all of them, or instead.
+    """
+    found = {}
+    for (name, color), spare in zip(method_colors(methods).items(), cycle(MARKERS), strict=False):
+        marker, line = ENGINES.get(str(name).split("-")[0], (spare, "-"))
+        found[name] = {"marker": marker, "linestyle": line, "color": color, "label": method_name(name)} | more
+    return found
 
 
 def grid_means(table: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
@@ -163,12 +160,9 @@ def save_figure(figure: Figure, stem: Path | str, caption: str, source_run: str 
     return [pdf, png, record]
 
 
-def legend_below(figure: Figure, panel: Axes, columns: int = 5) -> None:
-    """The legend of a panel below the figure, in as many columns as it is wide enough for."""
-    handles_below(figure, panel.get_legend_handles_labels()[0], columns)
-
-
-def handles_below(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
+def legend_below(figure: Figure, source: Axes | Sequence[Artist], columns: int = 5) -> None:
+    """The legend of a panel, or of artists, below the figure, in as many columns as it is wide enough for."""
+    handles = source.get_legend_handles_labels()[0] if isinstance(source, Axes) else source
     for count in range(max(1, min(columns, len(handles))), 0, -1):
         legend = figure.legend(handles=handles, loc="outside lower center", ncols=count, columnspacing=1.2)
         if count == 1 or legend.get_window_extent().width <= figure.bbox.width:
