@@ -32,12 +32,13 @@ class RegistrationTraining(Trained):
 
     def __init__(self, network: nn.Module, similarity: Similarity, lam: float, dataset: Dataset, settings: Fit):
         super().__init__(network, settings)
-        self.similarity, self.lam = similarity, lam
+        self.held, self.lam = (similarity,), lam  # in a tuple: the frozen extractor is no part of a checkpoint
         self.classes, self.spacing = len(dataset.classes), dataset.spacing
 
     def terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         displacement = self.network(batch["moving"], batch["fixed"])
-        similarity = self.similarity.compare(Alignment(displacement=displacement, classes=self.classes, **batch))
+        measure = self.held[0].to(displacement.device).train(self.training)
+        similarity = measure.compare(Alignment(displacement=displacement, classes=self.classes, **batch))
         regulariser = diffusion(displacement, self.spacing)
         terms = {"loss": similarity + self.lam * regulariser, "similarity": similarity, "regulariser": regulariser}
         if not self.training:
@@ -46,18 +47,6 @@ class RegistrationTraining(Trained):
             moved_label = warp_labels(batch["moving_label"], displacement)
             terms["dice"] = mean_dice(moved_label, batch["fixed_label"], self.classes)
         return terms
-
-    def state_dict(self, *args, **kwargs) -> dict:
-        """Without the frozen extractor: its weights live in its own run."""
-        state = super().state_dict(*args, **kwargs)
-        return {key: value for key, value in state.items() if not key.startswith("similarity.")}
-
-    def load_state_dict(self, state_dict: dict, strict: bool = True, assign: bool = False):
-        result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        missing = [key for key in result.missing_keys if not key.startswith("similarity.")]
-        if strict and (missing or result.unexpected_keys):
-            raise RuntimeError(f"checkpoint of another network: {missing + result.unexpected_keys}")
-        return result
 
 
 def similarity_of(plan: Profile, run: Run) -> Similarity:
