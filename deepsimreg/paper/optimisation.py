@@ -75,8 +75,7 @@ def _snapshots(
         for fraction in FRACTIONS:
             iterations = tuple(round(fraction * count) for count in full)
             register = method(plan, data.name, part.baseline, iterations=iterations)
-            displacement, seconds = timed(register, *images)
-            yield sum(iterations), seconds, displacement
+            yield (sum(iterations), *reversed(timed(register, *images)))
     if part.similarity:
         yield from _watched(profile_method(plan, data.name, part, lam), images, every)
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from deepsimreg.data import DATASETS, load_dataset
 from deepsimreg.data.base import Dataset
 from deepsimreg.losses.registry import SIMILARITIES, required_extractors
@@ -12,7 +14,7 @@ from deepsimreg.paper import resolve
 from deepsimreg.paper.baselines import BASELINES
 from deepsimreg.paper.errors import SettingsError, check_choice
 from deepsimreg.paper.run import Run
-from deepsimreg.paper.settings import DatasetPart, Lam, MethodPart, Resources, Strict, read_profile
+from deepsimreg.paper.settings import DatasetPart, Lam, MethodPart, Resources, read_profile
 from deepsimreg.paths import PROJECT
 
 PAPER = "deepsimreg.paper"
@@ -73,27 +75,16 @@ class Profile:
             self._fingerprints[dataset] = self.data(dataset).fingerprint()
         return self._fingerprints[dataset]
 
-    def _run(
-        self, dataset: str, name: str, stage: str, settings: Strict, code: Iterable[str], source: str = "", **more: Any
-    ) -> Run:
-        """One object for each run, so that its identity is computed once. source: of the data, if another dataset."""
-        part, source = self.part(dataset), source or dataset
+    def _run(self, dataset: str, name: str, stage: str, settings: BaseModel, code: Iterable[str], **more: Any) -> Run:
+        """One object for each run, so that its identity is computed once. more: of it; source, if of other data."""
+        part, source = self.part(dataset), more.pop("source", "") or dataset
         key = (dataset, name, settings.model_dump_json())
         if key not in self._runs:
             own = "description" in self.part(source).data
-            module = "deepsimreg.data.own" if own else DATASETS.module(source)
-            self._runs[key] = Run(
-                self.name,
-                dataset,
-                name,
-                CHAPTERS[stage],
-                settings,
-                {source: self.fingerprint(source)},
-                (*code, module),
-                part.resources.get(stage, part.resources.get("default", Resources())),
-                on_demand=part.on_demand,
-                **more,
-            )
+            code = (*code, "deepsimreg.data.own" if own else DATASETS.module(source))
+            more |= {"resources": part.resources.get(stage, part.resources.get("default", Resources()))}
+            more |= {"data": {source: self.fingerprint(source)}, "on_demand": part.on_demand}
+            self._runs[key] = Run(self.name, dataset, name, CHAPTERS[stage], settings, code=code, **more)
         return self._runs[key]
 
     # extractors

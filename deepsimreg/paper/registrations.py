@@ -52,10 +52,8 @@ class RegistrationTraining(Trained):
 def similarity_of(plan: Profile, run: Run) -> Similarity:
     """The similarity that a registration is trained with, its extractor loaded; errors as `load_extractor`."""
     settings: RegistrationSettings = run.settings
-    extractors = {
-        kind: load_extractor(plan, run.dataset, settings.extractor, kind)
-        for kind in required_extractors([settings.similarity])
-    }
+    kinds = required_extractors([settings.similarity])
+    extractors = {kind: load_extractor(plan, run.dataset, settings.extractor, kind) for kind in kinds}
     return build_similarity(settings.similarity, extractors, **settings.options)
 
 

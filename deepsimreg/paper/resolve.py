@@ -3,21 +3,14 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from deepsimreg.data import DATASETS
 from deepsimreg.losses.registry import SIMILARITIES, required_extractors
 from deepsimreg.models.registry import EXTRACTORS
 from deepsimreg.paper.baselines import BASELINES
 from deepsimreg.paper.errors import check_choice
-from deepsimreg.paper.settings import (
-    BaselinePart,
-    DatasetPart,
-    ExtractorPart,
-    Fit,
-    NetworkPart,
-    Strict,
-    VariantPart,
-    validated,
-)
+from deepsimreg.paper.settings import BaselinePart, DatasetPart, ExtractorPart, Fit, NetworkPart, VariantPart, validated
 
 FIXED_EXTRACTORS = ("vgg",)  # kinds that come with their weights
 
@@ -37,7 +30,7 @@ class BaselineSettings(BaselinePart):
     place: str  # the function that registers
 
 
-class ChapterSettings(Strict):
+class ChapterSettings(BaseModel, frozen=True):
     """What a chapter that makes tables or figures depends on, besides its runs."""
 
     values: dict[str, Any] = {}
@@ -92,24 +85,23 @@ def registration_settings(part: DatasetPart, method: str, stage: str) -> Registr
     check_choice("stage", stage, ("tuning", "registration", "ablation"))
     if stage == "ablation":
         check_choice("variant", method, variant_names(part))
-    variant: VariantPart | None = ablations.variants.get(method) if stage == "ablation" else None
-    similarity = check_choice("similarity of the profile", variant.of if variant else method, section.similarities)
+    found = ablations.variants if stage == "ablation" else {}
+    variant = found.get(method) or VariantPart(of=method)  # the method itself changes nothing
+    similarity = check_choice("similarity of the profile", variant.of, section.similarities)
     own = section.similarities[similarity]
-    chain = [section, own, *([variant] if variant else [])]
-    more = {"tuning": section.tuning, "ablation": ablations.fit}.get(stage, Fit())
-    fits = [section.fit, Fit(seed=section.seeds[0]), own.fit, more, variant.fit if variant else Fit()]
-    lam = own.lam if variant is None or variant.lam is None else variant.lam
-    extractors = [variant.extractor if variant else "", own.extractor, *required_extractors([similarity])]
+    chain = (section, own, variant)
+    stages = {"tuning": section.tuning, "ablation": ablations.fit, "registration": Fit()}
+    lam = own.lam if variant.lam is None else variant.lam
     return RegistrationSettings(
         similarity=similarity,
         loss=bound(similarity),
-        options=own.options | (variant.options if variant else {}),
+        options=own.options | variant.options,
         lam=lam,
         grid=own.grid if lam == "tuned" else (),
-        extractor=next(filter(None, extractors), ""),
+        extractor=next(filter(None, (variant.extractor, own.extractor, *required_extractors([similarity]))), ""),
         architecture=next(one.architecture for one in reversed(chain) if one.architecture),
-        network=variant.network if variant and variant.architecture else merged_networks(chain),
-        fit=merged_fits(fits),
+        network=variant.network if variant.architecture else merged_networks(chain),
+        fit=merged_fits([section.fit, Fit(seed=section.seeds[0]), own.fit, stages[stage], variant.fit]),
     )
 
 
@@ -137,6 +129,6 @@ def merged_fits(fits: Iterable[Fit]) -> Fit:
     return Fit(**{key: value for fit in fits for key, value in fit.model_dump(exclude_unset=True).items()})
 
 
-def merged_networks(parts: Iterable[Strict]) -> dict[str, Any]:
+def merged_networks(parts: Iterable[Any]) -> dict[str, Any]:
     """The options of networks, those of later parts before those of earlier ones."""
     return {key: value for part in parts for key, value in part.network.items()}

@@ -20,12 +20,13 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.files import read_json, size_of, writable, write_json, write_text
 from deepsimreg.paper.identity import code_digest, digest
 from deepsimreg.paper.paths import runs_root
-from deepsimreg.paper.settings import Resources, Strict
+from deepsimreg.paper.settings import Resources
 from deepsimreg.paths import PROJECT
 
 TRAINING = ("training.json", "weights.safetensors", "metrics.csv")  # what a training leaves, in the order it is trusted
@@ -41,7 +42,7 @@ class Run:
     dataset: str
     name: str  # of the folder below the dataset's, as "registration/mse/seed-0"
     chapter: str  # the notebook that makes it
-    settings: Strict  # resolved
+    settings: BaseModel  # resolved
     data: Mapping[str, str]  # dataset name → fingerprint
     code: tuple[str, ...]  # modules, or paths of chapters, that the numbers come from
     resources: Resources  # that its job asks for
@@ -83,7 +84,7 @@ class Run:
         """Every metric of the validation pairs."""
         return self.folder / "validation.csv"
 
-    def changed(self, place: str, settings: Strict) -> "Run":
+    def changed(self, place: str, settings: BaseModel) -> "Run":
         """This run with settings of one's own, in a folder of one's own; without a folder none may differ."""
         if settings != self.settings and not place:
             raise SettingsError("these settings are not the profile's: give the run a folder of its own (folder=…)")

@@ -6,6 +6,7 @@ a run that was killed sees what an uninterrupted one would have seen.
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,22 +16,15 @@ from deepsimreg.data.augment import Augmentation, augment_pair
 from deepsimreg.data.base import Pair, Sample
 
 
+@dataclass(eq=False)
 class DrawnSamples(Dataset):
-    """Item i is drawn, augmented and cut by a generator seeded with (seed, i).
+    """Item i is drawn, augmented and cut by a generator seeded with (seed, i)."""
 
-    augmentation: None for none. crop: sides of a random window, voxels; empty: the whole image. spacing: mm, array axis
-    order: rotations are rigid in mm.
-    """
-
-    def __init__(
-        self,
-        items: Sequence[Sample] | Sequence[Pair],
-        augmentation: Augmentation | None,
-        seed: int,
-        crop: Sequence[int] = (),
-        spacing: Sequence[float] | None = None,
-    ):
-        self.items, self.augmentation, self.seed, self.crop, self.spacing = items, augmentation, seed, crop, spacing
+    items: Sequence[Sample] | Sequence[Pair]
+    augmentation: Augmentation | None
+    seed: int
+    crop: Sequence[int] = ()  # sides of a random window, voxels; empty: the whole image
+    spacing: Sequence[float] | None = None  # mm, array axis order: rotations are rigid in mm
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(random.Random(f"{self.seed} {index}").getrandbits(63))

@@ -185,8 +185,7 @@ def sample_panel(
             whole.title.set_fontsize(7)  # names of methods, an inch apart
         panels.outline(whole, crop)
         panels.show(detail, image, "", fixed_label, None if title == "Fixed" else label, colors=colors, **view)
-        detail.set_xlim(crop[1].start - 0.5, crop[1].stop - 0.5)
-        detail.set_ylim(crop[0].stop - 0.5, crop[0].start - 0.5)
+        panels.window(detail, *crop)
         panels.show(warp, moving, u=u, step=step, **view)
     panels.row_names(cells, ("Labels", "Detail", "Grid x + u(x)") * bands)
     panels.class_legend(figure, classes[1:], colors[1:], ("fixed (detail)", "this image (detail)"))

@@ -69,6 +69,12 @@ def image_axes(rows: int, columns: int, shape: tuple[int, int], width: float, ex
     return figure, axes
 
 
+def window(panel: Axes, rows: slice, columns: slice) -> None:
+    """Show these rows and columns of the image, whole pixels."""
+    panel.set_xlim(columns.start - 0.5, columns.stop - 0.5)
+    panel.set_ylim(rows.stop - 0.5, rows.start - 0.5)
+
+
 def bare(panel: Axes, title: str = "") -> None:
     panel.set(xticks=[], yticks=[])
     panel.grid(False)
@@ -102,8 +108,7 @@ def contours(panel: Axes, label: np.ndarray, colors: Sequence[str], style="solid
         rows, columns = (np.arange(-1, size + 1) for size in label.shape)
         color = palette[k % len(palette)]
         panel.contour(columns, rows, mask, levels=[0.5], colors=[color], linewidths=1, linestyles=[style])
-    panel.set_xlim(-0.5, label.shape[1] - 0.5)
-    panel.set_ylim(label.shape[0] - 0.5, -0.5)
+    window(panel, *(slice(0, size) for size in label.shape))
 
 
 def grid(panel: Axes, displacement: np.ndarray, step: int | None) -> None:
@@ -111,12 +116,10 @@ def grid(panel: Axes, displacement: np.ndarray, step: int | None) -> None:
     height, width = displacement.shape[1:]
     step = step or max(1, round(max(height, width) / 20))
     rows, columns = np.mgrid[:height, :width] + displacement
-    lines = [(columns[i], rows[i]) for i in range(0, height, step)]
-    lines += [(columns[:, j], rows[:, j]) for j in range(0, width, step)]
-    for x, y in lines:
-        panel.plot(x, y, color=OKABE_ITO["yellow"], linewidth=0.7)
-    panel.set_xlim(-0.5, width - 0.5)
-    panel.set_ylim(height - 0.5, -0.5)
+    yellow = {"color": OKABE_ITO["yellow"], "linewidth": 0.7}
+    panel.plot(columns[::step].T, rows[::step].T, **yellow)
+    panel.plot(columns[:, ::step], rows[:, ::step], **yellow)
+    window(panel, slice(0, height), slice(0, width))
 
 
 def jacobian(figure: Figure, panel: Axes, jacobian: np.ndarray) -> None:
