@@ -4,6 +4,7 @@ python -m deepsimreg.paper.notebook run notebooks/03_registration.ipynb runs/min
 python -m deepsimreg.paper.notebook refresh [notebooks/03_registration.py …]
 """
 
+import csv
 import logging
 import os
 import subprocess
@@ -89,11 +90,10 @@ def _watch(metrics: Path, label: str, started: float, ended: threading.Event) ->
     shown = None
     while not ended.wait(10):
         if metrics.is_file() and metrics.stat().st_mtime > started:
-            header, *rows = metrics.read_text().splitlines() or [""]
+            rows = list(csv.DictReader(metrics.read_text().splitlines()))
             if rows and rows[-1] != shown:
                 shown = rows[-1]
-                cells = dict(zip(header.split(","), shown.split(","), strict=False))
-                values = [f"{name} {value}" for name, value in cells.items() if value]
+                values = [f"{name} {value}" for name, value in shown.items() if value]
                 print(f"{label}: {', '.join(values)}", flush=True)
 
 

@@ -138,11 +138,8 @@ def jacobian(figure: Figure, panel: Axes, jacobian: np.ndarray) -> None:
 
 def outline(panel: Axes, crop: tuple[slice, slice]) -> None:
     rows, columns = crop
-    corner, height, width = (
-        (columns.start - 0.5, rows.start - 0.5),
-        rows.stop - rows.start,
-        columns.stop - columns.start,
-    )
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    corner = (columns.start - 0.5, rows.start - 0.5)
     panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="white", linewidth=0.9))
 
 
