@@ -9,7 +9,7 @@ from deepsimreg.data import DATASETS
 from deepsimreg.losses.registry import SIMILARITIES, required_extractors
 from deepsimreg.models.registry import EXTRACTORS
 from deepsimreg.paper.baselines import BASELINES
-from deepsimreg.paper.errors import check_choice
+from deepsimreg.paper.errors import SettingsError, check_choice
 from deepsimreg.paper.settings import BaselinePart, DatasetPart, ExtractorPart, Fit, NetworkPart, VariantPart, validated
 
 FIXED_EXTRACTORS = ("vgg",)  # kinds that come with their weights
@@ -48,7 +48,9 @@ def check_names(dataset: str, part: DatasetPart, datasets: Iterable[str], stages
         check_choice(f"source of extractor {name}", extractor.source or dataset, datasets)
     networks = part.registration.similarities
     for name, variant in part.ablations.variants.items():
-        check_choice(f"method that {name} is a variant of", variant.of, networks)
+        base = networks[check_choice(f"method that {name} is a variant of", variant.of, networks)]
+        if variant.lam == "tuned" and not base.grid:
+            raise SettingsError(f"λ of {name} is tuned, but {variant.of} has no grid: give lam or grid")
     for network in (*networks.values(), *part.ablations.variants.values()):
         check_choice("extractor", network.extractor or "seg", extractor_names(part))
     for name, method in part.optimisation.methods.items():
