@@ -8,24 +8,16 @@ import csv
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
+from itertools import permutations
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from nibabel.affines import from_matvec
 
-from deepsimreg.data.base import (
-    Dataset,
-    LazySequence,
-    Pair,
-    Sample,
-    Source,
-    check_split,
-    ordered_pairs,
-    pair_of,
-    shuffled_split,
-)
+from deepsimreg.data.base import Dataset, LazySequence, Pair, Sample, check_split, shuffled_split
 from deepsimreg.data.digests import file_digests
 from deepsimreg.errors import DataError
 from deepsimreg.io import image_shape, read_image, read_page
@@ -98,35 +90,42 @@ class LabelledFiles(Dataset):
 
         root: of the data; None: `data_root()`. images, labels: as for `matched_files`.
         """
-        root = Path(root or data_root())
-        files = matched_files(root / self.source.folder, images, labels)
-        if not files:
-            raise not_fetched(root, self.source)
-        self.open(root, files, shuffled_split(list(files)), downsample, cache)
+        folder = self.fetched(root)
+        files = matched_files(folder, images, labels)
+        self.open(folder.parent, files, shuffled_split(list(files)), downsample, cache)
+
+    def fetched(self, root: str | Path | None) -> Path:
+        """The folder of `source` in the root, None: `data_root()`. DataError if it is missing or empty."""
+        folder = Path(root or data_root()) / self.source.folder
+        if not folder.is_dir() or not any(folder.iterdir()):
+            place = f"set DEEPSIMREG_DATA to the folder that holds {folder.name}"
+            raise DataError(f"{folder} holds no data: run `deepsimreg fetch {self.name}`, or {place}")
+        return folder
 
     def samples(self, split: str) -> Sequence[Sample]:
         return LazySequence(self.splits[check_split(split)], self.sample)
 
     def sample(self, name: str) -> Sample:
-        """The image of that name."""
         return self._cached(name)
 
     def pairs(self, split: str) -> Sequence[Pair]:
         """Train: every ordered pair of different images. Else: image i (moving) with image n - 1 - i (fixed)."""
         names = self.splits[check_split(split)]
         if split == "train":
-            return ordered_pairs(self.samples(split))
+            return self.named_pairs(list(permutations(names, 2)))
         return self.named_pairs([key for key in zip(names, reversed(names), strict=True) if key[0] != key[1]])
 
     def named_pairs(self, names: Sequence[tuple[str, str]]) -> Sequence[Pair]:
         """The pairs of the images with these names: moving, fixed."""
-        return LazySequence(names, partial(pair_of, self.sample))
+        return LazySequence(names, self._pair)
+
+    def _pair(self, names: tuple[str, str]) -> Pair:
+        return Pair(*map(self.sample, names))
 
     def neighbours(self, split: str, distances: Sequence[int]) -> Sequence[Pair]:
         """Image i (moving) with image i + distance (fixed) of the same stack; to train also the other way round."""
         names, files = self.splits[check_split(split)], self.files
-        ends = [(i, i + d) for i in range(len(names)) for d in distances if i + d < len(names)]
-        keys = [(names[i], names[j]) for i, j in ends]
+        keys = [(names[i], names[i + d]) for i in range(len(names)) for d in distances if i + d < len(names)]
         keys = [(a, b) for a, b in keys if files[a].page is None or files[a].image == files[b].image]
         return self.named_pairs([k for a, b in keys for k in ([(a, b), (b, a)] if split == "train" else [(a, b)])])
 
@@ -213,12 +212,6 @@ def stack_pages(name: str, image: Path, label: Path, start: int = 0, stop: int |
     return {f"{name}-t{page:03d}": Files(image, label, page) for page in range(shape[0])[start:stop]}
 
 
-def not_fetched(root: Path, source: Source) -> DataError:
-    """The error for a dataset whose folder is missing or empty."""
-    remedy = f"run `deepsimreg fetch {source.name}`, or set DEEPSIMREG_DATA to the folder that holds {source.folder}"
-    return DataError(f"{root / source.folder} holds no data: {remedy}")
-
-
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a CSV file. DataError if it lacks a column."""
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -246,13 +239,10 @@ def padded_sample(
     """
     cut = tuple(slice(side) for side in shape)
     image, label = image[cut].astype(np.float32), label[cut].astype(np.uint8)
-    before = [(side - n) // 2 for side, n in zip(shape, image.shape, strict=True)]
-    padding = [(b, side - n - b) for b, side, n in zip(before, shape, image.shape, strict=True)]
-    if affine is not None:
-        affine = affine.copy()
-        affine[:3, 3] -= affine[:3, : len(before)] @ before
+    missing = np.subtract(shape, image.shape)
+    padding = np.stack([missing // 2, missing - missing // 2], axis=1)
     image, label = (torch.from_numpy(np.pad(array, padding, mode="edge"))[None] for array in (image, label))
-    return Sample(image, label, name, tuple(spacing), affine)
+    return Sample(image, label, name, tuple(spacing), _regridded(affine, -padding[:, 0]))
 
 
 def downsampled(sample: Sample, factor: int) -> Sample:
@@ -260,17 +250,21 @@ def downsampled(sample: Sample, factor: int) -> Sample:
 
     Both lie at the centre of the block, as the affine says.
     """
-    image, affine, ndim = pooled(sample.image[None], factor)[0], sample.affine, sample.image.ndim - 1
+    image = pooled(sample.image[None], factor)[0]
     label, most = torch.zeros_like(image, dtype=torch.uint8), torch.zeros_like(image)
     for index in sample.label.unique().tolist():
         fraction = pooled((sample.label == index).float()[None], factor)[0]
         label[fraction > most] = index
         most = torch.maximum(most, fraction)
-    if affine is not None:
-        affine = affine.copy()
-        affine[:3, 3] += affine[:3, :ndim] @ np.full(ndim, (factor - 1) / 2)
-        affine[:3, :ndim] *= factor
+    affine = _regridded(sample.affine, np.full(image.ndim - 1, (factor - 1) / 2), factor)
     return Sample(image, label, sample.name, tuple(step * factor for step in sample.spacing), affine)
+
+
+def _regridded(affine: np.ndarray | None, first: np.ndarray, step: int = 1) -> np.ndarray | None:
+    """The affine of a grid that starts at voxel `first` (D,) of the one given, in steps of `step` of its voxels."""
+    absent = 3 - len(first)  # the axes that a plane does not have stay as they are
+    scale, shift = np.diag([float(step)] * len(first) + [1.0] * absent), np.pad(first, (0, absent))
+    return None if affine is None else affine @ from_matvec(scale, shift)
 
 
 def _extent(files: Files, shapes: Mapping[Path, tuple[int, ...]]) -> tuple[int, ...]:

@@ -11,9 +11,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from deepsimreg.data.base import Pair, Source
-from deepsimreg.data.files import LabelledFiles, not_fetched, stack_pages
+from deepsimreg.data.files import LabelledFiles, stack_pages
 from deepsimreg.errors import DataError
-from deepsimreg.paths import data_root
 
 
 class Part(NamedTuple):
@@ -32,16 +31,13 @@ class Stacks(LabelledFiles):
     parts: ClassVar[dict[str, Part]]
 
     def __init__(self, root: str | Path | None = None, downsample: int = 1):
-        root = Path(root or data_root())
-        folder = root / self.source.folder
-        if not folder.is_dir():
-            raise not_fetched(root, self.source)
+        folder = self.fetched(root)
         files, splits = {}, {}
         for split, (stack, start, stop) in self.parts.items():
             image, label = (folder / pattern.format(stack) for pattern in self.patterns)
             pages = stack_pages(stack, image, label, start, stop)
             files, splits[split] = files | pages, list(pages)
-        self.open(root, files, splits, downsample)
+        self.open(folder.parent, files, splits, downsample)
 
     def pairs(self, split: str) -> Sequence[Pair]:
         """Neighbouring planes, as above."""
