@@ -204,12 +204,12 @@ def matched_files(folder: Path, images: str, labels: str, both: bool = True) -> 
     return {subject: Files(found[0][subject], found[1][subject]) for subject in sorted(found[0])}
 
 
-def stack_pages(name: str, image: Path, label: Path, start: int = 0, stop: int | None = None) -> dict[str, Files]:
-    """<name>-t### → one page of two stacks each, from `start` to before `stop`. DataError if it is no stack."""
+def stack_pages(name: str, image: Path, label: Path, pages: slice = slice(None)) -> dict[str, Files]:
+    """<name>-t### → one page of two stacks each. DataError if it is no stack."""
     shape = image_shape(image)
     if len(shape) != 3:
         raise DataError(f"{image} has shape {shape}: a stack is (pages, rows, columns)")
-    return {f"{name}-t{page:03d}": Files(image, label, page) for page in range(shape[0])[start:stop]}
+    return {f"{name}-t{page:03d}": Files(image, label, page) for page in range(shape[0])[pages]}
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

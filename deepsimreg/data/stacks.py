@@ -6,7 +6,7 @@ values are divided by 256. Spacing is 1: distances are in pixels.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,27 +15,18 @@ from deepsimreg.data.files import LabelledFiles, stack_pages
 from deepsimreg.errors import DataError
 
 
-class Part(NamedTuple):
-    """The planes start … stop - 1 of a stack; stop None: to its end."""
-
-    stack: str
-    start: int = 0
-    stop: int | None = None
-
-
 class Stacks(LabelledFiles):
     """Planes of TIFF stacks, read one by one. root: the folder that holds `source.folder`. downsample: whole number."""
 
     source: ClassVar[Source]
     patterns: ClassVar[tuple[str, str]]  # paths of the image stack and the label stack, {} for the name of the stack
-    parts: ClassVar[dict[str, Part]]
+    parts: ClassVar[dict[str, tuple[str, slice]]]  # split → stack, planes
 
     def __init__(self, root: str | Path | None = None, downsample: int = 1):
         folder = self.fetched(root)
         files, splits = {}, {}
-        for split, (stack, start, stop) in self.parts.items():
-            image, label = (folder / pattern.format(stack) for pattern in self.patterns)
-            pages = stack_pages(stack, image, label, start, stop)
+        for split, (stack, planes) in self.parts.items():
+            pages = stack_pages(stack, *(folder / pattern.format(stack) for pattern in self.patterns), planes)
             files, splits[split] = files | pages, list(pages)
         self.open(folder.parent, files, splits, downsample)
 
