@@ -38,11 +38,15 @@ class Files(NamedTuple):
 class LabelledFiles(Dataset):
     """A dataset whose images lie in files.
 
-    A subclass sets the facts of `Dataset` and calls `open`; it may override `intensities`, `class_indices`, `pairs`,
-    and `multiple`, to a multiple of which the common size is rounded up.
+    A subclass sets the facts of `Dataset` and calls `open`; it may override `pairs`, `intensities`, `class_indices` and
+    what they go by.
     """
 
-    multiple: ClassVar[int] = 1
+    multiple: ClassVar[int] = 1  # the common size is rounded up to a multiple of it
+    limits: tuple[float, float] | None = None  # the grey values that become 0 and 1
+    quantiles: tuple[float, float] | None = None  # the same, as quantiles of each image
+    values: Sequence[int] = range(255)  # of the classes in label files
+    remedy = "remove it, or fetch it again"  # for a file that cannot be used
 
     def open(
         self,
@@ -68,7 +72,7 @@ class LabelledFiles(Dataset):
         """
         for split, names in splits.items():
             if not names:
-                raise DataError(f"{self.name} has no images for the split {split}: assign some, or fetch them again")
+                raise DataError(f"{self.name} has no images for the split {split}: assign some, or {self.remedy}")
         self.root, self.files, self.splits = root, dict(files), {split: list(names) for split, names in splits.items()}
         shapes = {path: image_shape(path) for path in dict.fromkeys(p for f in files.values() for p in f[:2])}
         extents = [_extent(entry, shapes) for entry in files.values()]
@@ -136,20 +140,30 @@ class LabelledFiles(Dataset):
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def intensities(self, image: np.ndarray, path: Path) -> np.ndarray:
-        """Grey values in [0, 1] from those of a file; by default unchanged. DataError for values outside [0, 1]."""
-        if image.min() < 0 or image.max() > 1:
-            raise DataError(f"{path} has values from {image.min():g} to {image.max():g}: they must lie in [0, 1]")
-        return image
+        """Grey values of a file, clipped at the limits or quantiles and mapped to [0, 1]; without these, unchanged.
+
+        DataError if the image is constant or, unchanged, outside [0, 1].
+        """
+        low, high = self.limits or (np.quantile(image, self.quantiles) if self.quantiles else (0, 1))
+        if low == high:
+            raise DataError(f"{path} is constant: {self.remedy}")
+        if not (self.limits or self.quantiles) and (image.min() < 0 or image.max() > 1):
+            raise DataError(
+                f"{path} has values from {image.min():g} to {image.max():g}: they must lie in [0, 1]: {self.remedy}"
+            )
+        return (np.clip(image, low, high) - low) / (high - low)
 
     def class_indices(self, label: np.ndarray, path: Path) -> np.ndarray:
-        """Class indices from the values of a label file; by default unchanged. DataError for an unknown value."""
-        highest = len(self.classes) - 1
-        if not np.isin(label, range(highest + 1)).all():
+        """Class indices, uint8, from the values of a label file. DataError for a value that is none of `values`."""
+        indices, known = np.full(label.shape, 255, np.uint8), dict(zip(self.values, self.classes, strict=False))
+        for index, value in enumerate(known):
+            indices[label == value] = index
+        if (indices == 255).any():
             raise DataError(
-                f"{path} has labels from {label.min()} to {label.max()}: only the integers 0 to {highest} "
-                f"({', '.join(self.classes)}) are known; correct it, or fetch it again"
+                f"{path} has the label {label[indices == 255][0]}, which is no class; the integers {known} are: "
+                f"{self.remedy}"
             )
-        return label
+        return indices
 
     @cached_property
     def _cached(self):
@@ -166,7 +180,7 @@ class LabelledFiles(Dataset):
             image, label = read_page(image_path, page), read_page(label_path, page)
             step, affine = (1.0,) * image.ndim, None
         if not np.isfinite(image).all():
-            raise DataError(f"{image_path} has voxels that are NaN or infinite: fetch it again, or remove it")
+            raise DataError(f"{image_path} has voxels that are NaN or infinite: {self.remedy}")
         image, label = image.reshape(_plane(image.shape)), label.reshape(_plane(label.shape))
         step = self._given or tuple(step[: image.ndim])
         self._step = self._step or step
@@ -221,13 +235,6 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             there = ", ".join(table.fieldnames or ["nothing"])
             raise DataError(f"{path} has no column {', '.join(sorted(missing))}: it has {there}")
         return list(table)
-
-
-def scaled(image: np.ndarray, low: float, high: float, path: Path) -> np.ndarray:
-    """Grey values clipped to [low, high] and mapped to [0, 1]. DataError if the image is constant."""
-    if low == high:
-        raise DataError(f"{path} is constant: fetch it again, or remove it")
-    return (np.clip(image, low, high) - low) / (high - low)
 
 
 def padded_sample(

@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import pydantic
 import yaml
 
 from deepsimreg.data.base import SPLITS, Pair, check_split, shuffled_split, spread_colors
-from deepsimreg.data.files import SUBJECT, LabelledFiles, matched_files, read_table, scaled, stack_pages
+from deepsimreg.data.files import SUBJECT, LabelledFiles, matched_files, read_table, stack_pages
 from deepsimreg.errors import DataError
 
 
@@ -150,7 +149,10 @@ class OwnData(LabelledFiles):
         self.path = Path(description)
         self.settings = own = read_description(self.path)
         self.name, self.description = own.name, own.description or f"described by {self.path.name}"
-        self.licence, self.citation, self.classes = own.licence, own.citation, tuple(own.classes.values())
+        self.remedy = f"correct it, remove it, or change {self.path.name}"
+        self.licence, self.citation = own.licence, own.citation
+        self.classes, self.values = tuple(own.classes.values()), tuple(own.classes)
+        self.limits, self.quantiles = own.intensity.range, own.intensity.quantiles
         self.colors = tuple(own.colors or spread_colors(len(self.classes)))
         if len(self.colors) != len(self.classes):
             raise DataError(f"{self.path}: colors has {len(self.colors)} entries for {len(self.classes)} classes")
@@ -176,21 +178,6 @@ class OwnData(LabelledFiles):
         if policy == "neighbours":
             return self.neighbours(split, self.settings.neighbours)
         return self.named_pairs(self._listed[check_split(split)])
-
-    def intensities(self, image: np.ndarray, path: Path) -> np.ndarray:
-        intensity = self.settings.intensity
-        return scaled(image, *(intensity.range or np.quantile(image, intensity.quantiles)), path)
-
-    def class_indices(self, label: np.ndarray, path: Path) -> np.ndarray:
-        indices = np.full(label.shape, 255, np.uint8)
-        for index, value in enumerate(self.settings.classes):
-            indices[label == value] = index
-        if (indices == 255).any():
-            raise DataError(
-                f"{path} has the label {label[indices == 255][0]}, which is no class of {self.path.name}: "
-                f"{self.settings.classes}"
-            )
-        return indices
 
     def _splits(self, subjects: list[str]) -> dict[str, list[str]]:
         split, pairs = self.settings.split, self.settings.pairs
