@@ -6,6 +6,7 @@ in a temporary folder. The result takes its final name when it is complete.
 
 import hashlib
 import os
+import shutil
 import tarfile
 import tempfile
 import urllib.error
@@ -23,7 +24,6 @@ from deepsimreg.data.base import Source
 from deepsimreg.errors import DataError
 from deepsimreg.paths import data_root
 
-CHUNK = 1 << 18
 TIMEOUT = 30  # s
 PLAIN = (0, 0o4, 0o10)  # type of a zip member: not stated, folder, file
 VGG16 = Source(  # the weights of the similarity `vgg`
@@ -135,10 +135,9 @@ def _receive(url: str, part: Path) -> int:
     with answer:
         have = have if answer.status == HTTPStatus.PARTIAL_CONTENT else 0
         total = have + int(answer.headers.get("Content-Length", 0))
-        bar = tqdm(total=total or None, initial=have, unit="B", unit_scale=True, desc=part.stem)
-        with part.open("ab" if have else "wb") as file, bar:
-            while chunk := answer.read(CHUNK):
-                bar.update(file.write(chunk))
+        with part.open("ab" if have else "wb") as file:
+            with tqdm.wrapattr(file, "write", total or None, initial=have, desc=part.stem) as counted:
+                shutil.copyfileobj(answer, counted)
             return max(total - file.tell(), 0)
 
 

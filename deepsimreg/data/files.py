@@ -57,12 +57,10 @@ class LabelledFiles(Dataset):
         cache: int = 16,
         spacing: Sequence[float] | None = None,
     ) -> None:
-        """Check the headers and keep the tables.
+        """Check the headers and keep the tables: name → files, and split → names.
 
         Args:
             root: the folder that paths in the fingerprint are relative to.
-            files: name → its files.
-            splits: split → names.
             downsample: voxels along each axis that are merged into one: their mean, and their most frequent class.
             cache: images kept in memory.
             spacing: mm, array axis order; None: that of the files, which must agree.
@@ -90,10 +88,7 @@ class LabelledFiles(Dataset):
         self.spacing = self.sample(next(iter(self.files))).spacing
 
     def open_subjects(self, root: str | Path | None, images: str, labels: str, downsample: int, cache: int) -> None:
-        """Open the fetched folder of `source`, with one image per subject, split 60/20/20 (`shuffled_split`).
-
-        root: of the data; None: `data_root()`. images, labels: as for `matched_files`.
-        """
+        """Open the fetched folder of `source`, split 60/20/20 by subject; patterns as for `matched_files`."""
         folder = self.fetched(root)
         files = matched_files(folder, images, labels)
         self.open(folder.parent, files, shuffled_split(list(files)), downsample, cache)
@@ -148,9 +143,8 @@ class LabelledFiles(Dataset):
         if low == high:
             raise DataError(f"{path} is constant: {self.remedy}")
         if not (self.limits or self.quantiles) and (image.min() < 0 or image.max() > 1):
-            raise DataError(
-                f"{path} has values from {image.min():g} to {image.max():g}: they must lie in [0, 1]: {self.remedy}"
-            )
+            found = f"values from {image.min():g} to {image.max():g}"
+            raise DataError(f"{path} has {found}: they must lie in [0, 1]: {self.remedy}")
         return (np.clip(image, low, high) - low) / (high - low)
 
     def class_indices(self, label: np.ndarray, path: Path) -> np.ndarray:
@@ -197,13 +191,8 @@ class LabelledFiles(Dataset):
 def matched_files(folder: Path, images: str, labels: str, both: bool = True) -> dict[str, Files]:
     """Subject → its files, sorted; hidden files are skipped, such as the `._*` of macOS.
 
-    Args:
-        folder: where the patterns start.
-        images, labels: paths in which {subject} stands for what image and label have in common.
-        both: a label without an image is an error as well.
-
-    Raises:
-        DataError: an image without a label.
+    images, labels: paths below `folder` in which {subject} stands for what both have in common. DataError for an image
+    without a label and, if `both`, for a label without an image.
     """
     found = []
     for pattern in (images, labels):
@@ -257,12 +246,9 @@ def downsampled(sample: Sample, factor: int) -> Sample:
 
     Both lie at the centre of the block, as the affine says.
     """
-    image = pooled(sample.image[None], factor)[0]
-    label, most = torch.zeros_like(image, dtype=torch.uint8), torch.zeros_like(image)
-    for index in sample.label.unique().tolist():
-        fraction = pooled((sample.label == index).float()[None], factor)[0]
-        label[fraction > most] = index
-        most = torch.maximum(most, fraction)
+    image, classes = pooled(sample.image[None], factor)[0], sample.label.unique()
+    fractions = torch.stack([pooled((sample.label == index).float()[None], factor)[0] for index in classes])
+    label = classes[fractions.argmax(dim=0)]
     affine = _regridded(sample.affine, np.full(image.ndim - 1, (factor - 1) / 2), factor)
     return Sample(image, label, sample.name, tuple(step * factor for step in sample.spacing), affine)
 

@@ -1,17 +1,4 @@
-"""A dataset of your own, described by one YAML file: no code.
-
-    name: nuclei                            # as figures and folders call it
-    kind: planes                            # planes, volumes, or stacks (TIFF; neighbouring pages are registered)
-    images: images/{subject}.tif            # {subject} stands for what images and labels have in common
-    labels: labels/{subject}_mask.tif
-    classes: {0: background, 255: nucleus}  # value in the label files: name; or a list, for the values 0, 1, …
-    intensity: {range: [0, 255]}            # or {quantiles: [0.01, 0.99]} of each image; mapped to 0 … 1
-    split: {train: 0.6, validation: 0.2, test: 0.2, seed: 42}  # or a list of subjects for each
-    pairs: all                              # all, neighbours, {atlas: subject}, or {file: pairs.csv}
-
-pairs.csv has the columns moving, fixed and split. Optional keys: neighbours (distances in stacks, [1]), spacing (mm,
-array axis order), colors, description, licence, citation. Paths start at the YAML file.
-"""
+"""A dataset of your own, described by one YAML file: no code. data/README.md explains its keys by an example."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -134,15 +121,9 @@ def _line(fault: dict[str, Any]) -> str:
 
 
 class OwnData(LabelledFiles):
-    """What a YAML file describes.
+    """What the YAML file `description` describes. downsample: whole number. cache: images kept in memory.
 
-    Args:
-        description: the YAML file.
-        downsample: whole number, for a first look or a small machine.
-        cache: images kept in memory.
-
-    Raises:
-        DataError: an unknown key or value, no files, or a file that cannot be used; names the remedy.
+    DataError: an unknown key or value, no files, or a file that cannot be used; names the remedy.
     """
 
     def __init__(self, description: str | Path, downsample: int = 1, cache: int = 64):
@@ -172,12 +153,10 @@ class OwnData(LabelledFiles):
 
     def pairs(self, split: str) -> Sequence[Pair]:
         """As `pairs` of the description says; default: neighbours in stacks, else all (see `LabelledFiles.pairs`)."""
+        if self._listed:
+            return self.named_pairs(self._listed[check_split(split)])
         policy = self.settings.pairs or ("neighbours" if self.settings.kind == "stacks" else "all")
-        if policy == "all":
-            return super().pairs(split)
-        if policy == "neighbours":
-            return self.neighbours(split, self.settings.neighbours)
-        return self.named_pairs(self._listed[check_split(split)])
+        return super().pairs(split) if policy == "all" else self.neighbours(split, self.settings.neighbours)
 
     def _splits(self, subjects: list[str]) -> dict[str, list[str]]:
         split, pairs = self.settings.split, self.settings.pairs

@@ -76,11 +76,10 @@ class Phantom(Dataset):
         object.__setattr__(self, "shape", tuple(self.shape))
         if self.ndim not in (2, 3) or min(self.shape) < 16:
             raise ValueError(f"shape is {self.shape}: give 2 or 3 sides of at least 16 voxels")
-        if min(self.noise, self.contrast, self.illumination, self.displacement) < 0 or self.displacement > 0.15:
-            raise ValueError(
-                "noise, contrast, illumination and displacement must not be negative, displacement at most 0.15: above "
-                f"that the flow may fold; it is {self.displacement}"
-            )
+        if min(self.noise, self.contrast, self.illumination, self.displacement) < 0:
+            raise ValueError("noise, contrast, illumination and displacement must not be negative")
+        if self.displacement > 0.15:
+            raise ValueError(f"displacement is {self.displacement}: above 0.15 of the side the flow may fold")
 
     @property
     def spacing(self) -> tuple[float, ...]:
