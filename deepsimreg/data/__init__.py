@@ -3,6 +3,8 @@
 Names are imported when they are read: importing this package loads no dataset.
 """
 
+import lazy_loader as lazy
+
 from deepsimreg.lazy import Registry
 
 DATASETS = Registry(
@@ -17,13 +19,13 @@ DATASETS = Registry(
         "neurite-oasis-2d": "deepsimreg.data.neurite:NeuriteOasis2d",
     }
 )
-_MODULES = {
-    "base": ("SPLITS", "Dataset", "LazySequence", "Pair", "Sample"),
-    "hippocampus": ("Hippocampus",),
-    "own": ("OwnData",),
-    "phantom": ("Phantom", "phantom_2d", "phantom_3d"),
-}
-_NAMES = Registry({name: f"{__name__}.{module}:{name}" for module, names in _MODULES.items() for name in names})
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "base": ["SPLITS", "Dataset", "LazySequence", "Pair", "Sample"],
+        "own": ["OwnData"],
+    },
+)
 
 
 def load_dataset(name: str, **options):
@@ -32,13 +34,7 @@ def load_dataset(name: str, **options):
     A name that ends in .yaml or .yml is the description of a dataset of your own (`own.py`).
     """
     if name.endswith((".yaml", ".yml")):
-        return _NAMES["OwnData"](name, **options)
+        return __getattr__("OwnData")(name, **options)
     if name not in DATASETS:
         raise ValueError(f"dataset is {name!r}: choose one of {', '.join(DATASETS)}")
     return DATASETS[name](**options)
-
-
-def __getattr__(name: str):
-    if name in _NAMES:
-        return _NAMES[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,16 +9,13 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
 SPLITS = ("train", "validation", "test")
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -67,13 +64,13 @@ class Pair:
         return f"{self.moving.name}--{self.fixed.name}"
 
 
-class LazySequence(Sequence[Item]):
+class LazySequence(Sequence):
     """A sequence whose items are made on access: item i is `make(keys[i])`. Pickles if `make` does.
 
     keys: a sequence, or the length n of `range(n)`.
     """
 
-    def __init__(self, keys: Sequence | int, make: Callable[[Any], Item]):
+    def __init__(self, keys: Sequence | int, make: Callable[[Any], Any]):
         self._keys, self._make = range(keys) if isinstance(keys, int) else keys, make
 
     def __len__(self) -> int:
@@ -131,21 +128,6 @@ def shuffled_split(names: Sequence[str], fractions: Sequence[float] = (0.6, 0.2)
     train, validation = (round(fraction * len(names)) for fraction in fractions)
     edges = (0, train, train + validation, len(names))
     return {split: names[edges[i] : edges[i + 1]] for i, split in enumerate(SPLITS)}
-
-
-def pair_of(get: Callable[[Any], Sample], keys: tuple[Any, Any]) -> Pair:
-    """The pair of the samples `get(moving)` and `get(fixed)`."""
-    return Pair(*map(get, keys))
-
-
-def ordered_pairs(samples: Sequence[Sample]) -> Sequence[Pair]:
-    """Every ordered pair of different samples."""
-    return LazySequence(len(samples) * (len(samples) - 1), partial(_ordered_pair, samples))
-
-
-def _ordered_pair(samples: Sequence[Sample], index: int) -> Pair:
-    moving, other = divmod(index, len(samples) - 1)
-    return Pair(samples[moving], samples[other + (other >= moving)])
 
 
 def spread_colors(count: int) -> tuple[str, ...]:

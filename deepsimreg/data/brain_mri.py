@@ -7,8 +7,6 @@ et al. 2023.
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from deepsimreg.data.base import SPLITS, Pair, check_split, spread_colors
 from deepsimreg.data.files import Files, LabelledFiles, read_table
 from deepsimreg.errors import DataError
@@ -27,8 +25,7 @@ IMAGE, LABEL, ATLAS = "brain_aligned.nii.gz", "seg_coalesced_aligned.nii.gz", "a
 class BrainMri(LabelledFiles):
     """The authors' layout: metadata.csv with `subject_id` and `SPLIT`, data/<subject_id>/, atlas/.
 
-    root: the folder that holds brain_mris. downsample: whole number. cache: volumes kept in memory. Grey values 0 … 128
-    become 0 … 1.
+    root: the folder that holds brain_mris. downsample: whole number. cache: volumes kept in memory.
     """
 
     by_hand = (
@@ -37,7 +34,7 @@ class BrainMri(LabelledFiles):
         f"{LABEL}, atlas/ with the same two files. A public stand-in is neurite-oasis-3d"
     )
     name = "brain-mri"
-    shape = (160, 192, 224)
+    shape, limits = (160, 192, 224), (0, 128)
     classes = tuple(STRUCTURES.split(", "))
     colors = spread_colors(len(classes))
     description = "T1 MRI of ABIDE I/II and OASIS-3, FreeSurfer-processed, to one atlas"
@@ -45,23 +42,20 @@ class BrainMri(LabelledFiles):
     citation = "Czolbe et al., Semantic similarity metrics for image registration, Medical Image Analysis 87 (2023)"
 
     def __init__(self, root: str | Path | None = None, downsample: int = 1, cache: int = 4):
-        root = Path(root or data_root())
-        folder, table = root / "brain_mris", root / "brain_mris" / "metadata.csv"
+        folder = Path(root or data_root()) / "brain_mris"
+        table = folder / "metadata.csv"
         if not table.is_file():
             raise DataError(f"{table} is missing: {self.by_hand}")
-        files = {ATLAS: Files(folder / ATLAS / IMAGE, folder / ATLAS / LABEL)}
-        splits = {split: [] for split in SPLITS}
+        places, splits = {ATLAS: folder / ATLAS}, {split: [] for split in SPLITS}
         for row in read_table(table, ("subject_id", "SPLIT")):
             subject, split = row["subject_id"], SPLIT_NAMES.get(row["SPLIT"].strip().lower())
             if split is None:
                 raise DataError(f"{table}: SPLIT of {subject} is {row['SPLIT']!r}: write train, validate or test")
             splits[split].append(subject)
-            files[subject] = Files(folder / "data" / subject / IMAGE, folder / "data" / subject / LABEL)
-        self.open(root, files, splits, downsample, cache)
+            places[subject] = folder / "data" / subject
+        files = {name: Files(place / IMAGE, place / LABEL) for name, place in places.items()}
+        self.open(folder.parent, files, splits, downsample, cache)
 
     def pairs(self, split: str) -> Sequence[Pair]:
         """Each subject (moving) with the atlas (fixed)."""
         return self.named_pairs([(subject, ATLAS) for subject in self.splits[check_split(split)]])
-
-    def intensities(self, image: np.ndarray, path: Path) -> np.ndarray:
-        return np.clip(image.astype(np.float32), 0, 128) / 128

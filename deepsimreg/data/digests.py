@@ -26,7 +26,7 @@ def file_digests(paths: Sequence[Path], root: Path) -> dict[str, str]:
     """
     elsewhere = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
     places = (root / NAME, Path.home() / ".cache" / "deepsimreg" / f"{elsewhere}.json")
-    known = {path: entry for place in places for path, entry in _read(place).items()}
+    known = _read(places[0]) | _read(places[1])
     status = {Path(os.path.relpath(path, root)).as_posix(): path.stat() for path in paths}
     stamps = {path: [found.st_size, found.st_mtime_ns] for path, found in status.items()}
     changed = [path for path, stamp in stamps.items() if known.get(path, [])[:2] != stamp]
@@ -34,8 +34,13 @@ def file_digests(paths: Sequence[Path], root: Path) -> dict[str, str]:
         with (root / path).open("rb") as file:
             known[path] = [*stamps[path], hashlib.file_digest(file, "sha256").hexdigest()]
     new = {path: known[path] for path in changed if time.time_ns() - stamps[path][1] > SETTLED}
-    if new:
-        _write(places, new)
+    for place in places if new else ():
+        with suppress(OSError):  # where nothing can be written, nothing is remembered
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if place.parent.stat().st_mode & stat.S_IWUSR:
+                with whole(place) as partial:
+                    partial.write_text(json.dumps(_read(place) | new))
+                break
     return {path: known[path][2] for path in stamps}
 
 
@@ -43,14 +48,3 @@ def _read(place: Path) -> dict[str, list]:
     with suppress(OSError, ValueError, AttributeError, TypeError):
         return {path: entry for path, entry in json.loads(place.read_text()).items() if len(entry) == 3}
     return {}
-
-
-def _write(places: Sequence[Path], new: dict[str, list]) -> None:
-    """Add entries to the first place that can be written; without one, nothing is remembered."""
-    for place in places:
-        with suppress(OSError):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if place.parent.stat().st_mode & stat.S_IWUSR:
-                with whole(place) as partial:
-                    partial.write_text(json.dumps(_read(place) | new))
-                return

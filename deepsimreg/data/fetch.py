@@ -1,5 +1,4 @@
-"""Fetch a dataset: `deepsimreg fetch hippocampus-mr` puts it under the data root, once. The same without the script:
-`python -m deepsimreg.data.fetch hippocampus-mr`.
+"""Fetch a dataset to the data root, once: `deepsimreg fetch hippocampus-mr`, or `python -m deepsimreg.data.fetch …`.
 
 The download is kept as `.part` and resumes where it stopped; it is checked before it is used, and unpacked and prepared
 in a temporary folder. The result takes its final name when it is complete.
@@ -7,17 +6,16 @@ in a temporary folder. The result takes its final name when it is complete.
 
 import hashlib
 import os
+import shutil
 import tarfile
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterable
 from dataclasses import replace
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -26,7 +24,6 @@ from deepsimreg.data.base import Source
 from deepsimreg.errors import DataError
 from deepsimreg.paths import data_root
 
-CHUNK = 1 << 18
 TIMEOUT = 30  # s
 PLAIN = (0, 0o4, 0o10)  # type of a zip member: not stated, folder, file
 VGG16 = Source(  # the weights of the similarity `vgg`
@@ -44,20 +41,15 @@ VGG16 = Source(  # the weights of the similarity `vgg`
 def fetch_dataset(name: str, root: str | Path | None = None, url: str | None = None) -> Path:
     """Fetch a dataset, or the weights vgg16, by name; return where it lies.
 
-    Args:
-        name: of DATASETS, or vgg16.
-        root: None: the data root.
-        url: of a mirror of the same archive; the checksum still holds.
-
-    Raises:
-        DataError: an unknown name, or a dataset that cannot be fetched; as `fetch`.
+    root: None: the data root. url: of a mirror of the same archive; the checksum still holds. DataError: an unknown
+    name, or a dataset that cannot be fetched; as `fetch`.
     """
-    if name not in (*DATASETS, VGG16.name):
-        raise DataError(f"nothing is called {name!r}: choose one of {', '.join((*DATASETS, VGG16.name))}")
-    dataset = None if name == VGG16.name else DATASETS[name]
-    source = VGG16 if dataset is None else getattr(dataset, "source", None)
+    names = [*DATASETS, VGG16.name]
+    if name not in names:
+        raise DataError(f"nothing is called {name!r}: choose one of {', '.join(names)}")
+    source = VGG16 if name == VGG16.name else getattr(DATASETS[name], "source", None)
     if source is None:
-        raise DataError(f"{name} cannot be fetched: {getattr(dataset, 'by_hand', 'it is made in code')}")
+        raise DataError(f"{name} cannot be fetched: {getattr(DATASETS[name], 'by_hand', 'it is made in code')}")
     return fetch(source if url is None else replace(source, url=url), Path(root or data_root()))
 
 
@@ -76,7 +68,8 @@ def fetch(source: Source, root: Path) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     if source.prepare and (root / source.raw).is_dir():
         print(f"{source.name}: preparing {root / source.raw} -> {target}")
-        return _prepared(source, root / source.raw, target)
+        _place(source, root / source.raw, target)
+        return target
     print(f"{source.name}: {source.size_bytes / 1e6:.0f} MB, licence {source.licence}\n  {source.citation}")
     print(f"  {source.url}\n  -> {target}")
     record = root / f"{source.folder}.sha256"
@@ -96,20 +89,19 @@ def fetch(source: Source, root: Path) -> Path:
         raw = Path(unpacked) / (source.raw or source.folder)
         if not raw.is_dir():
             raise DataError(f"{archive} from {source.url} holds no folder {raw.name}: check the URL")
-        _prepared(source, raw, target)
+        _place(source, raw, target)
     archive.unlink()
     return target
 
 
-def _prepared(source: Source, raw: Path, target: Path) -> Path:
+def _place(source: Source, raw: Path, target: Path) -> None:
     """Convert a raw folder to the target, which appears when it is complete."""
-    if source.prepare is None:
-        os.replace(raw, target)
-        return target
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{source.folder}-") as folder:
-        source.prepare(raw, Path(folder) / "ready")
-        os.replace(Path(folder) / "ready", target)
-    return target
+        ready = raw
+        if source.prepare:
+            ready = Path(folder) / "ready"
+            source.prepare(raw, ready)
+        os.replace(ready, target)
 
 
 def download(url: str, path: Path, checksum: str) -> None:
@@ -143,10 +135,9 @@ def _receive(url: str, part: Path) -> int:
     with answer:
         have = have if answer.status == HTTPStatus.PARTIAL_CONTENT else 0
         total = have + int(answer.headers.get("Content-Length", 0))
-        bar = tqdm(total=total or None, initial=have, unit="B", unit_scale=True, desc=part.stem)
-        with part.open("ab" if have else "wb") as file, bar:
-            while chunk := answer.read(CHUNK):
-                bar.update(file.write(chunk))
+        with part.open("ab" if have else "wb") as file:
+            with tqdm.wrapattr(file, "write", total or None, initial=have, desc=part.stem) as counted:
+                shutil.copyfileobj(answer, counted)
             return max(total - file.tell(), 0)
 
 
@@ -172,31 +163,26 @@ def extract(archive: Path, folder: Path, kind: str) -> None:
         DataError: the archive is damaged, or a member leaves `folder` or is a link or a device; nothing is unpacked.
     """
     try:
-        if kind == "zip":
-            with zipfile.ZipFile(archive) as file:
-                members = [(member, member.filename, member.external_attr >> 28 in PLAIN) for member in file.infolist()]
-                file.extractall(folder, _wanted(archive, members))
-        else:
-            with tarfile.open(archive) as file:
-                members = [(member, member.name, member.isreg() or member.isdir()) for member in file]
-                file.extractall(folder, _wanted(archive, members), filter="data")
+        with zipfile.ZipFile(archive) if kind == "zip" else tarfile.open(archive) as file:
+            members = file.infolist() if kind == "zip" else file.getmembers()
+            wanted = [member for member in members if _wanted(archive, member)]
+            file.extractall(folder, wanted, **({} if kind == "zip" else {"filter": "data"}))
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(f"{archive} is damaged or not {kind} ({error}): fetch it again") from error
 
 
-def _wanted(archive: Path, members: Iterable[tuple[Any, str, bool]]) -> list[Any]:
-    """The members to unpack, all of them checked. members: member, its name, whether it is a file or a folder."""
-    wanted = []
-    for member, name, plain in members:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or not plain:
-            raise DataError(
-                f"{archive} holds {name!r}, which leaves its folder, or is a link or a device: nothing was unpacked; "
-                "do not use this archive"
-            )
-        if not any(part.startswith("._") for part in path.parts):
-            wanted.append(member)
-    return wanted
+def _wanted(archive: Path, member: zipfile.ZipInfo | tarfile.TarInfo) -> bool:
+    """Whether a member is unpacked. DataError for one that must not be."""
+    if isinstance(member, zipfile.ZipInfo):
+        path, plain = PurePosixPath(member.filename), member.external_attr >> 28 in PLAIN
+    else:
+        path, plain = PurePosixPath(member.name), member.isreg() or member.isdir()
+    if path.is_absolute() or ".." in path.parts or not plain:
+        raise DataError(
+            f"{archive} holds '{path}', which leaves its folder, or is a link or a device: nothing was unpacked; "
+            "do not use this archive"
+        )
+    return not any(part.startswith("._") for part in path.parts)
 
 
 if __name__ == "__main__":

@@ -8,24 +8,16 @@ import csv
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
+from itertools import permutations
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from nibabel.affines import from_matvec
 
-from deepsimreg.data.base import (
-    Dataset,
-    LazySequence,
-    Pair,
-    Sample,
-    Source,
-    check_split,
-    ordered_pairs,
-    pair_of,
-    shuffled_split,
-)
+from deepsimreg.data.base import Dataset, LazySequence, Pair, Sample, check_split, shuffled_split
 from deepsimreg.data.digests import file_digests
 from deepsimreg.errors import DataError
 from deepsimreg.io import image_shape, read_image, read_page
@@ -46,11 +38,15 @@ class Files(NamedTuple):
 class LabelledFiles(Dataset):
     """A dataset whose images lie in files.
 
-    A subclass sets the facts of `Dataset` and calls `open`; it may override `intensities`, `class_indices`, `pairs`,
-    and `multiple`, to a multiple of which the common size is rounded up.
+    A subclass sets the facts of `Dataset` and calls `open`; it may override `pairs`, `intensities`, `class_indices` and
+    what they go by.
     """
 
-    multiple: ClassVar[int] = 1
+    multiple: ClassVar[int] = 1  # the common size is rounded up to a multiple of it
+    limits: tuple[float, float] | None = None  # the grey values that become 0 and 1
+    quantiles: tuple[float, float] | None = None  # the same, as quantiles of each image
+    values: Sequence[int] = range(255)  # of the classes in label files
+    remedy = "remove it, or fetch it again"  # for a file that cannot be used
 
     def open(
         self,
@@ -61,12 +57,10 @@ class LabelledFiles(Dataset):
         cache: int = 16,
         spacing: Sequence[float] | None = None,
     ) -> None:
-        """Check the headers and keep the tables.
+        """Check the headers and keep the tables: name → files, and split → names.
 
         Args:
             root: the folder that paths in the fingerprint are relative to.
-            files: name → its files.
-            splits: split → names.
             downsample: voxels along each axis that are merged into one: their mean, and their most frequent class.
             cache: images kept in memory.
             spacing: mm, array axis order; None: that of the files, which must agree.
@@ -76,7 +70,7 @@ class LabelledFiles(Dataset):
         """
         for split, names in splits.items():
             if not names:
-                raise DataError(f"{self.name} has no images for the split {split}: assign some, or fetch them again")
+                raise DataError(f"{self.name} has no images for the split {split}: assign some, or {self.remedy}")
         self.root, self.files, self.splits = root, dict(files), {split: list(names) for split, names in splits.items()}
         shapes = {path: image_shape(path) for path in dict.fromkeys(p for f in files.values() for p in f[:2])}
         extents = [_extent(entry, shapes) for entry in files.values()]
@@ -94,39 +88,43 @@ class LabelledFiles(Dataset):
         self.spacing = self.sample(next(iter(self.files))).spacing
 
     def open_subjects(self, root: str | Path | None, images: str, labels: str, downsample: int, cache: int) -> None:
-        """Open the fetched folder of `source`, with one image per subject, split 60/20/20 (`shuffled_split`).
+        """Open the fetched folder of `source`, split 60/20/20 by subject; patterns as for `matched_files`."""
+        folder = self.fetched(root)
+        files = matched_files(folder, images, labels)
+        self.open(folder.parent, files, shuffled_split(list(files)), downsample, cache)
 
-        root: of the data; None: `data_root()`. images, labels: as for `matched_files`.
-        """
-        root = Path(root or data_root())
-        files = matched_files(root / self.source.folder, images, labels)
-        if not files:
-            raise not_fetched(root, self.source)
-        self.open(root, files, shuffled_split(list(files)), downsample, cache)
+    def fetched(self, root: str | Path | None) -> Path:
+        """The folder of `source` in the root, None: `data_root()`. DataError if it is missing or empty."""
+        folder = Path(root or data_root()) / self.source.folder
+        if not folder.is_dir() or not any(folder.iterdir()):
+            place = f"set DEEPSIMREG_DATA to the folder that holds {folder.name}"
+            raise DataError(f"{folder} holds no data: run `deepsimreg fetch {self.name}`, or {place}")
+        return folder
 
     def samples(self, split: str) -> Sequence[Sample]:
         return LazySequence(self.splits[check_split(split)], self.sample)
 
     def sample(self, name: str) -> Sample:
-        """The image of that name."""
         return self._cached(name)
 
     def pairs(self, split: str) -> Sequence[Pair]:
         """Train: every ordered pair of different images. Else: image i (moving) with image n - 1 - i (fixed)."""
         names = self.splits[check_split(split)]
         if split == "train":
-            return ordered_pairs(self.samples(split))
+            return self.named_pairs(list(permutations(names, 2)))
         return self.named_pairs([key for key in zip(names, reversed(names), strict=True) if key[0] != key[1]])
 
     def named_pairs(self, names: Sequence[tuple[str, str]]) -> Sequence[Pair]:
         """The pairs of the images with these names: moving, fixed."""
-        return LazySequence(names, partial(pair_of, self.sample))
+        return LazySequence(names, self._pair)
+
+    def _pair(self, names: tuple[str, str]) -> Pair:
+        return Pair(*map(self.sample, names))
 
     def neighbours(self, split: str, distances: Sequence[int]) -> Sequence[Pair]:
         """Image i (moving) with image i + distance (fixed) of the same stack; to train also the other way round."""
         names, files = self.splits[check_split(split)], self.files
-        ends = [(i, i + d) for i in range(len(names)) for d in distances if i + d < len(names)]
-        keys = [(names[i], names[j]) for i, j in ends]
+        keys = [(names[i], names[i + d]) for i in range(len(names)) for d in distances if i + d < len(names)]
         keys = [(a, b) for a, b in keys if files[a].page is None or files[a].image == files[b].image]
         return self.named_pairs([k for a, b in keys for k in ([(a, b), (b, a)] if split == "train" else [(a, b)])])
 
@@ -137,20 +135,29 @@ class LabelledFiles(Dataset):
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def intensities(self, image: np.ndarray, path: Path) -> np.ndarray:
-        """Grey values in [0, 1] from those of a file; by default unchanged. DataError for values outside [0, 1]."""
-        if image.min() < 0 or image.max() > 1:
-            raise DataError(f"{path} has values from {image.min():g} to {image.max():g}: they must lie in [0, 1]")
-        return image
+        """Grey values of a file, clipped at the limits or quantiles and mapped to [0, 1]; without these, unchanged.
+
+        DataError if the image is constant or, unchanged, outside [0, 1].
+        """
+        low, high = self.limits or (np.quantile(image, self.quantiles) if self.quantiles else (0, 1))
+        if low == high:
+            raise DataError(f"{path} is constant: {self.remedy}")
+        if not (self.limits or self.quantiles) and (image.min() < 0 or image.max() > 1):
+            found = f"values from {image.min():g} to {image.max():g}"
+            raise DataError(f"{path} has {found}: they must lie in [0, 1]: {self.remedy}")
+        return (np.clip(image, low, high) - low) / (high - low)
 
     def class_indices(self, label: np.ndarray, path: Path) -> np.ndarray:
-        """Class indices from the values of a label file; by default unchanged. DataError for an unknown value."""
-        highest = len(self.classes) - 1
-        if not np.isin(label, range(highest + 1)).all():
+        """Class indices, uint8, from the values of a label file. DataError for a value that is none of `values`."""
+        indices, known = np.full(label.shape, 255, np.uint8), dict(zip(self.values, self.classes, strict=False))
+        for index, value in enumerate(known):
+            indices[label == value] = index
+        if (indices == 255).any():
             raise DataError(
-                f"{path} has labels from {label.min()} to {label.max()}: only the integers 0 to {highest} "
-                f"({', '.join(self.classes)}) are known; correct it, or fetch it again"
+                f"{path} has the label {label[indices == 255][0]}, which is no class; the integers {known} are: "
+                f"{self.remedy}"
             )
-        return label
+        return indices
 
     @cached_property
     def _cached(self):
@@ -168,7 +175,7 @@ class LabelledFiles(Dataset):
             image, label = read_page(image_path, page), read_page(label_path, page)
             step, affine = (1.0,) * image.ndim, None
         if not np.isfinite(image).all():
-            raise DataError(f"{image_path} has voxels that are NaN or infinite: fetch it again, or remove it")
+            raise DataError(f"{image_path} has voxels that are NaN or infinite: {self.remedy}")
         image, label = image.reshape(_plane(image.shape)), label.reshape(_plane(label.shape))
         step = self._given or tuple(step[: image.ndim])
         self._step = self._step or step
@@ -185,13 +192,8 @@ class LabelledFiles(Dataset):
 def matched_files(folder: Path, images: str, labels: str, both: bool = True) -> dict[str, Files]:
     """Subject → its files, sorted; hidden files are skipped, such as the `._*` of macOS.
 
-    Args:
-        folder: where the patterns start.
-        images, labels: paths in which {subject} stands for what image and label have in common.
-        both: a label without an image is an error as well.
-
-    Raises:
-        DataError: an image without a label.
+    images, labels: paths below `folder` in which {subject} stands for what both have in common. DataError for an image
+    without a label and, if `both`, for a label without an image.
     """
     found = []
     for pattern in (images, labels):
@@ -206,18 +208,12 @@ def matched_files(folder: Path, images: str, labels: str, both: bool = True) -> 
     return {subject: Files(found[0][subject], found[1][subject]) for subject in sorted(found[0])}
 
 
-def stack_pages(name: str, image: Path, label: Path, start: int = 0, stop: int | None = None) -> dict[str, Files]:
-    """<name>-t### → one page of two stacks each, from `start` to before `stop`. DataError if it is no stack."""
+def stack_pages(name: str, image: Path, label: Path, pages: slice = slice(None)) -> dict[str, Files]:
+    """<name>-t### → one page of two stacks each. DataError if it is no stack."""
     shape = image_shape(image)
     if len(shape) != 3:
         raise DataError(f"{image} has shape {shape}: a stack is (pages, rows, columns)")
-    return {f"{name}-t{page:03d}": Files(image, label, page) for page in range(shape[0])[start:stop]}
-
-
-def not_fetched(root: Path, source: Source) -> DataError:
-    """The error for a dataset whose folder is missing or empty."""
-    remedy = f"run `deepsimreg fetch {source.name}`, or set DEEPSIMREG_DATA to the folder that holds {source.folder}"
-    return DataError(f"{root / source.folder} holds no data: {remedy}")
+    return {f"{name}-t{page:03d}": Files(image, label, page) for page in range(shape[0])[pages]}
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -231,13 +227,6 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         return list(table)
 
 
-def scaled(image: np.ndarray, low: float, high: float, path: Path) -> np.ndarray:
-    """Grey values clipped to [low, high] and mapped to [0, 1]. DataError if the image is constant."""
-    if low == high:
-        raise DataError(f"{path} is constant: fetch it again, or remove it")
-    return (np.clip(image, low, high) - low) / (high - low)
-
-
 def padded_sample(
     image: np.ndarray, label: np.ndarray, shape: Sequence[int], name: str, spacing: tuple[float, ...], affine
 ) -> Sample:
@@ -247,13 +236,10 @@ def padded_sample(
     """
     cut = tuple(slice(side) for side in shape)
     image, label = image[cut].astype(np.float32), label[cut].astype(np.uint8)
-    before = [(side - n) // 2 for side, n in zip(shape, image.shape, strict=True)]
-    padding = [(b, side - n - b) for b, side, n in zip(before, shape, image.shape, strict=True)]
-    if affine is not None:
-        affine = affine.copy()
-        affine[:3, 3] -= affine[:3, : len(before)] @ before
+    missing = np.subtract(shape, image.shape)
+    padding = np.stack([missing // 2, missing - missing // 2], axis=1)
     image, label = (torch.from_numpy(np.pad(array, padding, mode="edge"))[None] for array in (image, label))
-    return Sample(image, label, name, tuple(spacing), affine)
+    return Sample(image, label, name, tuple(spacing), _regridded(affine, -padding[:, 0]))
 
 
 def downsampled(sample: Sample, factor: int) -> Sample:
@@ -261,17 +247,18 @@ def downsampled(sample: Sample, factor: int) -> Sample:
 
     Both lie at the centre of the block, as the affine says.
     """
-    image, affine, ndim = pooled(sample.image[None], factor)[0], sample.affine, sample.image.ndim - 1
-    label, most = torch.zeros_like(image, dtype=torch.uint8), torch.zeros_like(image)
-    for index in sample.label.unique().tolist():
-        fraction = pooled((sample.label == index).float()[None], factor)[0]
-        label[fraction > most] = index
-        most = torch.maximum(most, fraction)
-    if affine is not None:
-        affine = affine.copy()
-        affine[:3, 3] += affine[:3, :ndim] @ np.full(ndim, (factor - 1) / 2)
-        affine[:3, :ndim] *= factor
+    image, classes = pooled(sample.image[None], factor)[0], sample.label.unique()
+    fractions = torch.stack([pooled((sample.label == index).float()[None], factor)[0] for index in classes])
+    label = classes[fractions.argmax(dim=0)]
+    affine = _regridded(sample.affine, np.full(image.ndim - 1, (factor - 1) / 2), factor)
     return Sample(image, label, sample.name, tuple(step * factor for step in sample.spacing), affine)
+
+
+def _regridded(affine: np.ndarray | None, first: np.ndarray, step: int = 1) -> np.ndarray | None:
+    """The affine of a grid that starts at voxel `first` (D,) of the one given, in steps of `step` of its voxels."""
+    absent = 3 - len(first)  # the axes that a plane does not have stay as they are
+    scale, shift = np.diag([float(step)] * len(first) + [1.0] * absent), np.pad(first, (0, absent))
+    return None if affine is None else affine @ from_matvec(scale, shift)
 
 
 def _extent(files: Files, shapes: Mapping[Path, tuple[int, ...]]) -> tuple[int, ...]:

@@ -7,10 +7,8 @@ with their edge values to 48 × 64 × 48, array axis order (X, Y, Z).
 
 from pathlib import Path
 
-import numpy as np
-
 from deepsimreg.data.base import Source
-from deepsimreg.data.files import LabelledFiles, scaled
+from deepsimreg.data.files import LabelledFiles
 
 
 class Hippocampus(LabelledFiles):
@@ -27,7 +25,7 @@ class Hippocampus(LabelledFiles):
         citation="Antonelli et al., The Medical Segmentation Decathlon, Nature Communications 13:4128 (2022)",
     )
     name, licence, citation = source.name, source.licence, source.citation
-    shape, multiple = (48, 64, 48), 8
+    shape, multiple, quantiles = (48, 64, 48), 8, (0.01, 0.99)
     classes = ("background", "anterior", "posterior")
     colors = ("#000000", "#e69f00", "#56b4e9")
     description = "T1 MRI crops around the hippocampus, 260 labelled volumes (Decathlon Task04)"
@@ -36,6 +34,3 @@ class Hippocampus(LabelledFiles):
         self.open_subjects(root, "imagesTr/{subject}.nii.gz", "labelsTr/{subject}.nii.gz", downsample, cache)
         for name in self.files:  # every volume is checked at the start: about a second
             self.sample(name)
-
-    def intensities(self, image: np.ndarray, path: Path) -> np.ndarray:
-        return scaled(image, *np.quantile(image, (0.01, 0.99)), path)

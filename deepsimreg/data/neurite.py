@@ -4,7 +4,6 @@ Sources: Hoopes et al. 2022; Marcus et al. 2007. Structures are numbered as in t
 """
 
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -37,16 +36,13 @@ class NeuriteOasis3d(LabelledFiles):
     source = _source("neurite-oasis-3d", "neurite-oasis.v1.0", "md5:081392a8150ff99ab7a64a9ded377835", 6_600_000_000)
     name, licence, citation = source.name, source.licence, source.citation
     shape = (160, 192, 224)
-    image_name: ClassVar[str] = "aligned_norm.nii.gz"
+    image_name, label_name, structures = "aligned_norm.nii.gz", "aligned_seg35.nii.gz", 35
     description = "T1 MRI of OASIS-1, 414 subjects, 35 structures, affinely aligned"
 
     def __init__(self, root: str | Path | None = None, downsample: int = 1, cache: int = 8):
-        self._open(root, "aligned_seg35.nii.gz", 35, downsample, cache)
-
-    def _open(self, root: str | Path | None, label_name: str, structures: int, downsample: int, cache: int) -> None:
-        self.classes = ("background", *(f"structure {number}" for number in range(1, structures + 1)))
-        self.colors = spread_colors(structures + 1)
-        self.open_subjects(root, f"{{subject}}/{self.image_name}", f"{{subject}}/{label_name}", downsample, cache)
+        self.classes = ("background", *(f"structure {number + 1}" for number in range(self.structures)))
+        self.colors = spread_colors(len(self.classes))
+        self.open_subjects(root, f"{{subject}}/{self.image_name}", f"{{subject}}/{self.label_name}", downsample, cache)
 
     def intensities(self, image: np.ndarray, path: Path) -> np.ndarray:
         """Unchanged if they lie in [0, 1], else divided by the largest."""
@@ -64,4 +60,5 @@ class NeuriteOasis2d(NeuriteOasis3d):
     def __init__(self, root: str | Path | None = None, labels: int = 24, downsample: int = 1, cache: int = 512):
         if labels not in (4, 24):
             raise DataError(f"labels is {labels}: neurite-oasis-2d has 4 or 24 structures")
-        self._open(root, f"slice_seg{labels}.nii.gz", labels, downsample, cache)
+        self.label_name, self.structures = f"slice_seg{labels}.nii.gz", labels
+        super().__init__(root, downsample, cache)

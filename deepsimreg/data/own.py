@@ -1,28 +1,14 @@
-"""A dataset of your own, described by one YAML file: no code.
-
-    name: nuclei                            # as figures and folders call it
-    kind: planes                            # planes, volumes, or stacks (TIFF; neighbouring pages are registered)
-    images: images/{subject}.tif            # {subject} stands for what images and labels have in common
-    labels: labels/{subject}_mask.tif
-    classes: {0: background, 255: nucleus}  # value in the label files: name; or a list, for the values 0, 1, …
-    intensity: {range: [0, 255]}            # or {quantiles: [0.01, 0.99]} of each image; mapped to 0 … 1
-    split: {train: 0.6, validation: 0.2, test: 0.2, seed: 42}  # or a list of subjects for each
-    pairs: all                              # all, neighbours, {atlas: subject}, or {file: pairs.csv}
-
-pairs.csv has the columns moving, fixed and split. Optional keys: neighbours (distances in stacks, [1]), spacing (mm,
-array axis order), colors, description, licence, citation. Paths start at the YAML file.
-"""
+"""A dataset of your own, described by one YAML file: no code. data/README.md explains its keys by an example."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import pydantic
 import yaml
 
 from deepsimreg.data.base import SPLITS, Pair, check_split, shuffled_split, spread_colors
-from deepsimreg.data.files import SUBJECT, LabelledFiles, matched_files, read_table, scaled, stack_pages
+from deepsimreg.data.files import SUBJECT, LabelledFiles, matched_files, read_table, stack_pages
 from deepsimreg.errors import DataError
 
 
@@ -135,22 +121,19 @@ def _line(fault: dict[str, Any]) -> str:
 
 
 class OwnData(LabelledFiles):
-    """What a YAML file describes.
+    """What the YAML file `description` describes. downsample: whole number. cache: images kept in memory.
 
-    Args:
-        description: the YAML file.
-        downsample: whole number, for a first look or a small machine.
-        cache: images kept in memory.
-
-    Raises:
-        DataError: an unknown key or value, no files, or a file that cannot be used; names the remedy.
+    DataError: an unknown key or value, no files, or a file that cannot be used; names the remedy.
     """
 
     def __init__(self, description: str | Path, downsample: int = 1, cache: int = 64):
         self.path = Path(description)
         self.settings = own = read_description(self.path)
         self.name, self.description = own.name, own.description or f"described by {self.path.name}"
-        self.licence, self.citation, self.classes = own.licence, own.citation, tuple(own.classes.values())
+        self.remedy = f"correct it, remove it, or change {self.path.name}"
+        self.licence, self.citation = own.licence, own.citation
+        self.classes, self.values = tuple(own.classes.values()), tuple(own.classes)
+        self.limits, self.quantiles = own.intensity.range, own.intensity.quantiles
         self.colors = tuple(own.colors or spread_colors(len(self.classes)))
         if len(self.colors) != len(self.classes):
             raise DataError(f"{self.path}: colors has {len(self.colors)} entries for {len(self.classes)} classes")
@@ -170,27 +153,10 @@ class OwnData(LabelledFiles):
 
     def pairs(self, split: str) -> Sequence[Pair]:
         """As `pairs` of the description says; default: neighbours in stacks, else all (see `LabelledFiles.pairs`)."""
+        if self._listed:
+            return self.named_pairs(self._listed[check_split(split)])
         policy = self.settings.pairs or ("neighbours" if self.settings.kind == "stacks" else "all")
-        if policy == "all":
-            return super().pairs(split)
-        if policy == "neighbours":
-            return self.neighbours(split, self.settings.neighbours)
-        return self.named_pairs(self._listed[check_split(split)])
-
-    def intensities(self, image: np.ndarray, path: Path) -> np.ndarray:
-        intensity = self.settings.intensity
-        return scaled(image, *(intensity.range or np.quantile(image, intensity.quantiles)), path)
-
-    def class_indices(self, label: np.ndarray, path: Path) -> np.ndarray:
-        indices = np.full(label.shape, 255, np.uint8)
-        for index, value in enumerate(self.settings.classes):
-            indices[label == value] = index
-        if (indices == 255).any():
-            raise DataError(
-                f"{path} has the label {label[indices == 255][0]}, which is no class of {self.path.name}: "
-                f"{self.settings.classes}"
-            )
-        return indices
+        return super().pairs(split) if policy == "all" else self.neighbours(split, self.settings.neighbours)
 
     def _splits(self, subjects: list[str]) -> dict[str, list[str]]:
         split, pairs = self.settings.split, self.settings.pairs

@@ -101,9 +101,8 @@ class Phantom(Dataset):
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr(self).encode())
         for split in SPLITS:
-            for pair in self.pairs(split)[:1]:
-                for tensor in (pair.moving.label, pair.fixed.label):
-                    digest.update(tensor.numpy().tobytes())
+            for sample in self.samples(split)[:2]:
+                digest.update(sample.label.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def _pair(self, split: str, index: int) -> Pair:
@@ -162,11 +161,9 @@ class Phantom(Dataset):
         """Displacement (D, *shape), voxels, float32: exponential of a smooth velocity, zero at the border."""
         side = min(self.shape)
         velocity = np.stack([_smooth_noise(random, self.shape, sigma=side / 7) for _ in self.shape])
-        margin = side / 8
-        for axis, length in enumerate(self.shape):
-            distance = np.minimum(np.arange(length), np.arange(length)[::-1])
-            fade = np.sin(np.clip(distance / margin, 0, 1) * np.pi / 2) ** 2
-            velocity *= np.expand_dims(fade, [a for a in range(self.ndim) if a != axis])
+        for position, length in zip(np.ogrid[tuple(map(slice, self.shape))], self.shape, strict=True):
+            distance = np.minimum(position, length - 1 - position)
+            velocity *= np.sin(np.clip(8 * distance / side, 0, 1) * np.pi / 2) ** 2
         speed = side * self.displacement * random.uniform(0.7, 1.0)
         velocity *= speed / np.linalg.norm(velocity, axis=0).max()
         return integrate(torch.from_numpy(velocity.astype(np.float32))[None])[0].numpy()
@@ -188,36 +185,27 @@ class Phantom(Dataset):
         return Sample(image, label, name, self.spacing)
 
 
-def phantom_2d(shape=(96, 96), train=60, validation=12, test=24, **options) -> Phantom:
-    """Cells with organelles on a background."""
+def phantom_2d(**options) -> Phantom:
+    """Cells with organelles on a background; options: fields of `Phantom`."""
     return Phantom(
         "phantom-2d",
         classes=("background", "cytoplasm", "organelle"),
         colors=("#000000", "#0101e0", "#01abfe"),
         layers=(Layer((5, 7), (0.12, 0.18)), Layer((2, 3), (0.22, 0.42))),
         materials=(Material(0, 0.02, 2.0), Material(1, 0.06, 1.0), Material(2, 0.04, 2.0)),
-        shape=shape,
-        train=train,
-        validation=validation,
-        test=test,
-        **options,
+        **{"shape": (96, 96), "train": 60, "validation": 12, "test": 24} | options,
     )
 
 
-def phantom_3d(shape=(48, 48, 40), train=24, validation=6, test=12, displacement=0.12, **options) -> Phantom:
-    """Nested tissue: cortex around medulla around nodules."""
+def phantom_3d(**options) -> Phantom:
+    """Nested tissue: cortex around medulla around nodules; options: fields of `Phantom`."""
     return Phantom(
         "phantom-3d",
         classes=("background", "cortex", "medulla", "nodule"),
         colors=("#000000", "#0072b2", "#e69f00", "#009e73"),
         layers=(Layer((3, 4), (0.28, 0.36)), Layer((1, 1), (0.65, 0.75)), Layer((1, 2), (0.45, 0.6))),
         materials=(Material(0, 0.02, 2.0), Material(1, 0.05, 1.0), Material(2, 0.03, 2.0), Material(0, 0.05, 0.7)),
-        shape=shape,
-        train=train,
-        validation=validation,
-        test=test,
-        displacement=displacement,
-        **options,
+        **{"shape": (48, 48, 40), "train": 24, "validation": 6, "test": 12, "displacement": 0.12} | options,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from deepsimreg.data.base import Source
-from deepsimreg.data.stacks import Part, Stacks
+from deepsimreg.data.stacks import Stacks
 from deepsimreg.errors import DataError
 from deepsimreg.io import read_image, write_image
 
@@ -17,12 +17,9 @@ FRAME = (520, 696)
 
 
 def prepare(raw: Path, target: Path) -> None:
-    """The videos as stacks: cropped, labels clipped to {0, 1}.
+    """The videos of the folder PhC-C2DH-U373 as stacks in images/ and labels-class/: cropped, labels clipped to {0, 1}.
 
-    raw: the folder PhC-C2DH-U373. target: receives images/ and labels-class/.
-
-    Raises:
-        DataError: a frame or its label is missing, or has another size.
+    DataError: a frame or its label is missing, or has another size.
     """
     for video in ("01", "02"):
         frames = sorted((raw / video).glob("t*.tif"))
@@ -58,7 +55,7 @@ class PhcU373(Stacks):
     )
     name, licence, citation = source.name, source.licence, source.citation
     shape, patterns = (512, 688), ("images/{}.tif", "labels-class/{}.tif")
-    parts = {"train": Part("01"), "validation": Part("02", 0, 50), "test": Part("02", 60, 115)}
+    parts = {"train": ("01", slice(None)), "validation": ("02", slice(50)), "test": ("02", slice(60, 115))}
     classes = ("background", "cell")
     colors = ("#000000", "#e69f00")
     description = "phase-contrast video of glioblastoma-astrocytoma U373 cells, silver-truth labels"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from deepsimreg.data.base import Source
-from deepsimreg.data.stacks import Part, Stacks
+from deepsimreg.data.stacks import Stacks
 from deepsimreg.errors import DataError
 from deepsimreg.io import image_shape, read_image, read_page, write_image
 
@@ -24,18 +24,14 @@ COLOURS = {
 
 
 def prepare(raw: Path, target: Path) -> None:
-    """The stacks with three classes, from the colours of the seven.
+    """The stacks of the folder platelet-em in images/ and labels-class/: three classes, from the colours of the seven.
 
-    raw: the folder platelet-em. target: receives images/ and labels-class/.
-
-    Raises:
-        DataError: a colour that belongs to no class.
+    DataError: a colour that belongs to no class.
     """
     for stack in ("24", "50"):
         images, colours = raw / "images" / f"{stack}-images.tif", raw / "labels-semantic" / f"{stack}-semantic.tif"
-        classes = [
-            _classes(read_page(colours, page), f"{colours}, slice {page}") for page in range(image_shape(colours)[0])
-        ]
+        pages = range(image_shape(colours)[0])
+        classes = [_classes(read_page(colours, page), f"{colours}, slice {page}") for page in pages]
         write_image(target / "images" / images.name, read_image(images).array)
         write_image(target / "labels-class" / f"{stack}-class.tif", np.stack(classes))
 
@@ -46,7 +42,7 @@ def _classes(rgba: np.ndarray, where: str) -> np.ndarray:
     for colour, index in COLOURS.items():
         classes[(rgba[..., :3] == colour).all(axis=-1)] = index
     if (classes == 255).any():
-        unknown = tuple(int(part) for part in rgba[classes == 255][0][:3])
+        unknown = tuple(rgba[classes == 255][0, :3].tolist())
         raise DataError(f"{where} has the colour {unknown}, which belongs to no class: fetch the data again")
     return classes
 
@@ -68,7 +64,7 @@ class PlateletEm(Stacks):
     )
     name, licence, citation = source.name, source.licence, source.citation
     shape, patterns = (800, 800), ("images/{}-images.tif", "labels-class/{}-class.tif")
-    parts = {"train": Part("50"), "validation": Part("24", 0, 12), "test": Part("24", 12, 24)}
+    parts = {"train": ("50", slice(None)), "validation": ("24", slice(12)), "test": ("24", slice(12, 24))}
     classes = ("background", "cytoplasm", "organelle")
     colors = ("#000000", "#56b4e9", "#e69f00")
     description = "serial block-face electron microscopy of human platelets"

@@ -6,22 +6,13 @@ values are divided by 256. Spacing is 1: distances are in pixels.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
 from deepsimreg.data.base import Pair, Source
-from deepsimreg.data.files import LabelledFiles, not_fetched, stack_pages
+from deepsimreg.data.files import LabelledFiles, stack_pages
 from deepsimreg.errors import DataError
-from deepsimreg.paths import data_root
-
-
-class Part(NamedTuple):
-    """The planes start … stop - 1 of a stack; stop None: to its end."""
-
-    stack: str
-    start: int = 0
-    stop: int | None = None
 
 
 class Stacks(LabelledFiles):
@@ -29,19 +20,15 @@ class Stacks(LabelledFiles):
 
     source: ClassVar[Source]
     patterns: ClassVar[tuple[str, str]]  # paths of the image stack and the label stack, {} for the name of the stack
-    parts: ClassVar[dict[str, Part]]
+    parts: ClassVar[dict[str, tuple[str, slice]]]  # split → stack, planes
 
     def __init__(self, root: str | Path | None = None, downsample: int = 1):
-        root = Path(root or data_root())
-        folder = root / self.source.folder
-        if not folder.is_dir():
-            raise not_fetched(root, self.source)
+        folder = self.fetched(root)
         files, splits = {}, {}
-        for split, (stack, start, stop) in self.parts.items():
-            image, label = (folder / pattern.format(stack) for pattern in self.patterns)
-            pages = stack_pages(stack, image, label, start, stop)
+        for split, (stack, planes) in self.parts.items():
+            pages = stack_pages(stack, *(folder / pattern.format(stack) for pattern in self.patterns), planes)
             files, splits[split] = files | pages, list(pages)
-        self.open(root, files, splits, downsample)
+        self.open(folder.parent, files, splits, downsample)
 
     def pairs(self, split: str) -> Sequence[Pair]:
         """Neighbouring planes, as above."""

@@ -24,9 +24,9 @@ class MetricsTable(Callback):
         self.path, self.columns = path, ["step", "seconds", *columns]
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        rows = []
         if not trainer.is_global_zero:
             return
+        rows = []
         if trainer.global_step and self.path.is_file():
             with self.path.open(newline="") as file:
                 uncut = [row for row in csv.DictReader(file) if None not in row.values()]  # a killed run may cut a row
@@ -39,11 +39,8 @@ class MetricsTable(Callback):
             writer.writerows(rows)
 
     def _append(self, trainer: lightning.Trainer, prefix: str, **more: str) -> None:
-        metrics = more | {
-            name: f"{float(value):.6g}"
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith(prefix) and name in self.columns
-        }
+        found = {name: value for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
+        metrics = more | {name: f"{float(value):.6g}" for name, value in found.items() if name in self.columns}
         if metrics:
             with self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self.columns).writerow({"step": trainer.global_step} | metrics)
@@ -89,14 +86,8 @@ class Progress(Callback):
         self.label, self.steps = label, steps
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        self.bar = tqdm(
-            total=self.steps,
-            initial=trainer.global_step,
-            desc=self.label,
-            unit="step",
-            mininterval=1,
-            disable=not trainer.is_global_zero,
-        )
+        span = {"total": self.steps, "initial": trainer.global_step, "disable": not trainer.is_global_zero}
+        self.bar = tqdm(desc=self.label, unit="step", mininterval=1, **span)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *_) -> None:
         self.bar.update(trainer.global_step - self.bar.n)

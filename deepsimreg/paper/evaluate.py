@@ -55,29 +55,30 @@ def evaluate(
 
     Args:
         entries: the methods; all have the same columns.
-        dataset: the data.
-        split: of the dataset.
         rows: a CSV file that keeps the rows pair by pair; what is in it is not registered again.
         limit: the first pairs only; 0: all of them.
         noise: standard deviation of Gaussian noise that is added to both images; the same for every method.
         images: folder that receives the warped images and labels; None writes none.
 
-    Returns:
-        One row per pair and method: the columns of the entry, `pair`, the metrics of `evaluate_pair`, and `seconds` of
-        the registration alone.
+    Returns one row per pair and method: the columns of the entry, `pair`, the metrics of `evaluate_pair`, and `seconds`
+    of the registration alone.
     """
     keys = [*entries[0].columns]
     table = _read_rows(rows)
     known = {tuple(None if pd.isna(row[key]) else row[key] for key in (*keys, "pair")) for row in table}
     pairs = dataset.pairs(split)
-    for number in tqdm(range(min(limit, len(pairs)) or len(pairs)), desc=f"{split} pairs", unit="pair", leave=False):
+    count = min(limit or len(pairs), len(pairs))
+    for number in tqdm(range(count), desc=f"{split} pairs", unit="pair", leave=False):
         pair = pairs[number]
         missing = [one for one in entries if (*(one.columns[key] for key in keys), pair.name) not in known]
         if not missing:
             continue
-        moving, fixed = _noisy(pair, noise, number) if noise else (pair.moving.image[None], pair.fixed.image[None])
+        generator = torch.Generator().manual_seed(number)
+        both = [one.image[None] for one in (pair.moving, pair.fixed)]
+        if noise:
+            both = [add_noise(image, noise, generator) for image in both]
         for entry in missing:
-            displacement, seconds = timed(entry.register, moving.to(device()), fixed.to(device()))
+            displacement, seconds = timed(entry.register, *(image.to(device()) for image in both))
             metrics = measure(displacement, pair, dataset)
             table.append({**entry.columns, "pair": pair.name, **metrics, "seconds": seconds})
             if images is not None and displacement is not None:
@@ -129,11 +130,6 @@ def chosen_lams(table: pd.DataFrame) -> dict[str, float]:
     return dict(choose(table).query("chosen")[["method", "lam"]].itertuples(index=False)) if len(table) else {}
 
 
-def _noisy(pair: Pair, noise: float, number: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(number)
-    return [add_noise(image[None], noise, generator) for image in (pair.moving.image, pair.fixed.image)]
-
-
 def _read_rows(path: Path | None) -> list[dict[str, Any]]:
     """The whole rows of an unfinished table."""
     if path is None or not path.is_file():
@@ -145,9 +141,8 @@ def _read_rows(path: Path | None) -> list[dict[str, Any]]:
 
 
 def _write_moved(folder: Path, pair: Pair, displacement: Tensor) -> None:
-    moved = warp_image(pair.moving.image[None], displacement), warp_labels(pair.moving.label[None], displacement)
-    for name, values in zip(("image", "label"), moved, strict=True):
-        write_sample(folder / f"{pair.name}-{name}", values[0, 0], pair.fixed)
+    for name, warp, values in (("image", warp_image, pair.moving.image), ("label", warp_labels, pair.moving.label)):
+        write_sample(folder / f"{pair.name}-{name}", warp(values[None], displacement)[0, 0], pair.fixed)
 
 
 def write_sample(stem: Path, values: Tensor, like: Sample) -> None:

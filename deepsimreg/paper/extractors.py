@@ -18,8 +18,9 @@ from deepsimreg.models.vgg import load_vgg
 from deepsimreg.paper.evaluate import device, write_sample, write_table
 from deepsimreg.paper.files import read_json
 from deepsimreg.paper.plan import Profile
-from deepsimreg.paper.resolve import FIXED_EXTRACTORS, ExtractorSettings
+from deepsimreg.paper.resolve import FIXED_EXTRACTORS
 from deepsimreg.paper.run import Run
+from deepsimreg.paper.settings import ExtractorPart
 from deepsimreg.paper.training import Trained, mean_dice, trained
 from deepsimreg.paths import PROJECT
 
@@ -28,11 +29,7 @@ class SegmentationTraining(Trained):
     """U-Net, cross-entropy; keeps the weights of the highest validation Dice."""
 
     best_metric, best_is_highest = "validation_dice", True
-
-    @staticmethod
-    def outputs(dataset: Dataset) -> int:
-        """Channels of the network's output."""
-        return len(dataset.classes)
+    outputs = staticmethod(lambda dataset: len(dataset.classes))  # channels of the network
 
     def terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         logits = self.network(batch["image"]).float()
@@ -53,11 +50,7 @@ class ReconstructionTraining(Trained):
     """Autoencoder, mean squared error; keeps the weights of the lowest validation error."""
 
     best_metric, best_is_highest = "validation_loss", False
-
-    @staticmethod
-    def outputs(dataset: Dataset) -> int:
-        """Channels of the network's output."""
-        return 1
+    outputs = staticmethod(lambda dataset: 1)
 
     def terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"loss": functional.mse_loss(self.network(batch["image"]).float(), batch["image"])}
@@ -66,16 +59,14 @@ class ReconstructionTraining(Trained):
     def tested(output: Tensor, sample: Sample, classes: Sequence[str]) -> tuple[Tensor, dict[str, float]]:
         """The reconstruction (1, 1, *spatial), and its mean squared and absolute error."""
         error = output - sample.image[None]
-        return output, {
-            "mean_squared_error": error.square().mean().item(),
-            "mean_absolute_error": error.abs().mean().item(),
-        }
+        squared, absolute = error.square().mean().item(), error.abs().mean().item()
+        return output, {"mean_squared_error": squared, "mean_absolute_error": absolute}
 
 
 TRAININGS: dict[str, type[Trained]] = {"seg": SegmentationTraining, "ae": ReconstructionTraining}  # by kind
 
 
-def extractor_training(settings: ExtractorSettings, dataset: Dataset) -> Trained:
+def extractor_training(settings: ExtractorPart, dataset: Dataset) -> Trained:
     """A fresh extractor and how it is trained."""
     training = TRAININGS[settings.kind]
     network = EXTRACTORS[settings.kind](dataset.ndim, training.outputs(dataset), **settings.network)
@@ -89,14 +80,9 @@ def source_data(plan: Profile, run: Run) -> Dataset:
 
 
 def train_extractor(run: Run, dataset: Dataset) -> tuple[nn.Module, pd.DataFrame]:
-    """Train, resume or load a feature extractor.
+    """Train, resume or load a feature extractor on its dataset (`source_data`).
 
-    Args:
-        run: of the profile, or with settings of one's own (`Profile.extractor`).
-        dataset: that it is trained on (`source_data`).
-
-    Returns:
-        The network of the best validation in evaluation mode, and its metrics by step.
+    Returns the network of the best validation in evaluation mode, and its metrics by step.
     """
 
     def items(split: str) -> Sequence[Sample]:
@@ -116,29 +102,19 @@ def fraction_of(samples: Sequence[Sample], fraction: float) -> Sequence[Sample]:
     if fraction == 1:
         return samples
     order = random.Random(0).sample(range(len(samples)), len(samples))
-    chosen = order[: max(1, round(fraction * len(samples)))]
-    return LazySequence(len(chosen), partial(_pick, samples, chosen))
-
-
-def _pick(samples: Sequence[Sample], chosen: Sequence[int], index: int) -> Sample:
-    return samples[chosen[index]]
+    return LazySequence(order[: max(1, round(fraction * len(samples)))], samples.__getitem__)
 
 
 def load_extractor(plan: Profile, dataset: str, name: str, kind: str | None = None) -> nn.Module:
     """A trained extractor by its name in the profile, or by the folder of a run (a name with "/").
 
-    kind: that is expected; None: any.
-
-    Raises:
-        SettingsError: its run has not ended, and the profile does not make runs on demand.
-        WeightsError: VGG's weights are missing, or the folder holds another network.
+    kind: that is expected; None: any. SettingsError if its run has not ended and the profile makes no runs on demand;
+    WeightsError if VGG's weights are missing, or if the folder holds another network.
     """
     if name in FIXED_EXTRACTORS:
         return load_vgg().to(device())
-    if "/" in name:
-        path = PROJECT / name / "weights.safetensors"
-    else:
-        path = plan.extractor(dataset, name).need().weights
+    own = PROJECT / name / "weights.safetensors" if "/" in name else None
+    path = own or plan.extractor(dataset, name).need().weights
     return load_model(path, EXTRACTORS.get(kind)).to(device())
 
 
@@ -146,8 +122,7 @@ def load_extractor(plan: Profile, dataset: str, name: str, kind: str | None = No
 def evaluate_extractor(network: nn.Module, kind: str, dataset: Dataset, folder: Path | None = None) -> pd.DataFrame:
     """Run an extractor on the test images; its segmentations or reconstructions go to `folder` as image files.
 
-    Returns:
-        One row per image: Dice per class and pixel accuracy (seg), or mean squared and absolute error (ae).
+    Returns one row per image: Dice per class and pixel accuracy (seg), or mean squared and absolute error (ae).
     """
     rows = []
     where = next(network.parameters()).device

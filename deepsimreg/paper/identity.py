@@ -42,7 +42,7 @@ def digest(content: Any) -> str:
 
 def code_digest(entries: Iterable[str]) -> str:
     """Digest of the code that modules, or files such as a chapter's twin, reach."""
-    return digest({name: _content(_file(name)) for name in sorted(reached(entries))})
+    return digest({name: _source(_file(name))[1] for name in sorted(reached(entries))})
 
 
 def reached(entries: Iterable[str]) -> set[str]:
@@ -69,35 +69,25 @@ def _is_module(name: str) -> bool:
     return name.startswith("deepsimreg") and _file(name).is_file()
 
 
-def _stamp(path: Path) -> int:
-    return path.stat().st_mtime_ns
+def _source(path: Path) -> tuple[ast.Module, str]:
+    """The syntax tree of a file without its docstrings, and its digest; a file that is edited is read again."""
+    return _parsed(path, path.stat().st_mtime_ns)
 
 
 @cache
-def _tree(path: Path, stamp: int) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def _content(path: Path) -> str:
-    """Digest of the source without comments, docstrings and layout."""
-    return _normalised(path, _stamp(path))
-
-
-@cache
-def _normalised(path: Path, stamp: int) -> str:
+def _parsed(path: Path, stamp: int) -> tuple[ast.Module, str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
-            node
-        ):
+        if isinstance(node, documented) and ast.get_docstring(node):
             node.body = node.body[1:] or [ast.Pass()]
-    return digest(ast.unparse(tree))
+    return tree, digest(ast.unparse(tree))
 
 
 def _imported(path: Path) -> set[str]:
     """Modules of the package that a file imports, anywhere in it."""
     found = set()
-    for node in ast.walk(_tree(path, _stamp(path))):
+    for node in ast.walk(_source(path)[0]):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if _is_module(alias.name)}
         elif isinstance(node, ast.ImportFrom) and node.module and _is_module(node.module):
@@ -110,10 +100,5 @@ def _imported(path: Path) -> set[str]:
 
 def _lazy_names(path: Path) -> dict[str, str]:
     """Name → submodule of a package that attaches its names lazily (`lazy_loader.attach`)."""
-    for node in ast.walk(_tree(path, _stamp(path))):
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "attach":
-            for keyword in node.keywords:
-                if keyword.arg == "submod_attrs":
-                    given = ast.literal_eval(keyword.value)
-                    return {name: module for module, names in given.items() for name in names}
-    return {}
+    given = [one for one in ast.walk(_source(path)[0]) if isinstance(one, ast.keyword) and one.arg == "submod_attrs"]
+    return {name: module for one in given for module, names in ast.literal_eval(one.value).items() for name in names}

@@ -4,7 +4,7 @@ from functools import partial
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deepsimreg.data.base import Dataset
 from deepsimreg.losses.base import WeightedSum
@@ -26,14 +26,9 @@ def method(plan: Profile, dataset: str, name: str, **options) -> Method:
     options: of a baseline, in place of the profile's.
     """
     if name in plan.networks(dataset):
-        return network_method(load_network(plan.registration(dataset, name)))
+        return torch.no_grad()(load_network(plan.registration(dataset, name)).forward)
     run = plan.baseline(dataset, name).need()
     return baseline_method(plan, run, run.result()["smoothing"], **options)
-
-
-def network_method(network: nn.Module) -> Method:
-    """A trained network as a method: no gradient is kept."""
-    return torch.no_grad()(network.forward)
 
 
 def baseline_method(plan: Profile, run: Run, smoothing: float, **options) -> Method:
@@ -42,18 +37,11 @@ def baseline_method(plan: Profile, run: Run, smoothing: float, **options) -> Met
     record, data = BASELINES[settings.baseline], plan.data(run.dataset)
     extractor = load_extractor(plan, run.dataset, record.extractor) if record.extractor else None
     given = {"extractor": extractor, "smoothing": smoothing, **settings.options, **options}
-    return partial(_registered_by_baseline, record.register, data.spacing, given)
-
-
-def _registered_by_baseline(register, spacing, options, moving: Tensor, fixed: Tensor) -> Tensor:
-    return register(moving, fixed, spacing, **options)
+    return partial(record.register, spacing=data.spacing, **given)
 
 
 def optimisation_method(plan: Profile, dataset: str, part: MethodPart, lam: float) -> Method:
-    """An optimisation at one λ, from rest or from a network; what it needs is loaded here and not in the call.
-
-    The method also takes `observe`, as `optimise` does.
-    """
+    """An optimisation at one λ, from rest or from a network; the method also takes `observe`, as `optimise` does."""
     data = plan.data(dataset)
     network = method(plan, dataset, part.network) if part.network else None
     kinds = required_extractors(part.similarity)
@@ -64,19 +52,9 @@ def optimisation_method(plan: Profile, dataset: str, part: MethodPart, lam: floa
     levels = levels or default_levels(data.shape, data.spacing, started=network is not None)
 
     def register(moving: Tensor, fixed: Tensor, observe=None) -> Tensor:
-        start = None if network is None else network(moving, fixed)
-        found = optimise(
-            moving,
-            fixed,
-            similarity.to(fixed.device),
-            lam,
-            levels,
-            spacing=data.spacing,
-            start=start,
-            progress=False,
-            observe=observe,
-        )
-        return found.displacement
+        given = {"spacing": data.spacing, "start": None if network is None else network(moving, fixed)}
+        compared = similarity.to(fixed.device)
+        return optimise(moving, fixed, compared, lam, levels, progress=False, observe=observe, **given).displacement
 
     return register
 
@@ -91,24 +69,19 @@ def profile_method(plan: Profile, dataset: str, part: MethodPart, lam: float | N
 def run_baseline(plan: Profile, run: Run, dataset: Dataset) -> dict[str, pd.DataFrame]:
     """Choose the smoothing of a baseline on the validation pairs, then register the test pairs.
 
-    Every pair is written as soon as it is done, so a run that was killed goes on from there.
-
-    Returns:
-        `validation`, one row per smoothing and pair; `test`, one row per pair at the chosen smoothing. The smoothing
-        stands in the column `lam`.
+    Every pair is written as soon as it is done, so a run that was killed goes on from there. Returns `validation`, one
+    row per smoothing and pair, and `test`, one row per pair at the chosen smoothing, which is the column `lam`.
     """
     name = run.settings.baseline
     paths = {split: run.folder / f"{split}.csv" for split in ("validation", "test")}
     with run.open():
         if not run.current:
-            entries = [
-                Entry({"method": name, "lam": value}, baseline_method(plan, run, value))
-                for value in run.settings.smoothing
-            ]
+            registers = {value: baseline_method(plan, run, value) for value in run.settings.smoothing}
+            entries = [Entry({"method": name, "lam": value}, register) for value, register in registers.items()]
             validation = evaluate(entries, dataset, "validation", paths["validation"], limit=run.settings.pairs)
             chosen = chosen_lams(validation)[name]
-            entry = next(one for one in entries if one.columns["lam"] == chosen)
-            test = evaluate([entry], dataset, "test", paths["test"], images=run.folder / "test")
+            best = Entry({"method": name, "lam": chosen}, registers[chosen])
+            test = evaluate([best], dataset, "test", paths["test"], images=run.folder / "test")
             write_table(test, paths["test"])
             run.finish(smoothing=chosen, dice=test["dice"].mean())
     return {split: pd.read_csv(path) for split, path in paths.items()}

@@ -4,6 +4,7 @@ python -m deepsimreg.paper.notebook run notebooks/03_registration.ipynb runs/min
 python -m deepsimreg.paper.notebook refresh [notebooks/03_registration.py …]
 """
 
+import csv
 import logging
 import os
 import subprocess
@@ -24,14 +25,8 @@ from deepsimreg.paper.processes import recorded
 # jsonschema would compile a grammar of IRIs in .6 s, at every start, which no notebook needs.
 sys.modules.setdefault("rfc3987_syntax", None)
 
-SCRUB = (
-    "--keep-output",
-    "--keep-count",
-    "--keep-metadata-keys",
-    "metadata.widgets",
-    "--extra-keys",
-    "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version",
-)
+REMOVED = "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version"
+SCRUB = ("--keep-output", "--keep-count", "--keep-metadata-keys", "metadata.widgets", "--extra-keys", REMOVED)
 KERNEL = ["--log-level=50"]  # a kernel would print that it is not encrypted, and that it was ended
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 QUIET = {"TQDM_DISABLE": "1"}  # committed notebooks hold no progress bars
@@ -48,25 +43,18 @@ def checked(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     declared, values = papermill.inspect_notebook(str(notebook)), {}
     for name, value in parameters.items():
         check_choice(f"parameter of {notebook.name}", name, declared)
-        kind = declared[name]["inferred_type_name"]
+        kind, what = declared[name]["inferred_type_name"], f"parameter {name} of {notebook.name}"
         try:
             values[name] = TypeAdapter(TYPES[kind]).validate_python(str(value))
         except ValidationError:
-            message = f"parameter {name} of {notebook.name} is {value!r}, but must be of type {kind}"
-            raise SettingsError(message) from None
+            raise SettingsError(f"{what} is {value!r}, but must be of type {kind}") from None
     return values
 
 
 def run(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> int:
-    """Execute a notebook into `folder/notebook.ipynb`; the notebook itself writes what it makes.
+    """Execute a notebook into `folder/notebook.ipynb`; returns 0, or 1 if a cell failed.
 
-    Args:
-        notebook: the .ipynb file.
-        folder: of the run; its log of steps (metrics.csv) is what the terminal shows.
-        parameters: by name.
-
-    Returns:
-        0, or 1 if a cell failed.
+    The notebook itself writes what it makes; the newest row of its log of steps (metrics.csv) is shown now and then.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -82,16 +70,11 @@ def run(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> int:
     target = folder / "notebook.ipynb"
     try:
         with recorded(folder):
-            papermill.execute_notebook(
-                str(notebook), str(target), parameters, progress_bar=False, extra_arguments=KERNEL
-            )
+            options = {"progress_bar": False, "extra_arguments": KERNEL}
+            papermill.execute_notebook(str(notebook), str(target), parameters, **options)
     except papermill.PapermillExecutionError as error:
-        print(
-            f"{label}: failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-            f"  the notebook as far as it came: {target}",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"{label}: failed in cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
+        print(f"  the notebook as far as it came: {target}", file=sys.stderr, flush=True)
         return 1
     except DeadKernelError:
         print(f"{label}: the kernel died; was there enough memory? `make resume` goes on from the last checkpoint")
@@ -107,11 +90,10 @@ def _watch(metrics: Path, label: str, started: float, ended: threading.Event) ->
     shown = None
     while not ended.wait(10):
         if metrics.is_file() and metrics.stat().st_mtime > started:
-            header, *rows = metrics.read_text().splitlines() or [""]
+            rows = list(csv.DictReader(metrics.read_text().splitlines()))
             if rows and rows[-1] != shown:
                 shown = rows[-1]
-                cells = dict(zip(header.split(","), shown.split(","), strict=False))
-                values = [f"{name} {value}" for name, value in cells.items() if value]
+                values = [f"{name} {value}" for name, value in shown.items() if value]
                 print(f"{label}: {', '.join(values)}", flush=True)
 
 

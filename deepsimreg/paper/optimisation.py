@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from deepsimreg.data.base import Dataset, Pair
-from deepsimreg.paper.evaluate import Entry, choose, device, evaluate, measure, timed
+from deepsimreg.paper.evaluate import Entry, choose, chosen_lams, device, evaluate, measure, timed
 from deepsimreg.paper.methods import method, profile_method
 from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.settings import MethodPart
@@ -19,39 +19,28 @@ FRACTIONS = (0.25, 0.5, 1.0)  # of their iterations, at which baselines are look
 METRICS = ("dice", "dice_foreground", "hd95", "folds", "sd_log_jacobian")
 
 
+@tables_of("optimisation")
 def optimisation(plan: Profile, dataset: str, traced: int = 3, every: int = 5) -> Tables:
     """Every method of the profile's section `optimisation`.
 
-    Args:
-        plan, dataset: whose methods.
-        traced: validation pairs that are watched while they are registered.
-        every: steps between two snapshots.
-
-    Returns:
-        `tuned`, one row per method and λ, as `choose` returns; `test`, one row per method and pair at its λ;
-        `summary`, as `summarise_methods` returns; `traces`, one row per method, pair and snapshot.
+    traced: validation pairs that are watched while they are registered. every: steps between two snapshots. Returns
+    `tuned`, one row per method and λ, as `choose` returns; `test`, one row per method and pair at its λ; `summary`, as
+    `summarise_methods` returns; `traces`, one row per method, pair and snapshot.
     """
-    run = plan.optimisation(dataset)
+    parts, data, folder = plan.methods(dataset), plan.data(dataset), plan.optimisation(dataset).folder
 
-    def make() -> Tables:
-        parts, data, limit = plan.methods(dataset), plan.data(dataset), plan.part(dataset).optimisation.pairs
-        candidates = [(name, lam, part) for name, part in parts.items() for lam in part.lam]
-        tuned, lams = pd.DataFrame(columns=["method", "lam", *METRICS, "seconds", "chosen", "mark"]), {}
-        if candidates:
-            entries = [_entry(plan, dataset, *candidate) for candidate in candidates]
-            rows = evaluate(entries, data, "validation", run.folder / "validation.csv", limit)
-            tuned = choose(rows)
-            lams = dict(tuned.query("chosen")[["method", "lam"]].itertuples(index=False))
-        entries = [_entry(plan, dataset, name, lams.get(name), part) for name, part in parts.items()]
-        test = evaluate(entries, data, "test", run.folder / "test.csv")
-        traces = _traces(plan, dataset, lams, traced, every)
-        return {"tuned": tuned, "test": test, "summary": summarise_methods(test), "traces": traces}
+    def entry(name: str, lam: float | None) -> Entry:
+        return Entry({"method": name, "lam": lam}, profile_method(plan, dataset, parts[name], lam))
 
-    return tables_of(run, make)
-
-
-def _entry(plan: Profile, dataset: str, name: str, lam: float | None, part: MethodPart) -> Entry:
-    return Entry({"method": name, "lam": lam}, profile_method(plan, dataset, part, lam))
+    tuned, lams = pd.DataFrame(columns=["method", "lam", *METRICS, "seconds", "chosen", "mark"]), {}
+    candidates = [entry(name, lam) for name, part in parts.items() for lam in part.lam]
+    if candidates:
+        limit = plan.part(dataset).optimisation.pairs
+        rows = evaluate(candidates, data, "validation", folder / "validation.csv", limit)
+        tuned, lams = choose(rows), chosen_lams(rows)
+    test = evaluate([entry(name, lams.get(name)) for name in parts], data, "test", folder / "test.csv")
+    traces = _traces(plan, dataset, lams, traced, every)
+    return {"tuned": tuned, "test": test, "summary": summarise_methods(test), "traces": traces}
 
 
 def _traces(plan: Profile, dataset: str, lams: dict[str, float], pairs: int, every: int) -> pd.DataFrame:
@@ -86,8 +75,7 @@ def _snapshots(
         for fraction in FRACTIONS:
             iterations = tuple(round(fraction * count) for count in full)
             register = method(plan, data.name, part.baseline, iterations=iterations)
-            displacement, seconds = timed(register, *images)
-            yield sum(iterations), seconds, displacement
+            yield (sum(iterations), *reversed(timed(register, *images)))
     if part.similarity:
         yield from _watched(profile_method(plan, data.name, part, lam), images, every)
 

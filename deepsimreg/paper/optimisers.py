@@ -32,7 +32,7 @@ def syn(
     components: int = 4,
     weight: float = 1.0,
 ) -> Tensor:
-    """Displacement of a pair by ANTs' `SyNOnly`, from the identity.
+    """Displacement (1, D, *spatial), voxels, of a pair by ANTs' `SyNOnly`, from the identity.
 
     Args:
         moving, fixed: (1, 1, *spatial) in [0, 1].
@@ -42,12 +42,6 @@ def syn(
         iterations: on each resolution, coarse to fine.
         components: principal components of the features.
         weight: of all feature channels together, against the grey values.
-
-    Returns:
-        (1, D, *spatial), voxels.
-
-    Raises:
-        ImportError: antspyx is not installed.
     """
     os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", str(torch.get_num_threads()))
     try:
@@ -58,20 +52,17 @@ def syn(
     def image(plane: np.ndarray):
         return ants.from_numpy(np.ascontiguousarray(plane, dtype=np.float32), spacing=tuple(map(float, spacing)))
 
-    extras = None
-    if extractor is not None:
-        channels = zip(*feature_channels(extractor, moving, fixed, components), strict=True)
-        extras = [("MeanSquares", image(f), image(m), weight / components, 0) for m, f in channels]
+    (grey, *features) = _channels(moving, fixed, extractor, components, weight)
     with tempfile.TemporaryDirectory() as folder:
         result = ants.registration(
-            image(fixed[0, 0].cpu().numpy()),
-            image(moving[0, 0].cpu().numpy()),
+            image(grey[1]),
+            image(grey[0]),
             type_of_transform="SyNOnly",
             initial_transform="Identity",
             outprefix=f"{folder}/",
             reg_iterations=tuple(iterations),
             flow_sigma=smoothing,
-            multivariate_extras=extras,
+            multivariate_extras=[("MeanSquares", image(f), image(m), share, 0) for m, f, share in features] or None,
             random_seed=1,
         )
         warp = next(path for path in result["fwdtransforms"] if path.endswith(".nii.gz"))
@@ -90,17 +81,11 @@ def greedy(
     components: int = 4,
     weight: float = 1.0,
 ) -> Tensor:
-    """Displacement of a pair by greedy, with normalised cross-correlation.
+    """Displacement (1, D, *spatial), voxels, of a pair by greedy, with normalised cross-correlation.
 
     Args: as `syn`, and
         smoothing: of the warp in voxels, of the steps twice that; tuned.
         radius: of the correlation's window, voxels.
-
-    Returns:
-        (1, D, *spatial), voxels.
-
-    Raises:
-        ImportError: picsl_greedy is not installed.
     """
     try:
         import picsl_greedy
@@ -114,16 +99,14 @@ def greedy(
         made.SetSpacing([float(step) for step in spacing])
         return made
 
-    images = {"fixed0": image(fixed[0, 0].cpu().numpy()), "moving0": image(moving[0, 0].cpu().numpy())}
-    inputs = "-w 1 -i fixed0 moving0"
-    if extractor is not None:
-        for number, (m, f) in enumerate(zip(*feature_channels(extractor, moving, fixed, components), strict=True), 1):
-            images |= {f"fixed{number}": image(f), f"moving{number}": image(m)}
-            inputs += f" -w {weight / components} -i fixed{number} moving{number}"
+    images, inputs = {}, ""
+    for number, (m, f, share) in enumerate(_channels(moving, fixed, extractor, components, weight)):
+        images |= {f"fixed{number}": image(f), f"moving{number}": image(m)}
+        inputs += f" -w {share} -i fixed{number} moving{number}"
     tool = {2: picsl_greedy.Greedy2D, 3: picsl_greedy.Greedy3D}[ndim]()
     window, schedule = "x".join([str(radius)] * ndim), "x".join(map(str, iterations))
     tool.execute(
-        f"-d {ndim} -m NCC {window} {inputs} -o warp -n {schedule} -s {2 * smoothing}vox {smoothing}vox "
+        f"-d {ndim} -m NCC {window}{inputs} -o warp -n {schedule} -s {2 * smoothing}vox {smoothing}vox "
         f"-seed 1 -threads {torch.get_num_threads()} -V 0",
         **images,
         warp=None,
@@ -132,29 +115,32 @@ def greedy(
     return _displacement(vectors.transpose(*reversed(range(ndim)), ndim), spacing).to(fixed.device)
 
 
+def _channels(moving: Tensor, fixed: Tensor, extractor, components: int, weight: float) -> list[tuple]:
+    """(moving, fixed, weight) of what is compared: the grey values, and the features if there is an extractor."""
+    grey = (moving[0, 0].cpu().numpy(), fixed[0, 0].cpu().numpy(), 1)
+    features = feature_channels(extractor, moving, fixed, components) if extractor is not None else ([], [])
+    return [grey, *((m, f, weight / components) for m, f in zip(*features, strict=True))]
+
+
 def feature_channels(extractor, moving: Tensor, fixed: Tensor, components: int) -> tuple[list, list]:
     """Features of both images as a few full-resolution channels, each in [0, 1] over the pair.
 
     All levels are brought to full resolution (linear, aligned by voxel areas), each divided by the root of its number
     of channels, so that each level weighs the same; the principal components are those of both images together.
-
-    Returns:
-        `components` arrays (*spatial) of the moving and of the fixed image.
+    Returns `components` arrays (*spatial) of the moving and of the fixed image.
     """
     with torch.no_grad():
         both = torch.cat([moving, fixed])
-        levels = [
-            functional.interpolate(level, both.shape[2:], mode=INTERPOLATION[both.ndim - 2]) / level.shape[1] ** 0.5
-            for level in extractor.features(both)
-        ]
+        maps, mode = extractor.features(both), INTERPOLATION[both.ndim - 2]
+        levels = [functional.interpolate(one, both.shape[2:], mode=mode) / one.shape[1] ** 0.5 for one in maps]
         features = torch.cat(levels, dim=1).movedim(1, -1).flatten(0, -2).double()  # (2 · voxels, channels)
         features = features - features.mean(0)
         _, directions = torch.linalg.eigh(features.mT @ features)
         channels = (features @ directions.flip(1)[:, :components]).mT.reshape(-1, *both[:, 0].shape)
-        low, high = (extreme(channels.flatten(1), 1).values for extreme in (torch.min, torch.max))
-        shape = (-1, *[1] * (channels.ndim - 1))
-        channels = ((channels - low.view(shape)) / (high - low).clamp(min=1e-12).view(shape)).cpu().numpy()
-    return [channel[0] for channel in channels], [channel[1] for channel in channels]
+        axes = tuple(range(1, channels.ndim))
+        low, high = channels.amin(axes, keepdim=True), channels.amax(axes, keepdim=True)
+        channels = ((channels - low) / (high - low).clamp(min=1e-12)).cpu().numpy()  # (components, 2, *spatial)
+    return list(channels[:, 0]), list(channels[:, 1])
 
 
 def _displacement(vectors: np.ndarray, spacing: Sequence[float]) -> Tensor:

@@ -3,29 +3,18 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from deepsimreg.data import DATASETS, load_dataset
 from deepsimreg.data.base import Dataset
 from deepsimreg.losses.registry import SIMILARITIES, required_extractors
 from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
 from deepsimreg.models.store import tensor_digest
+from deepsimreg.paper import resolve
 from deepsimreg.paper.baselines import BASELINES
 from deepsimreg.paper.errors import SettingsError, check_choice
-from deepsimreg.paper.resolve import (
-    FIXED_EXTRACTORS,
-    ChapterSettings,
-    RegistrationSettings,
-    baseline_settings,
-    bound,
-    changed_fit,
-    check_names,
-    extractor_names,
-    extractor_part,
-    extractor_settings,
-    registration_settings,
-    variant_names,
-)
 from deepsimreg.paper.run import Run
-from deepsimreg.paper.settings import DatasetPart, Lam, MethodPart, Resources, Strict, read_profile
+from deepsimreg.paper.settings import DatasetPart, Lam, MethodPart, Resources, read_profile
 from deepsimreg.paths import PROJECT
 
 PAPER = "deepsimreg.paper"
@@ -46,12 +35,8 @@ CHAPTERS = {  # stage → notebook
 class Profile:
     """The runs of `experiments/<name>.yaml`.
 
-    Args:
-        name: of the profile.
-        fingerprints: of datasets whose files are not at hand; others are computed when they are needed.
-
-    Raises:
-        SettingsError: anything in the profile that cannot be; the message names file, key and what there is.
+    fingerprints: of datasets whose files are not at hand; others are computed when they are needed. SettingsError for
+    anything in the profile that cannot be; the message names file, key and what there is.
     """
 
     def __init__(self, name: str, fingerprints: Mapping[str, str] | None = None):
@@ -61,7 +46,7 @@ class Profile:
         self._runs: dict[tuple, Run] = {}
         for dataset, part in self.parts.items():
             try:
-                check_names(dataset, part, self.parts, CHAPTERS)
+                resolve.check_names(dataset, part, self.parts, CHAPTERS)
                 if part.reference:
                     check_choice("reference", part.reference, self.evaluated(dataset))
             except SettingsError as error:
@@ -90,53 +75,41 @@ class Profile:
             self._fingerprints[dataset] = self.data(dataset).fingerprint()
         return self._fingerprints[dataset]
 
-    def _run(self, dataset: str, name: str, stage: str, settings: Strict, code: Iterable[str], **more: Any) -> Run:
-        """One object for each run, so that its identity is computed once."""
-        part, source = self.part(dataset), more.pop("source", dataset)
+    def _run(self, dataset: str, name: str, stage: str, settings: BaseModel, code: Iterable[str], **more: Any) -> Run:
+        """One object for each run, so that its identity is computed once. more: of it; source, if of other data."""
+        part, source = self.part(dataset), more.pop("source", "") or dataset
         key = (dataset, name, settings.model_dump_json())
         if key not in self._runs:
             own = "description" in self.part(source).data
-            module = "deepsimreg.data.own" if own else DATASETS.module(source)
-            self._runs[key] = Run(
-                self.name,
-                dataset,
-                name,
-                CHAPTERS[stage],
-                settings,
-                {source: self.fingerprint(source)},
-                (*code, module),
-                part.resources.get(stage, part.resources.get("default", Resources())),
-                on_demand=part.on_demand,
-                **more,
-            )
+            code = (*code, "deepsimreg.data.own" if own else DATASETS.module(source))
+            more |= {"resources": part.resources.get(stage, part.resources.get("default", Resources()))}
+            more |= {"data": {source: self.fingerprint(source)}, "on_demand": part.on_demand}
+            self._runs[key] = Run(self.name, dataset, name, CHAPTERS[stage], settings, code=code, **more)
         return self._runs[key]
 
     # extractors
 
     def extractor(self, dataset: str, name: str, place: str = "", **changes: Any) -> Run:
         """The run of one extractor; `changes` of its training need a place of their own."""
-        part = self.part(dataset)
-        settings = extractor_settings(part, name)
-        run = self._run(
-            dataset,
-            f"extractor-{name}",
-            "extractor",
-            settings,
-            (f"{PAPER}.extractors", EXTRACTORS.module(settings.kind)),
-            parameters={"extractor": name},
-            source=extractor_part(part, name).source or dataset,
-        )
-        return run.changed(place, settings.model_copy(update={"fit": changed_fit(settings.fit, changes)}))
+        settings = resolve.extractor_settings(self.part(dataset), name)
+        code = (f"{PAPER}.extractors", EXTRACTORS.module(settings.kind))
+        more = {"parameters": {"extractor": name}, "source": settings.source}
+        run = self._run(dataset, f"extractor-{name}", "extractor", settings, code, **more)
+        return run.changed(place, settings.model_copy(update={"fit": resolve.changed_fit(settings.fit, changes)}))
 
     def _needed(self, dataset: str, names: Iterable[str]) -> list[Run]:
-        return [self.extractor(dataset, name) for name in names if name and name not in FIXED_EXTRACTORS]
+        return [self.extractor(dataset, name) for name in names if name and name not in resolve.FIXED_EXTRACTORS]
+
+    @staticmethod
+    def _modules(extractors: Iterable[Run]) -> list[str]:
+        return [EXTRACTORS.module(one.settings.kind) for one in extractors]
 
     def extractors(self, dataset: str) -> list[Run]:
         """The extractors that the runs of a dataset are made from, in the order of the profile."""
         users = [*self.registrations(dataset), *self.ablations(dataset), *self.baselines(dataset)]
         users += [self.optimisation(dataset)] if self.methods(dataset) else []
         needed = {one.name for run in users for one in run.inputs}
-        runs = [self.extractor(dataset, name) for name in extractor_names(self.part(dataset))]
+        runs = [self.extractor(dataset, name) for name in resolve.extractor_names(self.part(dataset))]
         return [run for run in runs if run.name in needed]
 
     # registration networks
@@ -159,7 +132,6 @@ class Profile:
         """The run of one registration network.
 
         Args:
-            dataset: of the profile.
             method: a similarity; in the stage ablation a variant, or a method that others are variants of.
             stage: tuning, registration or ablation.
             lam: a number; "tuned": the profile's, or the best of its grid. One that is not the profile's needs a place.
@@ -168,40 +140,26 @@ class Profile:
             extractor: name in the profile, or folder of a run, in place of the profile's; needs a place.
             changes: of the training; they need a place.
         """
-        settings = registration_settings(self.part(dataset), method, stage)
+        settings = resolve.registration_settings(self.part(dataset), method, stage)
         fit = settings.fit if seed is None else settings.fit.model_copy(update={"seed": seed})
         planned = settings.model_copy(update={"fit": fit})
         wanted = planned if lam == "tuned" else planned.model_copy(update={"lam": float(lam), "grid": ()})
         planned = wanted if stage == "tuning" else planned
         last = f"lam-{planned.lam!r}" if stage == "tuning" else f"seed-{fit.seed}"
         parameters = {"method": method, "stage": stage, "seed": fit.seed}
-        inputs = self._needed(dataset, [planned.extractor])
-        inputs += [self.registration(dataset, planned.similarity, "tuning", value) for value in planned.grid]
-        run = self._run(
-            dataset,
-            f"{stage}/{method}/{last}",
-            "registration",
-            planned,
-            self._network_code(planned),
-            parameters=parameters | ({"lam": planned.lam} if stage == "tuning" else {}),
-            inputs=tuple(inputs),
-        )
+        parameters |= {"lam": planned.lam} if stage == "tuning" else {}
+        extractors = self._needed(dataset, [planned.extractor])
+        tunings = [self.registration(dataset, planned.similarity, "tuning", value) for value in planned.grid]
+        modules = [ARCHITECTURES.module(planned.architecture), planned.loss.split(":")[0], *self._modules(extractors)]
+        code = (f"{PAPER}.registrations", *modules)
+        more = {"parameters": parameters, "inputs": (*extractors, *tunings)}
+        run = self._run(dataset, f"{stage}/{method}/{last}", "registration", planned, code, **more)
         if extractor and not planned.extractor:
             raise SettingsError(f"{planned.similarity} compares no features: leave extractor empty")
-        more = {"fit": changed_fit(fit, changes), "extractor": extractor or planned.extractor}
+        own = {"fit": resolve.changed_fit(fit, changes), "extractor": extractor or planned.extractor}
         if "/" in extractor:
-            more["weights"] = tensor_digest(PROJECT / extractor / "weights.safetensors")
-        return run.changed(place, wanted.model_copy(update=more))
-
-    @staticmethod
-    def _network_code(settings: RegistrationSettings) -> tuple[str, ...]:
-        kinds = [EXTRACTORS.module(kind) for kind in required_extractors([settings.similarity]) if kind in EXTRACTORS]
-        return (
-            f"{PAPER}.registrations",
-            ARCHITECTURES.module(settings.architecture),
-            settings.loss.split(":")[0],
-            *kinds,
-        )
+            own["weights"] = tensor_digest(PROJECT / extractor / "weights.safetensors")
+        return run.changed(place, wanted.model_copy(update=own))
 
     def registrations(self, dataset: str) -> list[Run]:
         """Every similarity × seed of a dataset, each with its λ."""
@@ -216,21 +174,21 @@ class Profile:
     def groups(self, dataset: str) -> dict[str, tuple[str, str]]:
         """Variant → (the group it is shown in, the method it is a variant of)."""
         found = self.part(dataset).ablations.variants
-        names = variant_names(self.part(dataset))
+        names = resolve.variant_names(self.part(dataset))
         return {name: (found[name].group, found[name].of) if name in found else ("", name) for name in names}
 
     def ablations(self, dataset: str) -> list[Run]:
         """Every variant × seed of the ablations, the methods they start from first."""
         seeds = self.part(dataset).ablations.seeds
-        names = variant_names(self.part(dataset))
+        names = resolve.variant_names(self.part(dataset))
         return [self.registration(dataset, name, "ablation", seed=seed) for name in names for seed in seeds]
 
     # baselines
 
     def baseline(self, dataset: str, name: str) -> Run:
-        settings = baseline_settings(self.part(dataset), name)
+        settings = resolve.baseline_settings(self.part(dataset), name)
         inputs = self._needed(dataset, [BASELINES[name].extractor or ""])
-        code = (f"{PAPER}.methods", BASELINES[name].module, *(EXTRACTORS.module(one.settings.kind) for one in inputs))
+        code = (f"{PAPER}.methods", BASELINES[name].module, *self._modules(inputs))
         more = {"parameters": {"method": name}, "inputs": tuple(inputs)}
         return self._run(dataset, f"baseline/{name}", "baseline", settings, code, **more)
 
@@ -240,11 +198,16 @@ class Profile:
     # chapters that make tables and figures
 
     def chapter(self, dataset: str, stage: str) -> Run:
-        """The run of a chapter that reports: data, tuning, evaluation, ablations, robustness, figures."""
+        """The run of a chapter that makes tables or figures."""
         part = self.part(dataset)
+        if stage == "optimisation":
+            return self.optimisation(dataset)
         inputs, values = {
             "data": lambda: ([], {}),
-            "tuning": lambda: (self.tunings(dataset), {"lam": self._lams(dataset)}),
+            "tuning": lambda: (
+                self.tunings(dataset),
+                {"lam": {name: one.lam for name, one in part.registration.similarities.items()}},
+            ),
             "evaluation": lambda: (
                 [*self.registrations(dataset), *self.baselines(dataset), *self.tunings(dataset)],
                 {"reference": self.reference(dataset)},
@@ -255,13 +218,10 @@ class Profile:
         }[check_choice("chapter", stage, [*CHAPTERS])]()
         return self._chapter(dataset, stage, inputs, values, [f"{PAPER}.tables"] if inputs else [])
 
-    def _lams(self, dataset: str) -> dict[str, Lam]:
-        return {name: part.lam for name, part in self.part(dataset).registration.similarities.items()}
-
     def _chapter(self, dataset: str, stage: str, inputs: Iterable[Run], values: dict, code: Iterable[str]) -> Run:
         """A chapter's own code counts, too."""
         code = (*code, f"notebooks/{CHAPTERS[stage]}.py")
-        return self._run(dataset, stage, stage, ChapterSettings(values=values), code, inputs=tuple(inputs))
+        return self._run(dataset, stage, stage, resolve.ChapterSettings(values=values), code, inputs=tuple(inputs))
 
     def evaluated(self, dataset: str) -> list[str]:
         """The methods of the evaluation; "unregistered" are the pairs before it."""
@@ -278,16 +238,15 @@ class Profile:
 
     def optimisation(self, dataset: str) -> Run:
         """The chapter that registers one pair at a time; its inputs and code are those of its methods."""
-        inputs: list[Run] = []
-        code = {f"{PAPER}.optimisation"}
+        inputs, similarities, code = [], {}, {f"{PAPER}.optimisation"}
         for part in self.methods(dataset).values():
             inputs += [self.baseline(dataset, part.baseline)] if part.baseline else []
             inputs += [self.registration(dataset, part.network)] if part.network else []
             extractors = self._needed(dataset, required_extractors(part.similarity))
             inputs += extractors
+            similarities |= {name: resolve.bound(name) for name in part.similarity}
             code |= {SIMILARITIES[name].loss.partition(":")[0] for name in part.similarity}
-            code |= {EXTRACTORS.module(one.settings.kind) for one in extractors}
-        similarities = {name: bound(name) for part in self.methods(dataset).values() for name in part.similarity}
+            code |= {*self._modules(extractors)}
         values = self.part(dataset).optimisation.model_dump(mode="json") | {"similarities": similarities}
         unique = {run.name: run for run in inputs}.values()
         return self._chapter(dataset, "optimisation", unique, values, sorted(code))
@@ -300,9 +259,9 @@ class Profile:
             "evaluation": True,
             "ablations": part.ablations.variants,
             "robustness": part.robustness.noise,
+            "optimisation": part.optimisation.methods,
         }
-        runs = [self.chapter(dataset, stage) for stage, wanted in asked.items() if wanted]
-        return [*runs, *([self.optimisation(dataset)] if part.optimisation.methods else [])]
+        return [self.chapter(dataset, stage) for stage, wanted in asked.items() if wanted]
 
     def runs(self, dataset: str) -> list[Run]:
         """All runs of a dataset, each after those that it is made from."""

@@ -6,7 +6,7 @@ python -m deepsimreg.paper.processes quick
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -31,19 +31,15 @@ def end_all(profile: str) -> int:
     """End what still works on a profile's runs, kernels included; returns how many processes that were."""
     ended = []
     for path in (runs_root() / profile).rglob(RECORD):
-        try:
+        with suppress(psutil.NoSuchProcess, ValueError, KeyError):
             record = json.loads(path.read_text())
             process = psutil.Process(record["pid"])
             if process.create_time() == record["started"]:
                 ended += [*process.children(recursive=True), process]
-        except (psutil.NoSuchProcess, ValueError, KeyError):
-            pass
         path.unlink(missing_ok=True)
     for process in ended:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            pass
     psutil.wait_procs(ended, timeout=10)
     return len(ended)
 

@@ -10,7 +10,6 @@ from deepsimreg.paper.errors import run_main
 from deepsimreg.paper.files import copy_file, read_json, write_json
 from deepsimreg.paper.paths import FIGURES
 from deepsimreg.paper.plan import Profile
-from deepsimreg.paper.run import Run
 from deepsimreg.paper.stale import SOURCE
 
 TABLES = {  # published table → the chapter's run and its file
@@ -32,39 +31,30 @@ TABLES = {  # published table → the chapter's run and its file
 def publish(plan: Profile, dataset: str, figures: Path = FIGURES) -> list[Path]:
     """Copy the figures and tables of a dataset's finished runs; `source.json` says which run each comes from.
 
-    Raises:
-        SettingsError: a run is missing or stale; nothing is published then.
+    Returns the copies. SettingsError if a run is missing or stale; nothing is published then.
     """
-    reports = {run.name: run for run in [*plan.reports(dataset), plan.chapter(dataset, "figures")]}
+    drawn = plan.chapter(dataset, "figures")
+    reports = {run.name: run for run in [*plan.reports(dataset), drawn]}
     for run in reports.values():
         run.result()
-    copies = {name: (reports[stage], f"{file}.csv") for name, (stage, file) in TABLES.items() if stage in reports}
-    target = check_writable(figures / dataset)
-    files, written = {}, []
-    for name, (run, file) in copies.items():
-        written.append(target / f"{name}.csv")
-        copy_file(run.folder / file, written[-1])
-        files[written[-1].name] = _origin(run)
-    drawn = reports["figures"]
+    target, files, copies = check_writable(figures / dataset), {}, {}
+    for name, (stage, file) in TABLES.items():
+        if stage in reports:
+            copies[target / f"{name}.csv"] = reports[stage].folder / f"{file}.csv"
+            files[f"{name}.csv"] = {"run": stage, "identity": reports[stage].identity}
     for path in sorted(drawn.folder.glob("*.p[dn][fg]")):
-        record = read_json(path.with_suffix(".json")) or {}
-        for source in {path, path.with_suffix(".json")}:
-            written.append(target / source.name)
-            copy_file(source, written[-1])
-        files[path.name] = _origin(drawn) | {"caption": record.get("caption", "")}
+        record = path.with_suffix(".json")
+        copies |= {target / path.name: path, target / record.name: record}
+        caption = (read_json(record) or {}).get("caption", "")
+        files[path.name] = {"run": "figures", "identity": drawn.identity, "caption": caption}
+    for copy, source in copies.items():
+        copy_file(source, copy)
     runs = plan.runs(dataset)
     fingerprints = {name: value for run in runs for name, value in run.data.items()}
-    content = {"profile": plan.name, "fingerprints": fingerprints, "files": files}
-    write_json(target / SOURCE, content | {"settings": {run.name: _settings(run) for run in runs}})
-    return written
-
-
-def _origin(run: Run) -> dict[str, str]:
-    return {"run": run.name, "identity": run.identity}
-
-
-def _settings(run: Run) -> dict:
-    return {"identity": run.identity, "settings": run.settings.model_dump(mode="json")}
+    settings = {run.name: {"identity": run.identity, "settings": run.settings.model_dump(mode="json")} for run in runs}
+    content = {"profile": plan.name, "fingerprints": fingerprints, "files": files, "settings": settings}
+    write_json(target / SOURCE, content)
+    return list(copies)
 
 
 def main(profile: str, *datasets: str) -> None:

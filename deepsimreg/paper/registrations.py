@@ -24,32 +24,23 @@ from deepsimreg.warps import jacobian_determinant, warp_labels
 class RegistrationTraining(Trained):
     """Registration network: D(I∘Φ, J) + λ·R(Φ) (Czolbe et al. 2023); keeps the highest validation Dice.
 
-    Args:
-        network: (moving, fixed) → displacement.
-        similarity: the loss D.
-        lam: weight λ of the diffusion regulariser R, whose derivatives are in mm per mm.
-        dataset: its classes and spacing.
-        settings: of the training.
+    network: (moving, fixed) → displacement. similarity: the loss D. lam: weight λ of the diffusion regulariser R, whose
+    derivatives are in mm per mm. dataset: its classes and spacing.
     """
 
     best_metric, best_is_highest = "validation_dice", True
 
     def __init__(self, network: nn.Module, similarity: Similarity, lam: float, dataset: Dataset, settings: Fit):
         super().__init__(network, settings)
-        self.similarity, self.lam = similarity, lam
+        self.held, self.lam = (similarity,), lam  # in a tuple: the frozen extractor is no part of a checkpoint
         self.classes, self.spacing = len(dataset.classes), dataset.spacing
 
     def terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         displacement = self.network(batch["moving"], batch["fixed"])
-        names = ("moving", "fixed", "moving_label", "fixed_label")
-        given = {key: batch[key] for key in names}
-        similarity = self.similarity.compare(Alignment(displacement=displacement, classes=self.classes, **given))
+        measure = self.held[0].to(displacement.device).train(self.training)
+        similarity = measure.compare(Alignment(displacement=displacement, classes=self.classes, **batch))
         regulariser = diffusion(displacement, self.spacing)
-        terms = {
-            "loss": similarity + self.lam * regulariser,
-            "similarity": similarity,
-            "regulariser": regulariser,
-        }
+        terms = {"loss": similarity + self.lam * regulariser, "similarity": similarity, "regulariser": regulariser}
         if not self.training:
             terms["folds"] = (jacobian_determinant(displacement) <= 0).float().mean()
         with torch.no_grad():
@@ -57,38 +48,13 @@ class RegistrationTraining(Trained):
             terms["dice"] = mean_dice(moved_label, batch["fixed_label"], self.classes)
         return terms
 
-    def state_dict(self, *args, **kwargs) -> dict:
-        """Without the frozen extractor: its weights live in its own run."""
-        state = super().state_dict(*args, **kwargs)
-        return {key: value for key, value in state.items() if not key.startswith("similarity.")}
-
-    def load_state_dict(self, state_dict: dict, strict: bool = True, assign: bool = False):
-        result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        missing = [key for key in result.missing_keys if not key.startswith("similarity.")]
-        if strict and (missing or result.unexpected_keys):
-            raise RuntimeError(f"checkpoint of another network: {missing + result.unexpected_keys}")
-        return result
-
 
 def similarity_of(plan: Profile, run: Run) -> Similarity:
     """The similarity that a registration is trained with, its extractor loaded; errors as `load_extractor`."""
     settings: RegistrationSettings = run.settings
-    extractors = {
-        kind: load_extractor(plan, run.dataset, settings.extractor, kind)
-        for kind in required_extractors([settings.similarity])
-    }
+    kinds = required_extractors([settings.similarity])
+    extractors = {kind: load_extractor(plan, run.dataset, settings.extractor, kind) for kind in kinds}
     return build_similarity(settings.similarity, extractors, **settings.options)
-
-
-def lam_of(plan: Profile, run: Run) -> float:
-    """λ of a registration: its own, or the best of its grid by the validation pairs of the runs of tuning."""
-    settings: RegistrationSettings = run.settings
-    return settings.lam if settings.lam != "tuned" else _best_tuning(plan, run).settings.lam
-
-
-def tuning_runs(run: Run) -> list[Run]:
-    """The runs that a tuned λ is chosen from."""
-    return [one for one in run.inputs if one.name.startswith("tuning/")]
 
 
 def validation_rows(runs: list[Run]) -> pd.DataFrame:
@@ -99,8 +65,9 @@ def validation_rows(runs: list[Run]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _best_tuning(plan: Profile, run: Run) -> Run:
-    runs = tuning_runs(run)
+def best_tuning(run: Run) -> Run:
+    """Of the runs of tuning that a run is made from, the one whose λ is the best on the validation pairs."""
+    runs = [one for one in run.inputs if one.name.startswith("tuning/")]
     (lam,) = chosen_lams(validation_rows(runs)).values()
     return next(one for one in runs if one.settings.lam == lam)
 
@@ -109,20 +76,15 @@ def train_registration(plan: Profile, run: Run, dataset: Dataset) -> tuple[nn.Mo
     """Train, resume or load a registration network.
 
     Every metric of the validation pairs goes to `validation.csv` of the run's folder. A network that tuning has trained
-    with the same settings, at full length, is not trained again.
-
-    Args:
-        plan: the profile.
-        run: of the profile, or with settings of one's own (`Profile.registration`).
-        dataset: the data.
-
-    Returns:
-        The network of the best validation in evaluation mode, and its metrics by step.
+    with the same settings, at full length, is not trained again. Returns the network of the best validation in
+    evaluation mode, and its metrics by step.
     """
     settings: RegistrationSettings = run.settings
-    lam = lam_of(plan, run)
+    tuned = best_tuning(run) if settings.lam == "tuned" else None
+    lam = tuned.settings.lam if tuned else settings.lam
     with run.open():
-        _reuse_tuning_run(plan, run, lam)
+        if tuned and not (run.folder / "training.json").is_file():
+            _reuse_tuning_run(tuned, run)
 
         def make_module() -> RegistrationTraining:
             network = ARCHITECTURES[settings.architecture](dataset.ndim, **settings.network)
@@ -137,14 +99,11 @@ def train_registration(plan: Profile, run: Run, dataset: Dataset) -> tuple[nn.Mo
     return network.cpu(), history
 
 
-def _reuse_tuning_run(plan: Profile, run: Run, lam: float) -> None:
+def _reuse_tuning_run(tuned: Run, run: Run) -> None:
     """If tuning has trained this very network, with the same settings and inputs, its results become this run's."""
-    if not tuning_runs(run) or (run.folder / "training.json").is_file() or not run.name.startswith("registration/"):
-        return
-    twin = _best_tuning(plan, run)
-    if twin.settings.fit == run.settings.fit:
-        for name in (*TRAINING[1:], twin.validation.name, TRAINING[0]):
-            copy_file(twin.folder / name, run.folder / name)
+    if tuned.settings == run.settings.model_copy(update={"lam": tuned.settings.lam, "grid": ()}):
+        for name in (*TRAINING[1:], tuned.validation.name, TRAINING[0]):
+            copy_file(tuned.folder / name, run.folder / name)
 
 
 def load_network(run: Run) -> nn.Module:

@@ -4,20 +4,19 @@ python -m deepsimreg.paper.release cpu hippocampus-mr ncc-3
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 import yaml
 from torch import nn
 
 from deepsimreg.data.base import Dataset
-from deepsimreg.models.store import save_model
+from deepsimreg.models.store import load_model, save_model
 from deepsimreg.paper.errors import run_main
-from deepsimreg.paper.evaluate import Entry, evaluate
-from deepsimreg.paper.extractors import evaluate_extractor, load_extractor
+from deepsimreg.paper.evaluate import Entry, device, evaluate
+from deepsimreg.paper.extractors import evaluate_extractor
 from deepsimreg.paper.files import read_json, write_json, write_text
 from deepsimreg.paper.plan import Profile
-from deepsimreg.paper.registrations import load_network
 from deepsimreg.paper.run import Run
 from deepsimreg.pretrained import INDEX, WEIGHTS, load
 
@@ -26,6 +25,7 @@ WHAT = {
     "ae": "Autoencoder, reconstructs the image; its encoder gives the features of DeepSim (AE)",
     "registration": "Registration network, trained with {similarity}, λ {lam:g}",
 }
+TESTED = {"seg": ["dice"], "ae": ["mean_squared_error"], "registration": ["dice", "folds", "sd_log_jacobian"]}
 MOST = 8 * 2**20  # bytes of all weights together
 
 CARD = """# {name}
@@ -36,11 +36,11 @@ CARD = """# {name}
 |---|---|
 | file | `{file}`, {size} kB, half precision, {parameters:,} weights |
 | sha256 | `{sha256}` |
-| trained on | {data}: {description} |
-| data from | {citation} |
+| trained on | {data}: {dataset.description} |
+| data from | {dataset.citation} |
 | licence | {licence}, as the data it was trained on |
 | input | (N, 1, *spatial), grey values in [0, 1], {spacing} mm |
-| run | `{run}`, identity {identity}, commit {commit} |
+| run | `{run}`, identity {run.identity}, commit {commit} |
 
 Validation: {validation}.
 Test, with this file: {test}.
@@ -58,79 +58,63 @@ Settings:
 
 
 def release(plan: Profile, dataset: str, method: str, folder: Path = WEIGHTS) -> list[Path]:
-    """Write both extractors and the registration network of a method, each with its card, and the index.
+    """Write both extractors and the registration network of a method (first seed), each with its card, and the index.
 
-    Args:
-        plan, dataset: whose runs.
-        method: of the profile, the first seed.
-        folder: of the package.
-
-    Returns:
-        The weight files.
-
-    Raises:
-        SettingsError: a run that has not ended.
-        ValueError: more than 8 MiB of weights; nothing has been written then.
+    Returns the weight files. SettingsError for a run that has not ended, ValueError for more than 8 MiB of weights;
+    nothing has been written then.
     """
-    runs = {kind: plan.extractor(dataset, kind).need() for kind in ("seg", "ae")}
-    runs["registration"] = plan.registration(dataset, method).need()
-    networks = {kind: load_extractor(plan, dataset, kind) for kind in ("seg", "ae")}
-    networks["registration"] = load_network(runs["registration"])
+    runs = {f"{dataset}/{kind}": plan.extractor(dataset, kind).need() for kind in ("seg", "ae")}
+    runs[f"{dataset}/registration"] = plan.registration(dataset, method).need()
+    networks = {name: load_model(run.weights).half() for name, run in runs.items()}
     index = read_json(folder / INDEX.name) or {}
-    files = {f"{dataset}/{kind}": folder / f"{dataset}-{kind}.safetensors" for kind in networks}
-    kept = sum((folder / card["file"]).stat().st_size for name, card in index.items() if name not in files)
-    total = kept + sum(value.numel() * 2 for network in networks.values() for value in network.state_dict().values())
+    total = sum((folder / card["file"]).stat().st_size for name, card in index.items() if name not in runs)
+    total += sum(value.nbytes for network in networks.values() for value in network.state_dict().values())
     if total > MOST:
         raise ValueError(f"{total / 2**20:.1f} MiB of weights: ship smaller networks, {MOST >> 20} MiB at most")
-    folder.mkdir(parents=True, exist_ok=True)
-    for (name, path), (kind, network) in zip(files.items(), networks.items(), strict=True):
-        save_model(network.half(), path)
-        index[name] = _card(name, path, runs[kind], plan.data(dataset))
+    files = {name: folder / f"{name.replace('/', '-')}.safetensors" for name in runs}
+    for name, path in files.items():
+        save_model(networks[name], path)
+        index[name] = _card(name, path, runs[name], plan.data(dataset))
         write_json(folder / INDEX.name, index)
     return list(files.values())
 
 
 def _card(name: str, path: Path, run: Run, dataset: Dataset) -> dict:
     """The entry of the index; the card is written beside the weights."""
-    network, kind, result = load(path), name.rpartition("/")[2], run.result()
+    network, kind, result = load(path).to(device()), name.rpartition("/")[2], run.result()
     settings = run.settings.model_dump(mode="json")
-    test = _tested(network, dataset, kind)
     entry = {
         "file": path.name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "what": WHAT[kind].format(classes=", ".join(dataset.classes), **settings | {"lam": result.get("lam", 0)}),
         "data": dataset.name,
         "licence": dataset.licence,
-        "validation": {key: float(f"{value:.4g}") for key, value in result["best"].items()},
-        "test": test,
+        "validation": _rounded(result["best"]),
+        "test": _rounded(_tested(network, dataset, kind)),
     }
-    config = yaml.safe_load((run.folder / "config.yaml").read_text())
     more = {
-        "name": name,
         "size": path.stat().st_size // 1000,
         "parameters": sum(weight.numel() for weight in network.parameters()),
-        "description": dataset.description,
-        "citation": dataset.citation,
         "spacing": " × ".join(f"{step:g}" for step in dataset.spacing),
-        "run": str(run),
-        "identity": run.identity,
-        "commit": config["provenance"]["commit"],
-        "validation": _listed(entry["validation"]),
-        "test": _listed(test),
+        "commit": yaml.safe_load((run.folder / "config.yaml").read_text())["provenance"]["commit"],
         "settings": yaml.safe_dump(settings, sort_keys=False),
+        "validation": _listed(entry["validation"]),
+        "test": _listed(entry["test"]),
     }
-    write_text(path.with_suffix(".md"), CARD.format(**entry | more))
+    write_text(path.with_suffix(".md"), CARD.format(name=name, run=run, dataset=dataset, **entry | more))
     return entry
 
 
-def _tested(network: nn.Module, dataset: Dataset, kind: str) -> dict[str, float]:
+def _tested(network: nn.Module, dataset: Dataset, kind: str) -> Mapping[str, float]:
     if kind == "registration":
-        table = evaluate([Entry({}, torch.no_grad()(network.forward))], dataset)
-        columns = ["dice", "folds", "sd_log_jacobian"]
+        table = evaluate([Entry({}, network)], dataset)
     else:
         table = evaluate_extractor(network, kind, dataset)
-        columns = ["dice"] if kind == "seg" else ["mean_squared_error"]
-    return {key: float(f"{value:.4g}") for key, value in table[columns].mean().items()}
+    return table[TESTED[kind]].mean()
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {key: float(f"{value:.4g}") for key, value in values.items()}
 
 
 def _listed(values: dict[str, float]) -> str:

@@ -3,51 +3,34 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from deepsimreg.data import DATASETS
 from deepsimreg.losses.registry import SIMILARITIES, required_extractors
 from deepsimreg.models.registry import EXTRACTORS
 from deepsimreg.paper.baselines import BASELINES
-from deepsimreg.paper.errors import check_choice
-from deepsimreg.paper.settings import DatasetPart, ExtractorPart, Fit, Lam, Strict, VariantPart, validated
+from deepsimreg.paper.errors import SettingsError, check_choice
+from deepsimreg.paper.settings import BaselinePart, DatasetPart, ExtractorPart, Fit, NetworkPart, VariantPart, validated
 
 FIXED_EXTRACTORS = ("vgg",)  # kinds that come with their weights
 
 
-class ExtractorSettings(Strict):
-    """A feature extractor: its kind, the fraction of the training images that it sees, its network, its training."""
-
-    kind: str
-    labels: float
-    network: dict[str, Any]
-    fit: Fit
-
-
-class RegistrationSettings(Strict):
-    """A registration network: its similarity, the weight λ of the regulariser, its network, its training."""
+class RegistrationSettings(NetworkPart):
+    """A registration network; `grid` is empty unless λ is tuned, `extractor` may be the folder of a run."""
 
     similarity: str
     loss: str  # where the registry finds the similarity, and what it binds
-    options: dict[str, Any]
-    lam: Lam
-    grid: tuple[float, ...]  # that a tuned λ is chosen from
-    extractor: str  # of the profile, or the folder of a run; empty: none
-    weights: str = ""  # digest of those in such a folder
-    architecture: str
-    network: dict[str, Any]
-    fit: Fit
+    weights: str = ""  # digest of those in an extractor's folder
 
 
-class BaselineSettings(Strict):
-    """A method that is not trained, the smoothings that are compared, and on how many validation pairs."""
+class BaselineSettings(BaselinePart):
+    """A method that is not trained."""
 
     baseline: str
     place: str  # the function that registers
-    smoothing: tuple[float, ...]
-    pairs: int
-    options: dict[str, Any]
 
 
-class ChapterSettings(Strict):
+class ChapterSettings(BaseModel, frozen=True):
     """What a chapter that makes tables or figures depends on, besides its runs."""
 
     values: dict[str, Any] = {}
@@ -60,12 +43,14 @@ def check_names(dataset: str, part: DatasetPart, datasets: Iterable[str], stages
     for stage in part.resources:
         check_choice("stage in resources", stage, ("default", *stages))
     for name in extractor_names(part):
-        extractor = extractor_part(part, name)
+        extractor = extractor_settings(part, name)
         check_choice(f"kind of extractor {name}", extractor.kind, EXTRACTORS)
         check_choice(f"source of extractor {name}", extractor.source or dataset, datasets)
     networks = part.registration.similarities
     for name, variant in part.ablations.variants.items():
-        check_choice(f"method that {name} is a variant of", variant.of, networks)
+        base = networks[check_choice(f"method that {name} is a variant of", variant.of, networks)]
+        if variant.lam == "tuned" and not base.grid:
+            raise SettingsError(f"λ of {name} is tuned, but {variant.of} has no grid: give lam or grid")
     for network in (*networks.values(), *part.ablations.variants.values()):
         check_choice("extractor", network.extractor or "seg", extractor_names(part))
     for name, method in part.optimisation.methods.items():
@@ -80,19 +65,14 @@ def extractor_names(part: DatasetPart) -> list[str]:
     return list(dict.fromkeys([*EXTRACTORS, *part.extractors.__pydantic_extra__]))
 
 
-def extractor_part(part: DatasetPart, name: str) -> ExtractorPart:
-    """What is given for all extractors, for the kind of this one, and for itself."""
+def extractor_settings(part: DatasetPart, name: str) -> ExtractorPart:
+    """An extractor with its kind, and what is given for all extractors, for its kind, and for itself."""
     named = part.extractors.__pydantic_extra__
     own = named.get(check_choice("extractor", name, extractor_names(part))) or ExtractorPart()
     kind = own.kind or name
     chain = [part.extractors, named.get(kind) or ExtractorPart(), own]
     merged = {"network": merged_networks(chain), "fit": merged_fits(one.fit for one in chain)}
     return own.model_copy(update={"kind": kind, **merged})
-
-
-def extractor_settings(part: DatasetPart, name: str) -> ExtractorSettings:
-    own = extractor_part(part, name)
-    return ExtractorSettings(kind=own.kind, labels=own.labels, network=own.network, fit=own.fit)
 
 
 def variant_names(part: DatasetPart) -> list[str]:
@@ -102,36 +82,28 @@ def variant_names(part: DatasetPart) -> list[str]:
 
 
 def registration_settings(part: DatasetPart, method: str, stage: str) -> RegistrationSettings:
-    """Settings of a registration network with the first seed.
-
-    Args:
-        part: of the dataset.
-        method: a similarity of the profile; in the stage ablation a variant, or a method that others are variants of.
-        stage: tuning, registration or ablation.
-    """
+    """Settings of a registration network with the first seed; method and stage as in `Profile.registration`."""
     section, ablations = part.registration, part.ablations
     check_choice("stage", stage, ("tuning", "registration", "ablation"))
     if stage == "ablation":
         check_choice("variant", method, variant_names(part))
-    variant: VariantPart | None = ablations.variants.get(method) if stage == "ablation" else None
-    similarity = check_choice("similarity of the profile", variant.of if variant else method, section.similarities)
+    found = ablations.variants if stage == "ablation" else {}
+    variant = found.get(method) or VariantPart(of=method)  # the method itself changes nothing
+    similarity = check_choice("similarity of the profile", variant.of, section.similarities)
     own = section.similarities[similarity]
-    chain = [section, own, *([variant] if variant else [])]
-    fits = [section.fit, Fit(seed=section.seeds[0]), own.fit]
-    fits += {"tuning": [section.tuning], "ablation": [ablations.fit]}.get(stage, [])
-    fits += [variant.fit] if variant else []
-    lam = own.lam if variant is None or variant.lam is None else variant.lam
-    kinds = required_extractors([similarity])
+    chain = (section, own, variant)
+    stages = {"tuning": section.tuning, "ablation": ablations.fit, "registration": Fit()}
+    lam = own.lam if variant.lam is None else variant.lam
     return RegistrationSettings(
         similarity=similarity,
         loss=bound(similarity),
-        options=own.options | (variant.options if variant else {}),
+        options=own.options | variant.options,
         lam=lam,
         grid=own.grid if lam == "tuned" else (),
-        extractor=(variant.extractor if variant else "") or own.extractor or (kinds[0] if kinds else ""),
+        extractor=next(filter(None, (variant.extractor, own.extractor, *required_extractors([similarity]))), ""),
         architecture=next(one.architecture for one in reversed(chain) if one.architecture),
-        network=variant.network if variant and variant.architecture else merged_networks(chain),
-        fit=merged_fits(fits),
+        network=variant.network if variant.architecture else merged_networks(chain),
+        fit=merged_fits([section.fit, Fit(seed=section.seeds[0]), own.fit, stages[stage], variant.fit]),
     )
 
 
@@ -144,13 +116,9 @@ def bound(similarity: str) -> str:
 def baseline_settings(part: DatasetPart, name: str) -> BaselineSettings:
     own = part.baselines[check_choice("baseline of the profile", name, part.baselines)]
     record = BASELINES[name]
-    return BaselineSettings(
-        baseline=name,
-        place=record.place,
-        smoothing=own.smoothing or (record.smoothing,),
-        pairs=own.pairs,
-        options={"iterations": list(record.iterations)} | own.options,
-    )
+    smoothing = own.smoothing or (record.smoothing,)
+    options = {"iterations": list(record.iterations)} | own.options
+    return BaselineSettings(baseline=name, place=record.place, smoothing=smoothing, pairs=own.pairs, options=options)
 
 
 def changed_fit(fit: Fit, changes: Mapping[str, Any]) -> Fit:
@@ -160,15 +128,9 @@ def changed_fit(fit: Fit, changes: Mapping[str, Any]) -> Fit:
 
 def merged_fits(fits: Iterable[Fit]) -> Fit:
     """What each training gives, later ones before earlier ones."""
-    given: dict[str, Any] = {}
-    for fit in fits:
-        given |= fit.changed()
-    return Fit(**given)
+    return Fit(**{key: value for fit in fits for key, value in fit.model_dump(exclude_unset=True).items()})
 
 
-def merged_networks(parts: Iterable[Strict]) -> dict[str, Any]:
+def merged_networks(parts: Iterable[Any]) -> dict[str, Any]:
     """The options of networks, those of later parts before those of earlier ones."""
-    given: dict[str, Any] = {}
-    for part in parts:
-        given |= part.network
-    return given
+    return {key: value for part in parts for key, value in part.network.items()}

@@ -20,12 +20,13 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.files import read_json, size_of, writable, write_json, write_text
 from deepsimreg.paper.identity import code_digest, digest
 from deepsimreg.paper.paths import runs_root
-from deepsimreg.paper.settings import Resources, Strict
+from deepsimreg.paper.settings import Resources
 from deepsimreg.paths import PROJECT
 
 TRAINING = ("training.json", "weights.safetensors", "metrics.csv")  # what a training leaves, in the order it is trusted
@@ -35,34 +36,20 @@ IN_GRAPH = "DEEPSIMREG_IN_GRAPH"  # set for the jobs of the graph
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a profile plans for one folder.
-
-    Args:
-        profile, dataset: whose run.
-        name: of the folder below the dataset's, as "registration/mse/seed-0".
-        chapter: the notebook that makes it.
-        settings: resolved; with the data, the inputs and the code they decide its numbers.
-        data: dataset name → fingerprint.
-        code: modules, or paths of chapters, that the numbers come from.
-        resources: that its job asks for.
-        inputs: the runs that it is made from.
-        parameters: of the notebook, besides profile and dataset.
-        on_demand: made where a chapter misses it.
-        place: folder of a run with settings of one's own; empty: the profile's place.
-    """
+    """What a profile plans for one folder; settings, data, inputs and code decide its numbers."""
 
     profile: str
     dataset: str
-    name: str
-    chapter: str
-    settings: Strict
-    data: Mapping[str, str]
-    code: tuple[str, ...]
-    resources: Resources
-    inputs: tuple["Run", ...] = ()
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    on_demand: bool = False
-    place: str = ""
+    name: str  # of the folder below the dataset's, as "registration/mse/seed-0"
+    chapter: str  # the notebook that makes it
+    settings: BaseModel  # resolved
+    data: Mapping[str, str]  # dataset name → fingerprint
+    code: tuple[str, ...]  # modules, or paths of chapters, that the numbers come from
+    resources: Resources  # that its job asks for
+    inputs: tuple["Run", ...] = ()  # that it is made from
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # of the notebook, besides profile and dataset
+    on_demand: bool = False  # made where a chapter misses it
+    place: str = ""  # folder of a run with settings of one's own; empty: the profile's place
 
     @cached_property
     def folder(self) -> Path:
@@ -97,7 +84,7 @@ class Run:
         """Every metric of the validation pairs."""
         return self.folder / "validation.csv"
 
-    def changed(self, place: str, settings: Strict) -> "Run":
+    def changed(self, place: str, settings: BaseModel) -> "Run":
         """This run with settings of one's own, in a folder of one's own; without a folder none may differ."""
         if settings != self.settings and not place:
             raise SettingsError("these settings are not the profile's: give the run a folder of its own (folder=…)")
@@ -110,8 +97,11 @@ class Run:
 
     def _mark_content(self) -> dict[str, Any] | None:
         content = read_json(self.mark)
-        whole = content and all(size_of(self.folder / name) == size for name, size in content["files"].items())
-        return content if whole else None
+        return content if content and not self._damaged(content) else None
+
+    def _damaged(self, content: dict[str, Any]) -> list[str]:
+        """The files of a finished run that have another size now."""
+        return [name for name, size in content["files"].items() if size_of(self.folder / name) != size]
 
     def result(self) -> dict[str, Any]:
         """What `finish` was given. SettingsError if the run has not ended."""
@@ -159,10 +149,9 @@ class Run:
         """Remove the damaged files of a finished run, and its mark, so that they are made again."""
         if not self.mark.is_file() or self.current:
             return
-        files = (read_json(self.mark) or {"files": {}})["files"]
-        damaged = [name for name, size in files.items() if size_of(self.folder / name) != size] or list(files)
+        damaged = self._damaged(read_json(self.mark) or {"files": {}})
         print(f"{self}: {', '.join(damaged) or self.mark.name} is damaged and is made again")
-        if set(damaged) & {*TRAINING} or not files:
+        if set(damaged) & {*TRAINING} or not damaged:
             damaged += [*TRAINING, "last.ckpt"]  # weights cannot be made without training
         for name in (*damaged, self.mark.name):
             (self.folder / name).unlink(missing_ok=True)
@@ -182,18 +171,10 @@ class Run:
 def ask_graph(profile: str, runs: list[Run]) -> None:
     """Make runs, and what they need, by the graph. SettingsError if that fails."""
     print(f"making {', '.join(map(str, runs))} first (profile {profile})", flush=True)
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(PROJECT / "Snakefile"),
-        "--directory",
-        str(PROJECT),
-    ]
-    command += ["--cores", "all", "--quiet", "all", "--nolock", "--rerun-triggers", "software-env"]
-    command += ["--config", f"profile={profile}", "--", *(str(run.mark) for run in runs)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    options = "--cores all --quiet all --nolock --rerun-triggers software-env"
+    command = [sys.executable, "-m", "snakemake", *options.split(), "--config", f"profile={profile}", "--"]
+    command += [str(run.mark) for run in runs]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SettingsError(f"{', '.join(map(str, runs))} could not be made:\n{(done.stdout + done.stderr)[-3000:]}")
 

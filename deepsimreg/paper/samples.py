@@ -6,6 +6,7 @@ a run that was killed sees what an uninterrupted one would have seen.
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,26 +16,15 @@ from deepsimreg.data.augment import Augmentation, augment_pair
 from deepsimreg.data.base import Pair, Sample
 
 
+@dataclass(eq=False)
 class DrawnSamples(Dataset):
-    """Item i is drawn, augmented and cut by a generator seeded with (seed, i).
+    """Item i is drawn, augmented and cut by a generator seeded with (seed, i)."""
 
-    Args:
-        items: samples or pairs.
-        augmentation: None for none.
-        seed: of all draws.
-        crop: sides of a random window, voxels; empty: the whole image.
-        spacing: mm, array axis order: rotations are rigid in mm.
-    """
-
-    def __init__(
-        self,
-        items: Sequence[Sample] | Sequence[Pair],
-        augmentation: Augmentation | None,
-        seed: int,
-        crop: Sequence[int] = (),
-        spacing: Sequence[float] | None = None,
-    ):
-        self.items, self.augmentation, self.seed, self.crop, self.spacing = items, augmentation, seed, crop, spacing
+    items: Sequence[Sample] | Sequence[Pair]
+    augmentation: Augmentation | None
+    seed: int
+    crop: Sequence[int] = ()  # sides of a random window, voxels; empty: the whole image
+    spacing: Sequence[float] | None = None  # mm, array axis order: rotations are rigid in mm
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(random.Random(f"{self.seed} {index}").getrandbits(63))
@@ -63,19 +53,6 @@ class DrawnSamples(Dataset):
         return {name: image[(slice(None), *window)] for name, image in batch.items()}
 
 
-class InOrder(Dataset):
-    """Every item once, as it is."""
-
-    def __init__(self, items: Sequence[Sample] | Sequence[Pair]):
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return to_tensors(self.items[index])
-
-
 class EpochSampler(Sampler):
     """Indices of one epoch: `length` for each process of a parallel run, in turn, so that no two see the same."""
 
@@ -101,9 +78,5 @@ def to_tensors(item: Sample | Pair) -> dict[str, Tensor]:
     """Named tensors of a sample or a pair: images (C, *spatial), labels (1, *spatial)."""
     if isinstance(item, Sample):
         return {"image": item.image, "label": item.label}
-    return {
-        "moving": item.moving.image,
-        "fixed": item.fixed.image,
-        "moving_label": item.moving.label,
-        "fixed_label": item.fixed.label,
-    }
+    moving, fixed = item.moving, item.fixed
+    return {"moving": moving.image, "fixed": fixed.image, "moving_label": moving.label, "fixed_label": fixed.label}

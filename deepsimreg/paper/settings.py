@@ -5,18 +5,18 @@ names; plan.py merges the parts into the settings of each run. `python -m deepsi
 schema that editors complete profiles by.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from deepsimreg.losses.registry import SIMILARITIES, similarity_terms
 from deepsimreg.models.registry import ARCHITECTURES
 from deepsimreg.paper.baselines import BASELINES
 from deepsimreg.paper.errors import SettingsError, check_choice
+from deepsimreg.paper.files import write_json
 from deepsimreg.paper.paths import EXPERIMENTS
 
 SCHEMA = "profile.schema.json"
@@ -35,10 +35,8 @@ Lam = Weight | Literal["tuned"]
 Grid = tuple[Weight, ...]
 
 
-class Strict(BaseModel):
+class Strict(BaseModel, frozen=True, extra="forbid"):
     """A part of a profile: unknown keys are errors that name what there is."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
@@ -51,10 +49,6 @@ class Strict(BaseModel):
             for key in values:
                 check_choice("key", key, cls.model_fields)
         return values
-
-    def changed(self) -> dict[str, Any]:
-        """What was given, without the defaults."""
-        return self.model_dump(exclude_unset=True)
 
 
 class Fit(Strict):
@@ -98,10 +92,9 @@ class ExtractorPart(Strict):
     fit: Fit = Fit()
 
 
-class ExtractorsPart(Strict):
+class ExtractorsPart(Strict, extra="allow"):
     """Settings of all extractors, and any number of named ones."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
     __pydantic_extra__: dict[str, ExtractorPart]
     network: dict[str, Any] = {}
     fit: Fit = Fit()
@@ -199,9 +192,7 @@ class DatasetPart(Strict):
     registration: RegistrationPart = RegistrationPart()
     ablations: AblationsPart = AblationsPart()
     baselines: dict[BaselineName, BaselinePart] = {}
-    reference: str = Field(
-        "", description="method that the others are tested against; empty: deepsim-seg, or the first"
-    )
+    reference: str = Field("", description="method the others are tested against; empty: deepsim-seg, or the first")
     robustness: RobustnessPart = RobustnessPart()
     optimisation: OptimisationPart = OptimisationPart()
 
@@ -216,34 +207,27 @@ def read_profile(name: str) -> dict[str, DatasetPart]:
         raise SettingsError(f"{path.name} is not YAML: {error}") from error
     if not isinstance(tree, Mapping):
         raise SettingsError(f"{path.name} holds {tree!r}, but maps dataset names to their settings")
-    return {dataset: validated(DatasetPart, part, f"{path.name}: {dataset}") for dataset, part in tree.items()}
+    return validated(dict[str, DatasetPart], tree, path.name)
 
 
-def validated(model: type[BaseModel], values: Any, where: str) -> Any:
-    """`model` made from values; SettingsError with one line for each thing wrong, `where` and the key before it."""
+def validated(kind: Any, values: Any, where: str) -> Any:
+    """Values as a model or type; SettingsError with one line for each thing wrong, `where` and the key before it."""
     try:
-        return model.model_validate(values)
+        return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         lines = []
         for one in error.errors(include_url=False):
             key = ".".join(str(part) for part in one["loc"] if part != "[key]")
-            lines.append(f"{where}{f'.{key}' * bool(key)}: {one['msg'].removeprefix('Value error, ')}")
+            lines.append(": ".join(filter(None, (where, key, one["msg"].removeprefix("Value error, ")))))
         raise SettingsError("\n".join(lines)) from None
 
 
 def write_schema(folder: Path = EXPERIMENTS) -> Path:
     """The JSON schema of a profile, for editors."""
-    schema = DatasetPart.model_json_schema()
-    whole = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "deepsimreg profile: the runs of each dataset",
-        "type": "object",
-        "additionalProperties": {key: value for key, value in schema.items() if key != "$defs"},
-        "$defs": schema["$defs"],
-    }
-    path = folder / SCHEMA
-    path.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-    return path
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    head["title"] = "deepsimreg profile: the runs of each dataset"
+    write_json(folder / SCHEMA, head | TypeAdapter(dict[str, DatasetPart]).json_schema())
+    return folder / SCHEMA
 
 
 if __name__ == "__main__":

@@ -13,14 +13,8 @@ from deepsimreg.paper.errors import SettingsError, run_main
 from deepsimreg.paper.files import read_json
 from deepsimreg.paper.paths import FIGURES, runs_root
 from deepsimreg.paper.plan import Profile
-from deepsimreg.paper.run import Run
 
 SOURCE = "source.json"
-
-
-def published(figures: Path = FIGURES) -> dict[str, list[str]]:
-    """Published dataset → its files that today's code would make anew, with the reason."""
-    return {path.parent.name: stale_files(path) for path in sorted(figures.glob(f"*/{SOURCE}"))}
 
 
 def stale_files(source: Path) -> list[str]:
@@ -41,26 +35,22 @@ def stale_files(source: Path) -> list[str]:
     ]
 
 
-def stale_runs(plan: Profile, dataset: str) -> list[Run]:
-    """The runs of a dataset that are missing, damaged, or were made with other settings, data, inputs or code."""
-    return [run for run in plan.runs(dataset) if not run.current]
-
-
 def main(profile: str = "") -> None:
-    """Print what is stale."""
+    """Print what is stale: of the published files, or of the runs of a profile."""
     if not profile:
-        for dataset, files in published().items():
-            print(f"{dataset}: {len(files)} stale files" if files else f"{dataset}: up to date")
+        for source in sorted(FIGURES.glob(f"*/{SOURCE}")):
+            files = stale_files(source)
+            print(f"{source.parent.name}: {f'{len(files)} stale files' if files else 'up to date'}")
             print("".join(f"  {line}\n" for line in files), end="")
         return
     plan = Profile(profile)
     for dataset in plan.datasets:
-        missing, folder = stale_runs(plan, dataset), runs_root() / profile / dataset
+        runs, folder = plan.runs(dataset), runs_root() / profile / dataset
+        missing = [run.name for run in runs if not run.current]
         if missing:
-            print(f"{dataset}: {len(missing)} of {len(plan.runs(dataset))} runs would be made")
-            print("".join(f"  {run.name}\n" for run in missing), end="")
+            print(f"{dataset}: {len(missing)} of {len(runs)} runs would be made", *missing, sep="\n  ")
             continue
-        print(f"{dataset}: all {len(plan.runs(dataset))} runs are up to date")
+        print(f"{dataset}: all {len(runs)} runs are up to date")
         print(f"  notebooks with results  {folder}/*/notebook.ipynb")
         print(f"  tables                  {folder / 'evaluation'}")
         print(f"  figures                 {folder / 'figures'}")

@@ -76,11 +76,7 @@ def cohens_d(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def compare_methods(
-    pairs: pd.DataFrame,
-    metric: str = "dice",
-    reference: str = "deepsim-seg",
-    pair: str = "pair",
-    greater_is_better: bool = True,
+    pairs: pd.DataFrame, metric: str = "dice", reference: str = "deepsim-seg", greater_is_better: bool = True
 ) -> pd.DataFrame:
     """Is the reference method better than each other one? One row per method, paired by couple.
 
@@ -89,39 +85,30 @@ def compare_methods(
     `method`, `n` (common couples), `mean`, `reference_mean`, `difference` (reference - method), `p` (one-sided
     Wilcoxon, the reference is better), `p_holm`, `d` (Cohen, positive if the reference has the larger values).
     """
-    missing = [column for column in ("method", pair, metric) if column not in pairs]
-    if missing:
-        raise ValueError(f"pairs has no column {missing}; it has {list(pairs.columns)}")
-    table = pairs.pivot_table(index=pair, columns="method", values=metric, aggfunc="mean", sort=False)
+    _check_columns(pairs, ["method", "pair", metric])
+    table = pairs.pivot_table(index="pair", columns="method", values=metric, aggfunc="mean", sort=False)
     table = table.groupby(table.index.map(couple), sort=False).mean()
     if reference not in table:
         raise ValueError(f"reference {reference!r} is not among the methods {sorted(table.columns)}")
-    rows = [_compare(table, other, reference, greater_is_better) for other in table if other != reference]
-    columns = ["method", "n", "mean", "reference_mean", "difference", "p", "d"]
-    result = pd.DataFrame(rows, columns=columns)
-    result.insert(columns.index("p") + 1, "p_holm", _holm(result["p"]))
+    rows = []
+    for other in table.columns.drop(reference):
+        common = table[[reference, other]].dropna()
+        if common.empty:
+            raise ValueError(f"{other!r} and {reference!r} share no pair; name the pairs of both runs alike")
+        ours, theirs = common.to_numpy().T
+        p = paired_wilcoxon(ours, theirs) if greater_is_better else paired_wilcoxon(theirs, ours)
+        means = (theirs.mean(), ours.mean(), (ours - theirs).mean())
+        rows.append((other, len(common), *means, p, cohens_d(ours, theirs)))
+    result = pd.DataFrame(rows, columns=["method", "n", "mean", "reference_mean", "difference", "p", "d"])
+    corrected = multipletests(result["p"], method="holm")[1] if rows else []
+    result.insert(result.columns.get_loc("d"), "p_holm", corrected)
     return result
 
 
-def _compare(table: pd.DataFrame, other: str, reference: str, greater_is_better: bool) -> dict:
-    common = table[[other, reference]].dropna()
-    if common.empty:
-        raise ValueError(f"{other!r} and {reference!r} share no pair; name the pairs of both runs alike")
-    ours, theirs = common[reference].to_numpy(), common[other].to_numpy()
-    return {
-        "method": other,
-        "n": len(common),
-        "mean": theirs.mean(),
-        "reference_mean": ours.mean(),
-        "difference": (ours - theirs).mean(),
-        "p": paired_wilcoxon(ours, theirs) if greater_is_better else paired_wilcoxon(theirs, ours),
-        "d": cohens_d(ours, theirs),
-    }
-
-
-def _holm(pvalues: Sequence[float]) -> np.ndarray:
-    """Holm's adjusted p-values, in the order given."""
-    return multipletests(pvalues, method="holm")[1] if len(pvalues) else np.empty(0)
+def _check_columns(pairs: pd.DataFrame, columns: Sequence[str]) -> None:
+    missing = [column for column in columns if column not in pairs]
+    if missing:
+        raise ValueError(f"pairs has no column {missing}; it has {list(pairs.columns)}")
 
 
 def _without_nan(values: Sequence[float]) -> np.ndarray:
@@ -130,28 +117,21 @@ def _without_nan(values: Sequence[float]) -> np.ndarray:
 
 
 def summary(
-    pairs: pd.DataFrame,
-    by: str | Sequence[str] = "method",
-    metrics: Sequence[str] | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
+    pairs: pd.DataFrame, by: str | Sequence[str] = "method", metrics: Sequence[str] | None = None, **bootstrap: int
 ) -> pd.DataFrame:
     """Mean of each metric over the pairs of each group, with its 95 % bootstrap interval over couples.
 
     pairs: one row per pair, column `pair` its name. metrics: columns to summarise; None: all numeric ones that are
-    not in `by`. Returns a row per group and metric: the `by` columns, `metric`, `mean`, `low`, `high`, `n` (pairs
-    without NaN), `couples` (pairs in both directions count once).
+    not in `by`. bootstrap: options of `coupled_interval`. Returns a row per group and metric: the `by` columns,
+    `metric`, `mean`, `low`, `high`, `n` (pairs without NaN), `couples` (pairs in both directions count once).
     """
     by = [by] if isinstance(by, str) else list(by)
     metrics = list(metrics or pairs.select_dtypes("number").columns.difference(by, sort=False))
-    missing = [column for column in by + metrics if column not in pairs]
-    if missing:
-        raise ValueError(f"pairs has no column {missing}; it has {list(pairs.columns)}")
+    _check_columns(pairs, by + metrics)
     rows = []
     for group, values in pairs.groupby(by, sort=False):
         for metric in metrics:
-            low, high = coupled_interval(values, metric, resamples=resamples, seed=seed)
-            counts = {"n": values[metric].count(), "couples": len(couples(values, metric))}
-            interval = {"mean": values[metric].mean(), "low": low, "high": high} | counts
-            rows.append({**dict(zip(by, group, strict=True)), "metric": metric, **interval})
+            interval = coupled_interval(values, metric, **bootstrap)
+            counts = values[metric].count(), len(couples(values, metric))
+            rows.append((*group, metric, values[metric].mean(), *interval, *counts))
     return pd.DataFrame(rows, columns=[*by, "metric", "mean", "low", "high", "n", "couples"])

@@ -17,10 +17,11 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from deepsimreg.data.augment import AUGMENTATIONS
-from deepsimreg.data.base import Dataset
+from deepsimreg.data.base import Dataset, LazySequence
 from deepsimreg.metrics import dice_per_class
 from deepsimreg.models.store import load_model, save_model
 from deepsimreg.paper.callbacks import BestWeights, MetricsTable, Progress
@@ -28,7 +29,7 @@ from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.evaluate import write_table
 from deepsimreg.paper.files import read_json, write_json
 from deepsimreg.paper.run import Run
-from deepsimreg.paper.samples import DrawnSamples, EpochSampler, InOrder
+from deepsimreg.paper.samples import DrawnSamples, EpochSampler, to_tensors
 from deepsimreg.paper.settings import Fit
 
 HARMLESS = (".*exists and is not empty.*", ".*does not have many workers.*", ".*LeafSpec.*", ".*in eval mode.*")
@@ -51,9 +52,7 @@ class Trained(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.settings.learning_rate)
-        self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, factor=0.1, patience=self.settings.plateau
-        )
+        self.schedule = ReduceLROnPlateau(optimizer, factor=0.1, patience=self.settings.plateau)
         return optimizer
 
     def on_train_batch_start(self, *_) -> None:
@@ -94,12 +93,8 @@ class Trained(lightning.LightningModule):
         return terms["loss"]
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        size = len(next(iter(batch.values())))
-        self.log_dict(
-            {f"validation_{name}": value for name, value in self.terms(batch).items()},
-            batch_size=size,
-            sync_dist=True,
-        )
+        terms = {f"validation_{name}": value for name, value in self.terms(batch).items()}
+        self.log_dict(terms, batch_size=len(next(iter(batch.values()))), sync_dist=True)
 
 
 def mean_dice(prediction: Tensor, label: Tensor, classes: int) -> Tensor:
@@ -110,13 +105,12 @@ def mean_dice(prediction: Tensor, label: Tensor, classes: int) -> Tensor:
 def trainer_of(settings: Fit, folder: Path, label: str, epochs: int, every: int) -> lightning.Trainer:
     """The Lightning trainer of a run: what it logs, checkpoints and keeps."""
     columns = [f"{kind}_{term}" for kind in ("train", "validation") for term in METRIC_TERMS]
+    last = {"filename": "last", "save_top_k": 1, "enable_version_counter": False, "save_on_train_epoch_end": True}
     callbacks = [
         MetricsTable(folder / "metrics.csv", columns),
         BestWeights(folder / "weights.safetensors"),
         Progress(label, epochs * every),
-        ModelCheckpoint(
-            folder, filename="last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
-        ),
+        ModelCheckpoint(folder, **last),
     ]
     if settings.early_stopping:
         patience = settings.early_stopping
@@ -151,17 +145,12 @@ def fit(
 
     Args:
         make_module: makes the Lightning module; called after the seed is set, so that initial weights repeat.
-        settings: lengths, batch, seed and so on.
         train, validation: samples or pairs.
         dataset: whose rank and spacing the augmentation follows.
         folder: receives metrics.csv, TensorBoard events, last.ckpt and weights.safetensors (best on validation).
-        label: of the progress bar.
 
-    Returns:
-        metrics.csv as a table: column `step`, and `train_…` and `validation_…` columns.
-
-    Raises:
-        SettingsError: several devices in a notebook, where processes that are forked after threads have run hang.
+    Returns metrics.csv as a table: column `step`, and `train_…` and `validation_…` columns. SettingsError for several
+    devices in a notebook, where processes that are forked after threads have run hang.
     """
     if settings.devices > 1 and in_notebook():
         raise SettingsError(f"devices is {settings.devices}: several devices hang in a notebook; train from a script")
@@ -176,41 +165,25 @@ def fit(
         return pd.DataFrame({"step": [0]})
     every = min(settings.validate_every, settings.steps)
     epochs = -(-settings.steps // every)
-    preset = AUGMENTATIONS[dataset.ndim]
-    augmentation = replace(preset, flips=settings.flips) if settings.augment else None
+    augmentation = replace(AUGMENTATIONS[dataset.ndim], flips=settings.flips) if settings.augment else None
     samples = DrawnSamples(train, augmentation, settings.seed, settings.crop, dataset.spacing)
+    sampler = EpochSampler(every * settings.accumulate * settings.batch)
+    workers = {"num_workers": settings.workers, "persistent_workers": settings.workers > 0}
+    drawn = DataLoader(samples, settings.batch, sampler=sampler, **workers)
+    in_order = DataLoader(LazySequence(validation, to_tensors), settings.batch)
     last = folder / "last.ckpt"
-    trainer_of(settings, folder, label, epochs, every).fit(
-        module,
-        DataLoader(
-            samples,
-            settings.batch,
-            sampler=EpochSampler(every * settings.accumulate * settings.batch),
-            num_workers=settings.workers,
-            persistent_workers=settings.workers > 0,
-        ),
-        DataLoader(InOrder(validation), settings.batch),
-        ckpt_path=last if last.is_file() else None,
-        weights_only=True,
-    )
+    resumed = {"ckpt_path": last if last.is_file() else None, "weights_only": True}
+    trainer_of(settings, folder, label, epochs, every).fit(module, drawn, in_order, **resumed)
     return pd.read_csv(folder / "metrics.csv")
 
 
 def trained(
     run: Run, make_module: Callable[[], Trained], kind: type[nn.Module], dataset: Dataset, items: Callable
 ) -> tuple[nn.Module, pd.DataFrame]:
-    """Train a run's network unless that has been done; `run` is open.
+    """Train a run's network, of class `kind`, unless that has been done. run: open. items: split → samples or pairs.
 
-    Args:
-        run: whose settings have a `fit`.
-        make_module: as `fit`.
-        kind: class of the network.
-        dataset: that it is trained on.
-        items: split → samples or pairs.
-
-    Returns:
-        The network of the best validation, in evaluation mode, and its metrics by step. `training.json` of the folder
-        says that training has ended: what follows it can be repeated without training.
+    Returns the network of the best validation, in evaluation mode, and its metrics by step. `training.json` of the
+    folder says that training has ended: what follows it can be repeated without training.
     """
     end = run.folder / "training.json"
     if read_json(end) is None:
@@ -229,8 +202,6 @@ def trained(
 
 def in_notebook() -> bool:
     """Whether an IPython kernel runs this code."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
+    from IPython import get_ipython
+
     return hasattr(get_ipython(), "kernel")

@@ -18,7 +18,7 @@ import torch
 from deepsimreg.data import DATASETS, LazySequence, load_dataset, phc, platelet
 from deepsimreg.data.fetch import fetch_dataset
 from deepsimreg.errors import DataError
-from deepsimreg.paper.samples import InOrder
+from deepsimreg.paper.samples import to_tensors
 
 MADE = {
     "phc-u373": archives.make_phc,
@@ -103,7 +103,7 @@ def test_datasets_reach_spawned_workers(tmp_path):
             ours, theirs = (one if hasattr(one, "image") else one.moving for one in (items[1], again[1]))
             assert torch.equal(ours.image, theirs.image)
     loader = torch.utils.data.DataLoader(
-        InOrder(data.pairs("train")), 3, num_workers=1, multiprocessing_context="spawn"
+        LazySequence(data.pairs("train"), to_tensors), 3, num_workers=1, multiprocessing_context="spawn"
     )
     (batch,) = loader
     assert torch.equal(batch["moving"][2], data.pairs("train")[2].moving.image)

@@ -105,7 +105,7 @@ def nan_voxel(image):
         (0, lambda image: image * 0 + 7, "constant"),
         (0, lambda image: np.stack([image, image], -1), r"has shape \(11, 15, 9\), its image"),
         (1, lambda label: label[1:], "resample"),
-        (1, lambda label: label + 2, "0 to 2"),
+        (1, lambda label: label + 2, r"has the label [34].*0: 'background', 1:"),
         (1, lambda label: label + np.float32(0.5), "integers"),
     ],
 )

@@ -242,7 +242,7 @@ def test_methods_have_one_colour_each_and_strangers_get_their_own():
     colors = style.method_colors(methods)
     assert len(set(colors.values())) == 4
     assert colors["mse"] == style.METHODS["mse"][1]
-    looks = {(color, style.look(name, 0)["linestyle"]) for name, (_, color) in style.METHODS.items()}
+    looks = {(look["color"], look["linestyle"]) for look in style.looks(style.METHODS).values()}
     assert len(looks) == len(style.METHODS)
     assert style.method_name("greedy") == "greedy"
 

@@ -123,6 +123,10 @@ def test_the_optimisation_asks_for_its_extractors(profile):
             r"baselines.elastix: unknown baseline 'elastix'; there is: syn",
         ),
         ({D: {"ablations": {"variants": {"a": {"of": "mse"}}}}}, "unknown method that a is a variant of 'mse'"),
+        (
+            network(lam=1) | {D: network(lam=1)[D] | {"ablations": {"variants": {"a": {"of": "mse", "lam": "tuned"}}}}},
+            "λ of a is tuned, but mse has no grid: give lam or grid",
+        ),
         ({D: {"registration": {"similarities": {"ssim": {}}}}}, "unknown similarity 'ssim'; there is: mse, ncc"),
         (network(**{"lambda": 1}), r"similarities.mse: unknown key 'lambda'; there is: lam, grid"),
         (network(), "mse: has no λ: give lam, a number, or grid, a list"),

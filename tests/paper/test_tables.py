@@ -99,7 +99,7 @@ def test_a_grid_does_not_overrule_the_lam_that_the_profile_gives(profile):
     assert plan.registration(D, "mse").settings.lam == 1
 
 
-def test_a_tuning_run_of_full_length_is_the_final_run_of_its_lam(profile, monkeypatch):
+def test_a_tuning_run_of_full_length_is_the_final_run_of_its_lam(profile, monkeypatch, tmp_path):
     tree = {D: {"data": TREE[D]["data"], "registration": TREE[D]["registration"] | {"tuning": {}}}}
     tree[D]["registration"]["similarities"] = {"mse": {"grid": [0.1, 1]}}
     plan = profile(tree)
@@ -111,6 +111,9 @@ def test_a_tuning_run_of_full_length_is_the_final_run_of_its_lam(profile, monkey
         twin = plan.registration(D, "mse", "tuning", run.result()["lam"])
         assert (run.weights.read_bytes() == twin.weights.read_bytes()) == (run.settings.fit.seed == 0)
     assert trained == ["registration/mse/seed-1"]
+    own = plan.registration(D, "mse", lam=0.5, place=str(tmp_path / "own"))
+    train_registration(plan, own, plan.data(D))
+    assert trained[1:] == ["registration/mse/seed-0"], "with another λ nothing is taken from tuning"
 
 
 def test_the_baselines_are_tuned_on_the_pairs_asked_for_and_tested_on_all(profile):

@@ -1,53 +1,23 @@
 """Every picture of the chapters: arrays and tables in, a matplotlib Figure out, no files read."""
 
-from deepsimreg.paper.figures.comparison import (
-    ablation_bars,
-    dice_boxplot,
-    dice_per_class,
-    methods_overview,
-    methods_traces,
-    smoothness_against_dice,
-)
-from deepsimreg.paper.figures.curves import (
-    class_histogram,
-    convergence,
-    label_fraction,
-    learning_curve,
-    loss_landscape,
-    robustness,
-    tuning_curve,
-)
-from deepsimreg.paper.figures.images import (
-    blended,
-    feature_maps,
-    image_row,
-    pair_before_after,
-    reconstruction_gallery,
-    sample_panel,
-    segmentation_gallery,
-)
-from deepsimreg.paper.figures.style import save_figure
-
-__all__ = [
-    "ablation_bars",
-    "blended",
-    "class_histogram",
-    "convergence",
-    "dice_boxplot",
-    "dice_per_class",
-    "feature_maps",
-    "image_row",
-    "label_fraction",
-    "learning_curve",
-    "loss_landscape",
-    "methods_overview",
-    "methods_traces",
-    "pair_before_after",
-    "reconstruction_gallery",
-    "robustness",
-    "sample_panel",
-    "save_figure",
-    "segmentation_gallery",
-    "smoothness_against_dice",
-    "tuning_curve",
-]
+from deepsimreg.paper.figures.comparison import ablation_bars as ablation_bars
+from deepsimreg.paper.figures.comparison import dice_boxplot as dice_boxplot
+from deepsimreg.paper.figures.comparison import dice_per_class as dice_per_class
+from deepsimreg.paper.figures.comparison import methods_overview as methods_overview
+from deepsimreg.paper.figures.comparison import methods_traces as methods_traces
+from deepsimreg.paper.figures.comparison import smoothness_against_dice as smoothness_against_dice
+from deepsimreg.paper.figures.curves import class_histogram as class_histogram
+from deepsimreg.paper.figures.curves import convergence as convergence
+from deepsimreg.paper.figures.curves import label_fraction as label_fraction
+from deepsimreg.paper.figures.curves import learning_curve as learning_curve
+from deepsimreg.paper.figures.curves import loss_landscape as loss_landscape
+from deepsimreg.paper.figures.curves import robustness as robustness
+from deepsimreg.paper.figures.curves import tuning_curve as tuning_curve
+from deepsimreg.paper.figures.images import blended as blended
+from deepsimreg.paper.figures.images import feature_maps as feature_maps
+from deepsimreg.paper.figures.images import image_row as image_row
+from deepsimreg.paper.figures.images import pair_before_after as pair_before_after
+from deepsimreg.paper.figures.images import reconstruction_gallery as reconstruction_gallery
+from deepsimreg.paper.figures.images import sample_panel as sample_panel
+from deepsimreg.paper.figures.images import segmentation_gallery as segmentation_gallery
+from deepsimreg.paper.figures.style import save_figure as save_figure

@@ -6,31 +6,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from deepsimreg.paper.baselines import BASELINES
-from deepsimreg.paper.figures.style import (
-    AXIS_NAMES,
-    COLUMN,
-    OKABE_ITO,
-    OTHER_COLORS,
-    PAGE,
-    Picture,
-    axis_labels,
-    grid_means,
-    legend_below,
-    look,
-    method_colors,
-    method_name,
-    narrow,
-    ring,
-    styled,
-)
+from deepsimreg.paper.figures import style
+
+BLUE, RED = style.OKABE_ITO["blue"], style.OKABE_ITO["vermillion"]
 
 
-@styled
+@style.styled
 def learning_curve(
-    metrics: pd.DataFrame, columns: Mapping[str, str] | Sequence[str] | None = None, width: float = PAGE
+    metrics: pd.DataFrame, columns: Mapping[str, str] | Sequence[str] | None = None, width: float = style.PAGE
 ) -> Figure:
     """Metrics against steps: a panel per quantity, training (faint, with its running median) and validation.
 
@@ -43,185 +29,158 @@ def learning_curve(
     if missing:
         raise ValueError(f"metrics has no column {missing}; it has {list(metrics.columns)}")
     quantities = list(dict.fromkeys(_split(name)[1] for name in labels))
-    figure = Picture(figsize=(min(width, COLUMN * len(quantities)), 2.5), layout="constrained")
-    axes = figure.subplots(1, len(quantities), squeeze=False)[0]
-    for panel, quantity in zip(axes, quantities, strict=True):
+    figure, axes = style.picture(min(width, style.COLUMN * len(quantities)), 2.5, 1, len(quantities), squeeze=False)
+    for panel, quantity in zip(axes[0], quantities, strict=True):
         shown = [name for name in labels if _split(name)[1] == quantity]
-        for name, color in zip(shown, (OKABE_ITO["blue"], OKABE_ITO["vermillion"], *OTHER_COLORS), strict=False):
+        for name, color in zip(shown, (BLUE, RED, *style.OTHER_COLORS), strict=False):
             _curve(panel, metrics, name, color, labels[name])
-        axis_labels(panel, "step", quantity)
+        style.axis_labels(panel, "step", quantity)
         if quantity == "folds":
             panel.set_ylim(bottom=0)
         panel.legend()
     return figure
 
 
-@styled
-def convergence(
-    runs: Mapping[str, pd.DataFrame],
-    train: str = "train_dice",
-    validation: str = "validation_dice",
-    width: float = PAGE,
-) -> Figure:
+@style.styled
+def convergence(runs: Mapping[str, pd.DataFrame], width: float = style.PAGE) -> Figure:
     """Training and validation Dice against steps, a line per method. runs: method → its metrics table."""
-    figure = Picture(figsize=(width, 2.8), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    colors = method_colors(list(runs))
-    for panel, column, title in zip(axes, (train, validation), ("Training", "Validation"), strict=True):
+    figure, axes = style.picture(width, 2.8, 1, 2, sharey=True)
+    colors = style.method_colors(runs)
+    for panel, column, title in zip(axes, ("train_dice", "validation_dice"), ("Training", "Validation"), strict=True):
         for method, metrics in runs.items():
             if column in metrics:
-                _curve(panel, metrics, column, colors[method], method_name(method))
+                _curve(panel, metrics, column, colors[method], style.method_name(method))
         panel.set_title(title)
-        axis_labels(panel, "step", "dice")
+        style.axis_labels(panel, "step", "dice")
     axes[1].set_ylabel("")
     curves = np.concatenate([line.get_ydata() for panel in axes for line in panel.lines if line.get_alpha() is None])
     margin = 0.05 * np.ptp(curves) or 0.01
     axes[0].set_ylim(curves.min() - margin, curves.max() + margin)  # the faint single batches may leave the panel
-    legend_below(figure, axes[1].get_legend_handles_labels()[0] or axes[0].get_legend_handles_labels()[0])
+    style.legend_below(figure, axes[1] if axes[1].lines else axes[0])
     return figure
 
 
-@styled
-def tuning_curve(table: pd.DataFrame, metric: str = "dice", width: float = PAGE) -> Figure:
+@style.styled
+def tuning_curve(table: pd.DataFrame, metric: str = "dice", width: float = style.PAGE) -> Figure:
     """Validation metric against λ (log₂ axis), one panel per method; rows of one λ are averaged.
 
     The chosen row is ringed if the table has a column `chosen`, else the best value. Rows without a λ are left out.
     """
-    table = table.dropna(subset="lam")
-    means = grid_means(table, ["method", "lam"], [metric]).sort_values("lam")
-    methods = list(table["method"].unique())
-    colors = method_colors(methods)
-    columns = min(5, len(methods))
-    rows = -(-len(methods) // columns)
-    figure = Picture(figsize=(min(width, 0.4 + 1.75 * columns), 0.3 + 1.7 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for panel, method in zip(axes.flat, methods, strict=False):
-        points = means[means["method"] == method]
+    means = style.grid_means(table.dropna(subset="lam"), ["method", "lam"], [metric])
+    colors = style.method_colors(means["method"])
+    columns = min(5, len(colors))
+    rows = -(-len(colors) // columns)
+    size = min(width, 0.4 + 1.75 * columns), 0.3 + 1.7 * rows
+    figure, axes = style.picture(*size, rows, columns, squeeze=False, sharey=True)
+    for panel, (method, color) in zip(axes.flat, colors.items(), strict=False):
+        points = means[means["method"] == method].sort_values("lam")
         panel.set_xscale("log", base=2)
-        panel.plot(points["lam"], points[metric], marker="o", markersize=4, color=colors[method])
-        ring(panel, points, "lam", metric, colors[method])
-        ticks = sorted(points["lam"])
-        ticks = ticks[:: -(-len(ticks) // 3)]
-        panel.xaxis.set_major_locator(FixedLocator(ticks))
-        panel.xaxis.set_minor_locator(NullLocator())
-        panel.set_xticks(ticks, [f"{value:.2g}" for value in ticks])
+        panel.plot(points["lam"], points[metric], marker="o", markersize=4, color=color)
+        style.ring(panel, points, "lam", metric, color)
+        style.fixed_ticks(panel, points["lam"][:: -(-len(points) // 3)], "{:.2g}")
         panel.margins(0.15)
-        panel.set_title(narrow(method_name(method)))
+        panel.set_title(style.narrow(style.method_name(method)))
         panel.set_xlabel("Smoothing" if method in BASELINES else "λ")
-    for panel in axes.flat[len(methods) :]:
-        panel.remove()
-    label = AXIS_NAMES.get(metric, metric)
-    for panel in axes[:, 0]:
-        panel.set_ylabel(f"Validation {label[0].lower()}{label[1:]}")
+    label = style.AXIS_NAMES.get(metric, metric)
+    _finish(axes, len(colors), f"Validation {label[0].lower()}{label[1:]}")
     return figure
 
 
-@styled
-def loss_landscape(curves: Mapping[str, tuple], width: float = PAGE) -> Figure:
+@style.styled
+def loss_landscape(curves: Mapping[str, tuple], width: float = style.PAGE) -> Figure:
     """Loss of one noisy patch against its shifted self, a panel for each metric (their scales do not compare).
 
     curves: name → (shifts in voxels, values), as `landscape.loss_landscape_curves` returns.
     """
     rows = -(-len(curves) // 5)
     columns = -(-len(curves) // rows)
-    figure = Picture(figsize=(min(width, 1.8 * columns + 0.2), 1.9 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    colors = method_colors(list(curves))
-    for panel, (name, (shifts, values)) in zip(axes.flat, curves.items(), strict=False):
+    figure, axes = style.picture(min(width, 1.8 * columns + 0.2), 1.9 * rows, rows, columns, squeeze=False)
+    for panel, (name, color) in zip(axes.flat, style.method_colors(curves).items(), strict=False):
         panel.axvline(0, color="0.6", linewidth=0.8, linestyle=":")
-        panel.plot(shifts, values, color=colors[name], marker="o", markersize=2.5)
-        panel.set_title(method_name(name))
+        panel.plot(*curves[name], color=color, marker="o", markersize=2.5)
+        panel.set_title(style.method_name(name))
         panel.set_xlabel("Shift (voxels)")
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         panel.yaxis.set_major_locator(MaxNLocator(4))
-    for panel in axes.flat[len(curves) :]:
-        panel.remove()
-    for panel in axes[:, 0]:
-        panel.set_ylabel("Loss")
+    _finish(axes, len(curves), "Loss")
     return figure
 
 
-@styled
-def robustness(table: pd.DataFrame, metric: str = "dice", width: float = PAGE) -> Figure:
+@style.styled
+def robustness(table: pd.DataFrame, metric: str = "dice", width: float = style.PAGE) -> Figure:
     """Mean of a metric against the SD of the added noise, a line for each method; right: what noise takes away.
 
     table: one row per method, `noise` and pair.
     """
     means = table.groupby(["method", "noise"], sort=False)[metric].mean().unstack("noise")
-    colors = method_colors(list(means.index))
-    figure = Picture(figsize=(width, 2.9), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for i, method in enumerate(means.index):
+    figure, axes = style.picture(width, 2.9, 1, 2)
+    for method, look in style.looks(means.index, markersize=4).items():
         values = means.loc[method].sort_index()
-        style = look(method, i) | {"color": colors[method], "markersize": 4}
-        axes[0].plot(values.index, values, **style, label=method_name(method))
-        axes[1].plot(values.index, values - values.iloc[0], **style)
-    label = AXIS_NAMES.get(metric, metric)
-    axes[0].set_ylabel(label)
-    axes[1].set_ylabel(f"{label}, change")
-    for panel in axes:
-        panel.set_xlabel("SD of the added noise")
-    legend_below(figure, axes[0].get_legend_handles_labels()[0])
+        axes[0].plot(values.index, values, **look)
+        axes[1].plot(values.index, values - values.iloc[0], **look)
+    label = style.AXIS_NAMES.get(metric, metric)
+    for panel, name in zip(axes, (label, f"{label}, change"), strict=True):
+        panel.set(xlabel="SD of the added noise", ylabel=name)
+    style.legend_below(figure, axes[0])
     return figure
 
 
-@styled
-def label_fraction(variants: pd.DataFrame, width: float = COLUMN) -> Figure:
+@style.styled
+def label_fraction(variants: pd.DataFrame, width: float = style.COLUMN) -> Figure:
     """Dice of the extractor and of the registration against the fraction of the labelled training images.
 
     variants: one row per variant, columns `group`, `labels` (fraction), `extractor_dice` and `dice`; the rows without a
     group (the methods themselves) and those of the group `labels` are drawn.
     """
     shown = variants[variants["group"].fillna("").isin(["", "labels"])].dropna(subset="labels").sort_values("labels")
-    figure = Picture(figsize=(width, 2.6), layout="constrained")
-    panel = figure.subplots()
-    for column, name, color in (
-        ("extractor_dice", "extractor", OKABE_ITO["blue"]),
-        ("dice", "registration", OKABE_ITO["vermillion"]),
-    ):
+    figure, panel = style.picture(width, 2.6)
+    for column, name, color in (("extractor_dice", "extractor", BLUE), ("dice", "registration", RED)):
         panel.plot(shown["labels"], shown[column], "o-", color=color, label=name, markersize=4)
     panel.set_xscale("log")
-    ticks = sorted(shown["labels"].unique())
-    panel.xaxis.set_major_locator(FixedLocator(ticks))
-    panel.xaxis.set_minor_locator(NullLocator())
-    panel.set_xticks(ticks, [f"{fraction:.0%}" for fraction in ticks])
-    panel.set_xlabel("Fraction of labelled training images")
-    panel.set_ylabel(AXIS_NAMES["dice"])
+    style.fixed_ticks(panel, shown["labels"].unique(), "{:.0%}")
+    panel.set(xlabel="Fraction of labelled training images", ylabel=style.AXIS_NAMES["dice"])
     panel.legend()
     return figure
 
 
-@styled
-def class_histogram(images, labels, classes: Sequence[str], colors: Sequence[str], width: float = COLUMN) -> Figure:
+@style.styled
+def class_histogram(
+    images, labels, classes: Sequence[str], colors: Sequence[str], width: float = style.COLUMN
+) -> Figure:
     """Distribution of the grey values of each class. images and labels: arrays of one shape, any rank."""
     images, labels = np.asarray(images), np.asarray(labels)
-    figure = Picture(figsize=(width, 2.4), layout="constrained")
-    panel = figure.subplots()
+    figure, panel = style.picture(width, 2.4)
     edges = np.linspace(images.min(), images.max(), 65)
     for index, (name, color) in enumerate(zip(classes, colors, strict=True)):
         density, _ = np.histogram(images[labels == index], edges, density=True)
         panel.stairs(density, edges, color=color, linewidth=1.5, label=name)
-    panel.set_xlabel("Grey value")
-    panel.set_ylabel("Density")
+    panel.set(xlabel="Grey value", ylabel="Density")
     panel.legend()
     return figure
+
+
+def _finish(axes: np.ndarray, count: int, ylabel: str) -> None:
+    """Small multiples: only the first `count` panels stay, and each row is labelled once."""
+    for panel in axes.flat[count:]:
+        panel.remove()
+    for panel in axes[:, 0]:
+        panel.set_ylabel(ylabel)
 
 
 def _curve(panel: Axes, metrics: pd.DataFrame, column: str, color: str, label: str) -> None:
     """A measured series; one of more than 40 points shows faint, with its running median over a 20th of it."""
     series = metrics[["step", column]].dropna().sort_values("step")
-    noisy = len(series) > 40
-    if noisy:
-        panel.plot(series["step"], series[column], color=color, alpha=0.25, linewidth=0.6)
+    values, points = series[column], {"marker": "o", "markersize": 3}
+    if len(series) > 40:
+        panel.plot(series["step"], values, color=color, alpha=0.25, linewidth=0.6)
         window = max(3, len(series) // 20)
-        smooth = series[column].rolling(window, center=True, min_periods=1).median()
-        panel.plot(series["step"], smooth, color=color, label=label)
-    else:
-        panel.plot(series["step"], series[column], color=color, marker="o", markersize=3, label=label)
+        values, points = values.rolling(window, center=True, min_periods=1).median(), {}
+    panel.plot(series["step"], values, color=color, label=label, **points)
 
 
 def _split(column: str) -> tuple[str, str]:
     """`train_dice` → ("training", "dice"); a column of neither split → ("", its name)."""
-    prefixes = {"train_": "training", "validation_": "validation"}
-    prefix = next((prefix for prefix in prefixes if column.startswith(prefix)), "")
-    return prefixes.get(prefix, ""), column.removeprefix(prefix)
+    for prefix, split in (("train_", "training"), ("validation_", "validation")):
+        if column.startswith(prefix):
+            return split, column.removeprefix(prefix)
+    return "", column

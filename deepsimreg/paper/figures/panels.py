@@ -1,9 +1,9 @@
 """What the image figures are drawn from: slices of volumes, grey panels, contours, grids, Jacobians.
 
 Grey and label images come with any number of leading axes of length one: a sample (1, *spatial), a batch of one and a
-slice (H, W) are all taken; of a volume the middle slice is drawn. A displacement is (D, *spatial) or (1, D, *spatial),
-voxels, components in array axis order, and pulls: moved(x) = moving(x + u(x)); its grid is drawn at x + u(x), which are
-places in the moving image.
+slice (H, W) are all taken; of a volume the middle slice is drawn, or slice `index` along `axis`. A displacement is
+(D, *spatial) or (1, D, *spatial), voxels, components in array axis order, and pulls: moved(x) = moving(x + u(x)); its
+grid is drawn at x + u(x), which are places in the moving image.
 """
 
 from collections.abc import Sequence
@@ -16,32 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from deepsimreg.paper.figures.style import OKABE_ITO, Picture, legend_below
+from deepsimreg.paper.figures.style import DASHED, OKABE_ITO, legend_below, picture
 from deepsimreg.warps import jacobian_determinant
-
-
-def middle_slice(image, axis: int = 0, index: int | None = None) -> np.ndarray:
-    """One grey or label image as (H, W): itself in 2D, slice `index` (the middle) along `axis` in 3D."""
-    array = array_of(image)
-    while array.ndim > 2 and len(array) == 1:
-        array = array[0]
-    if array.ndim not in (2, 3):
-        raise ValueError(f"image of shape {np.shape(image)}; give one image, (H, W) or (D, H, W), not a batch")
-    return array if array.ndim == 2 else array.take(slice_index(array.shape[axis], index), axis=axis)
-
-
-def middle_displacement(displacement, axis: int = 0, index: int | None = None) -> np.ndarray:
-    """The in-plane components of a displacement on the slice `middle_slice` takes: (2, H, W), voxels."""
-    array = field_of(displacement)
-    if len(array) == 2:
-        return array
-    plane = [component for component in range(3) if component != axis % 3]
-    return array[plane].take(slice_index(array.shape[1 + axis % 3], index), axis=1 + axis % 3)
-
-
-def middle_jacobian(displacement, axis: int = 0, index: int | None = None) -> np.ndarray:
-    """The (whole, not in-plane) Jacobian determinant on that slice: (H, W)."""
-    return middle_slice(jacobian_determinant(torch.from_numpy(field_of(displacement))[None]), axis, index)
 
 
 def array_of(values) -> np.ndarray:
@@ -56,17 +32,47 @@ def field_of(displacement) -> np.ndarray:
     return array
 
 
-def slice_index(size: int, index: int | None) -> int:
-    return size // 2 if index is None else index
+def sliced(array: np.ndarray, axis: int, index: int | None) -> np.ndarray:
+    """Slice `index` along an axis, the middle one if it is not given."""
+    return array.take(array.shape[axis] // 2 if index is None else index, axis=axis)
+
+
+def middle_slice(image, axis: int = 0, index: int | None = None) -> np.ndarray:
+    """One grey or label image as (H, W): itself in 2D, slice `index` (the middle) along `axis` in 3D."""
+    array = array_of(image)
+    while array.ndim > 2 and len(array) == 1:
+        array = array[0]
+    if array.ndim not in (2, 3):
+        raise ValueError(f"image of shape {np.shape(image)}; give one image, (H, W) or (D, H, W), not a batch")
+    return array if array.ndim == 2 else sliced(array, axis, index)
+
+
+def middle_displacement(displacement, axis: int = 0, index: int | None = None) -> np.ndarray:
+    """The in-plane components of a displacement on the slice `middle_slice` takes: (2, H, W), voxels."""
+    array = field_of(displacement)
+    if len(array) == 2:
+        return array
+    return sliced(np.delete(array, axis, axis=0), 1 + axis % 3, index)
+
+
+def middle_jacobian(displacement, axis: int = 0, index: int | None = None) -> np.ndarray:
+    """The (whole, not in-plane) Jacobian determinant on that slice: (H, W)."""
+    return middle_slice(jacobian_determinant(torch.from_numpy(field_of(displacement))[None]), axis, index)
 
 
 def image_axes(rows: int, columns: int, shape: tuple[int, int], width: float, extra: float):
     """Axes for images of `shape` that fill the width; extra: height for titles, bars and a legend, inches."""
     panel = (width - 0.25) / columns
     height = rows * (min(panel * shape[0] / shape[1], 2.6) + 0.05) + extra
-    figure = Picture(figsize=(width, height), layout="constrained")
+    figure, axes = picture(width, height, rows, columns, squeeze=False)
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, axes
+
+
+def window(panel: Axes, rows: slice, columns: slice) -> None:
+    """Show these rows and columns of the image, whole pixels."""
+    panel.set_xlim(columns.start - 0.5, columns.stop - 0.5)
+    panel.set_ylim(rows.stop - 0.5, rows.start - 0.5)
 
 
 def bare(panel: Axes, title: str = "") -> None:
@@ -77,9 +83,21 @@ def bare(panel: Axes, title: str = "") -> None:
         panel.set_title(title, pad=3)
 
 
-def show(panel: Axes, plane: np.ndarray, title: str = "") -> None:
+def show(
+    panel: Axes, image, title: str = "", solid=None, dashed=None, u=None, colors=(), step: int | None = None, **view
+) -> None:
+    """A grey image with the contours of up to two label images and the grid of a displacement u (None for none).
+
+    colors: of the classes. step: between the lines of the grid, voxels. view: `axis` and `index` of the slice.
+    """
+    plane = middle_slice(image, **view)
     panel.imshow(plane, cmap="gray", vmin=min(0.0, float(plane.min())), vmax=max(1.0, float(plane.max())))
     bare(panel, title)
+    for label, style in ((solid, "solid"), (dashed, DASHED)):
+        if label is not None:
+            contours(panel, middle_slice(label, **view), colors, style)
+    if u is not None:
+        grid(panel, middle_displacement(u, **view), step)
 
 
 def contours(panel: Axes, label: np.ndarray, colors: Sequence[str], style="solid") -> None:
@@ -90,8 +108,7 @@ def contours(panel: Axes, label: np.ndarray, colors: Sequence[str], style="solid
         rows, columns = (np.arange(-1, size + 1) for size in label.shape)
         color = palette[k % len(palette)]
         panel.contour(columns, rows, mask, levels=[0.5], colors=[color], linewidths=1, linestyles=[style])
-    panel.set_xlim(-0.5, label.shape[1] - 0.5)
-    panel.set_ylim(label.shape[0] - 0.5, -0.5)
+    window(panel, *(slice(0, size) for size in label.shape))
 
 
 def grid(panel: Axes, displacement: np.ndarray, step: int | None) -> None:
@@ -99,12 +116,10 @@ def grid(panel: Axes, displacement: np.ndarray, step: int | None) -> None:
     height, width = displacement.shape[1:]
     step = step or max(1, round(max(height, width) / 20))
     rows, columns = np.mgrid[:height, :width] + displacement
-    lines = [(columns[i], rows[i]) for i in range(0, height, step)]
-    lines += [(columns[:, j], rows[:, j]) for j in range(0, width, step)]
-    for x, y in lines:
-        panel.plot(x, y, color=OKABE_ITO["yellow"], linewidth=0.7)
-    panel.set_xlim(-0.5, width - 0.5)
-    panel.set_ylim(height - 0.5, -0.5)
+    yellow = {"color": OKABE_ITO["yellow"], "linewidth": 0.7}
+    panel.plot(columns[::step].T, rows[::step].T, **yellow)
+    panel.plot(columns[:, ::step], rows[:, ::step], **yellow)
+    window(panel, slice(0, height), slice(0, width))
 
 
 def jacobian(figure: Figure, panel: Axes, jacobian: np.ndarray) -> None:
@@ -123,9 +138,16 @@ def jacobian(figure: Figure, panel: Axes, jacobian: np.ndarray) -> None:
 
 def outline(panel: Axes, crop: tuple[slice, slice]) -> None:
     rows, columns = crop
+    height, width = rows.stop - rows.start, columns.stop - columns.start
     corner = (columns.start - 0.5, rows.start - 0.5)
-    size = (columns.stop - columns.start, rows.stop - rows.start)
-    panel.add_patch(Rectangle(corner, *size, fill=False, edgecolor="white", linewidth=0.9))
+    panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="white", linewidth=0.9))
+
+
+def difference(panel: Axes, values: np.ndarray, limit: float, title: str = ""):
+    """Signed differences of grey values, zero in white; returns the picture, for a colour bar."""
+    shown = panel.imshow(values, cmap="PuOr", vmin=-limit, vmax=limit)
+    bare(panel, title)
+    return shown
 
 
 def row_names(axes: np.ndarray, names: Sequence[str]) -> None:
@@ -133,17 +155,11 @@ def row_names(axes: np.ndarray, names: Sequence[str]) -> None:
         panel.set_ylabel(name)
 
 
-def class_legend(
-    figure: Figure,
-    classes: Sequence[str],
-    colors: Sequence[str],
-    lines: Sequence[Line2D] = (),
-    background: bool = False,
-) -> None:
-    first = 0 if background else 1
-    patches = [
-        Line2D([], [], marker="s", markersize=7, linestyle="none", color=color, markeredgecolor="0.6", label=name)
-        for name, color in list(zip(classes, colors, strict=True))[first:]
-    ]
-    if patches or lines:
-        legend_below(figure, [*patches, *lines], columns=6)
+def class_legend(figure: Figure, classes: Sequence[str], colors: Sequence[str], lines: Sequence[str] = ()) -> None:
+    """The colours of the classes, and what solid and dashed contours mean, if there are such."""
+    square = {"marker": "s", "markersize": 7, "linestyle": "none", "markeredgecolor": "0.6"}
+    handles = [Line2D([], [], color=color, label=name, **square) for name, color in zip(classes, colors, strict=True)]
+    styles = zip(lines, ("solid", DASHED), strict=False)
+    handles += [Line2D([], [], color="0.35", linestyle=style, label=name) for name, style in styles]
+    if handles:
+        legend_below(figure, handles, columns=6)

@@ -4,19 +4,22 @@ Colours are Okabe & Ito's (2008), told apart by colour-blind readers; a method h
 """
 
 import io
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deepsimreg.files import whole
 from deepsimreg.losses.registry import SIMILARITIES
 from deepsimreg.paper.baselines import BASELINES
+from deepsimreg.paper.files import write_json
 
 OKABE_ITO = {
     "black": "#000000",
@@ -81,6 +84,12 @@ class Picture(Figure):
         return buffer.getvalue()
 
 
+def picture(width: float, height: float, rows: int = 1, columns: int = 1, **options) -> tuple[Picture, Any]:
+    """A figure of that size in inches, and its axes as `Figure.subplots` gives them."""
+    figure = Picture(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Draw under `STYLE`, and leave matplotlib's own settings as they were."""
 
@@ -104,17 +113,22 @@ def narrow(name: str) -> str:
     return name.replace(" + ", "\n+ ")
 
 
-def method_colors(methods: Sequence[str]) -> dict[str, str]:
+def method_colors(methods: Iterable[str]) -> dict[str, str]:
     """Colour of each method: its own, or, for others in their order, the next of `OTHER_COLORS`."""
-    others = [method for method in dict.fromkeys(methods) if method not in METHODS]
-    spare = {method: OTHER_COLORS[i % len(OTHER_COLORS)] for i, method in enumerate(others)}
-    return {method: METHODS[method][1] if method in METHODS else spare[method] for method in methods}
+    spare = cycle(OTHER_COLORS)
+    return {method: METHODS[method][1] if method in METHODS else next(spare) for method in dict.fromkeys(methods)}
 
 
-def look(method: str, number: int) -> dict:
-    """Marker and line of a method: one of `MARKERS` and a solid line for a network, else those of its engine."""
-    marker, line = ENGINES.get(str(method).split("-")[0], (MARKERS[number % len(MARKERS)], "-"))
-    return {"marker": marker, "linestyle": line}
+def looks(methods: Iterable[str], **more) -> dict[str, dict]:
+    """Method → how its curve is drawn: colour, label, one of `MARKERS` or the marker and line of its engine.
+
+    more: what else holds for all of them, or instead.
+    """
+    found = {}
+    for (name, color), spare in zip(method_colors(methods).items(), cycle(MARKERS), strict=False):
+        marker, line = ENGINES.get(str(name).split("-")[0], (spare, "-"))
+        found[name] = {"marker": marker, "linestyle": line, "color": color, "label": method_name(name)} | more
+    return found
 
 
 def grid_means(table: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
@@ -136,35 +150,30 @@ def save_figure(figure: Figure, stem: Path | str, caption: str, source_run: str 
     Each file appears whole or not at all; a figure drawn again from the same numbers gives the same files.
     """
     stem = Path(stem)
+    pdf, png, record = (stem.with_name(stem.name + suffix) for suffix in (".pdf", ".png", ".json"))
+    with mpl.rc_context({"pdf.fonttype": 42}), whole(pdf) as partial:
+        figure.savefig(partial, metadata={"CreationDate": None})
+    with whole(png) as partial:
+        figure.savefig(partial, dpi=150, metadata={"Software": None})
     runs = [source_run] if isinstance(source_run, str) else list(source_run)
-    record = json.dumps({"caption": caption, "source_runs": runs}, indent=2, ensure_ascii=False) + "\n"
-    undated = {"CreationDate": None}
-
-    def picture(target: Path) -> None:
-        with mpl.rc_context({"pdf.fonttype": 42}):
-            figure.savefig(target, format="pdf", metadata=undated)
-
-    writers = {
-        ".pdf": picture,
-        ".png": lambda target: figure.savefig(target, format="png", dpi=150, metadata={"Software": None}),
-        ".json": lambda target: target.write_text(record, encoding="utf-8"),
-    }
-    written = []
-    for suffix, write in writers.items():
-        path = stem.with_name(stem.name + suffix)
-        with whole(path) as partial:
-            write(partial)
-        written.append(path)
-    return written
+    write_json(record, {"caption": caption, "source_runs": runs})
+    return [pdf, png, record]
 
 
-def legend_below(figure: Figure, handles: Sequence, columns: int = 5) -> None:
-    """In as many columns as the figure is wide enough for."""
+def legend_below(figure: Figure, source: Axes | Sequence[Artist], columns: int = 5) -> None:
+    """The legend of a panel, or of artists, below the figure, in as many columns as it is wide enough for."""
+    handles = source.get_legend_handles_labels()[0] if isinstance(source, Axes) else source
     for count in range(max(1, min(columns, len(handles))), 0, -1):
         legend = figure.legend(handles=handles, loc="outside lower center", ncols=count, columnspacing=1.2)
         if count == 1 or legend.get_window_extent().width <= figure.bbox.width:
             return
         legend.remove()
+
+
+def fixed_ticks(panel: Axes, ticks: Iterable[float], form: str) -> None:
+    """These ticks of the (logarithmic) x axis and no others, written as `form` says."""
+    panel.minorticks_off()
+    panel.set_xticks(ticks, [form.format(tick) for tick in ticks])
 
 
 def axis_labels(panel: Axes, x: str, y: str) -> None:
