@@ -18,6 +18,7 @@ from deepsimreg.paper.resolve import (
     bound,
     changed_fit,
     check_names,
+    check_options,
     extractor_names,
     extractor_part,
     extractor_settings,
@@ -62,6 +63,7 @@ class Profile:
         for dataset, part in self.parts.items():
             try:
                 check_names(dataset, part, self.parts, CHAPTERS)
+                check_options(part)
                 if part.reference:
                     check_choice("reference", part.reference, self.evaluated(dataset))
             except SettingsError as error:
@@ -82,6 +84,10 @@ class Profile:
             loaded = load_dataset(str(PROJECT / description) if description else dataset, **options)
             if loaded.name != dataset:
                 raise SettingsError(f"{description} describes '{loaded.name}', but {self.name}.yaml says '{dataset}'")
+            if len(loaded.classes) < 2 and (self.networks(dataset) or self.baselines(dataset) or self.methods(dataset)):
+                raise SettingsError(
+                    f"{dataset} has no labels to judge a registration by: use it as an autoencoder's source"
+                )
             self._loaded[dataset] = loaded
         return self._loaded[dataset]
 
@@ -116,7 +122,7 @@ class Profile:
     def extractor(self, dataset: str, name: str, place: str = "", **changes: Any) -> Run:
         """The run of one extractor; `changes` of its training need a place of their own."""
         part = self.part(dataset)
-        settings = extractor_settings(part, name)
+        settings, source = extractor_settings(part, name), extractor_part(part, name).source or dataset
         run = self._run(
             dataset,
             f"extractor-{name}",
@@ -124,8 +130,12 @@ class Profile:
             settings,
             (f"{PAPER}.extractors", EXTRACTORS.module(settings.kind)),
             parameters={"extractor": name},
-            source=extractor_part(part, name).source or dataset,
+            source=source,
         )
+        if settings.kind == "seg" and source in self._loaded and len(self._loaded[source].classes) < 2:
+            raise SettingsError(
+                f"{dataset}: extractor {name} learns labels, but {source} has none: name another source"
+            )
         return run.changed(place, settings.model_copy(update={"fit": changed_fit(settings.fit, changes)}))
 
     def _needed(self, dataset: str, names: Iterable[str]) -> list[Run]:
@@ -297,12 +307,17 @@ class Profile:
         part = self.part(dataset)
         asked = {
             "tuning": self.tunings(dataset),
-            "evaluation": True,
+            "evaluation": self.networks(dataset) or part.baselines,
             "ablations": part.ablations.variants,
             "robustness": part.robustness.noise,
         }
         runs = [self.chapter(dataset, stage) for stage, wanted in asked.items() if wanted]
         return [*runs, *([self.optimisation(dataset)] if part.optimisation.methods else [])]
+
+    def figures(self, dataset: str) -> list[Run]:
+        """The chapter of figures, which draws the evaluation: there is none without one."""
+        evaluated = "evaluation" in [run.name for run in self.reports(dataset)]
+        return [self.chapter(dataset, "figures")] if evaluated else []
 
     def runs(self, dataset: str) -> list[Run]:
         """All runs of a dataset, each after those that it is made from."""
@@ -313,6 +328,7 @@ class Profile:
                 add(one)
             ordered.setdefault(f"{run.dataset}/{run.name}", run)
 
-        for run in (self.chapter(dataset, "data"), *self.extractors(dataset), self.chapter(dataset, "figures")):
+        last = self.figures(dataset) or self.reports(dataset)
+        for run in (self.chapter(dataset, "data"), *self.extractors(dataset), *last):
             add(run)
         return list(ordered.values())

@@ -35,7 +35,7 @@ def publish(plan: Profile, dataset: str, figures: Path = FIGURES) -> list[Path]:
     Raises:
         SettingsError: a run is missing or stale; nothing is published then.
     """
-    reports = {run.name: run for run in [*plan.reports(dataset), plan.chapter(dataset, "figures")]}
+    reports = {run.name: run for run in [*plan.reports(dataset), *plan.figures(dataset)]}
     for run in reports.values():
         run.result()
     copies = {name: (reports[stage], f"{file}.csv") for name, (stage, file) in TABLES.items() if stage in reports}
@@ -45,8 +45,8 @@ def publish(plan: Profile, dataset: str, figures: Path = FIGURES) -> list[Path]:
         written.append(target / f"{name}.csv")
         copy_file(run.folder / file, written[-1])
         files[written[-1].name] = _origin(run)
-    drawn = reports["figures"]
-    for path in sorted(drawn.folder.glob("*.p[dn][fg]")):
+    drawn = reports.get("figures")
+    for path in sorted(drawn.folder.glob("*.p[dn][fg]")) if drawn else ():
         record = read_json(path.with_suffix(".json")) or {}
         for source in {path, path.with_suffix(".json")}:
             written.append(target / source.name)

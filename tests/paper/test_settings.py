@@ -113,7 +113,7 @@ def test_the_optimisation_asks_for_its_extractors(profile):
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        ({"fantom": {}}, r"mine.yaml: fantom: unknown dataset 'fantom'; there is: phantom-2d"),
+        ({"fantom": {}}, r"mine.yaml: fantom: unknown dataset without data.description 'fantom'; there is: phantom-2d"),
         ({D: {"extractor": {}}}, r"mine.yaml: phantom-2d: unknown key 'extractor'; there is: on_demand, data"),
         ({D: {"extractors": {"vgg": {}}}}, r"unknown kind of extractor vgg 'vgg'; there is: seg, ae"),
         ({D: {"extractors": {"seg": {"netwrok": {}}}}}, r"phantom-2d.extractors.seg: unknown key 'netwrok'"),
