@@ -84,9 +84,10 @@ class Profile:
             loaded = load_dataset(str(PROJECT / description) if description else dataset, **options)
             if loaded.name != dataset:
                 raise SettingsError(f"{description} describes '{loaded.name}', but {self.name}.yaml says '{dataset}'")
-            if len(loaded.classes) < 2 and (self.networks(dataset) or self.baselines(dataset) or self.methods(dataset)):
+            part = self.part(dataset)
+            if len(loaded.classes) < 2 and (self.networks(dataset) or part.baselines or part.optimisation.methods):
                 raise SettingsError(
-                    f"{dataset} has no labels to judge a registration by: use it as an autoencoder's source"
+                    f"{dataset} has no labels to judge registrations by: use it as an extractor's source"
                 )
             self._loaded[dataset] = loaded
         return self._loaded[dataset]
@@ -122,7 +123,7 @@ class Profile:
     def extractor(self, dataset: str, name: str, place: str = "", **changes: Any) -> Run:
         """The run of one extractor; `changes` of its training need a place of their own."""
         part = self.part(dataset)
-        settings, source = extractor_settings(part, name), extractor_part(part, name).source or dataset
+        settings = extractor_settings(part, name)
         run = self._run(
             dataset,
             f"extractor-{name}",
@@ -130,16 +131,18 @@ class Profile:
             settings,
             (f"{PAPER}.extractors", EXTRACTORS.module(settings.kind)),
             parameters={"extractor": name},
-            source=source,
+            source=extractor_part(part, name).source or dataset,
         )
-        if settings.kind == "seg" and source in self._loaded and len(self._loaded[source].classes) < 2:
-            raise SettingsError(
-                f"{dataset}: extractor {name} learns labels, but {source} has none: name another source"
-            )
         return run.changed(place, settings.model_copy(update={"fit": changed_fit(settings.fit, changes)}))
 
     def _needed(self, dataset: str, names: Iterable[str]) -> list[Run]:
-        return [self.extractor(dataset, name) for name in names if name and name not in FIXED_EXTRACTORS]
+        """The runs of extractors; SettingsError for one that is to learn labels where there are none."""
+        runs = [self.extractor(dataset, name) for name in names if name and name not in FIXED_EXTRACTORS]
+        for run in runs:
+            (source,) = run.data
+            if run.settings.kind == "seg" and source in self._loaded and len(self._loaded[source].classes) < 2:
+                raise SettingsError(f"{dataset}: {run.name} learns labels, but {source} has none: name another source")
+        return runs
 
     def extractors(self, dataset: str) -> list[Run]:
         """The extractors that the runs of a dataset are made from, in the order of the profile."""

@@ -62,8 +62,8 @@ def main(profile: str = "") -> None:
             continue
         print(f"{dataset}: all {len(plan.runs(dataset))} runs are up to date")
         print(f"  notebooks with results  {folder}/*/notebook.ipynb")
-        print(f"  tables                  {folder / 'evaluation'}")
-        print(f"  figures                 {folder / 'figures'}")
+        for run in [*plan.reports(dataset), *plan.figures(dataset)]:
+            print(f"  {run.name:22s}  {run.folder}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
+import yaml
+from test_own import cells  # noqa: F401
 
 from deepsimreg.losses.registry import SIMILARITIES
 from deepsimreg.paper import settings
@@ -14,6 +16,7 @@ from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.settings import SCHEMA, Fit, write_schema
 
 D = "phantom-2d"
+ONE, SEEN = ({"similarity": name, "lam": [1]} for name in ("ncc", "deepsim-seg"))
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 
 
@@ -103,6 +106,61 @@ def test_variants_start_from_the_method_they_are_of(profile):
     assert [run.name for run in plan.extractors(D)] == ["extractor-seg", "extractor-seg-few"]
 
 
+def test_a_profile_may_optimise_alone(profile):
+    plan = profile({D: {"optimisation": {"methods": {"a": ONE}}}})
+    assert [run.name for run in plan.runs(D)] == ["data", "optimisation"]
+    assert [run.name for run in plan.optimisation(D).inputs] == []
+
+
+def test_a_dataset_without_methods_is_there_for_others(profile):
+    sources = {"extractors": {"seg": {"source": "phantom-3d"}}, "optimisation": {"methods": {"a": SEEN}}}
+    plan = profile({D: sources, "phantom-3d": {"data": {"shape": [16, 16, 16], "train": 2}}})
+    assert [run.name for run in plan.runs("phantom-3d")] == ["data"]
+    assert [run.name for run in plan.runs(D)] == ["data", "extractor-seg", "optimisation"]
+    assert list(plan.extractor(D, "seg").data) == ["phantom-3d"]
+
+
+def test_an_option_that_a_dataset_does_not_have_is_named(profile):
+    plan = profile({D: {"data": {"shpae": [32, 32]}}})
+    with pytest.raises(ValueError, match=r"phantom-2d: .*'shpae'; the options are .*shape, train"):
+        plan.runs(D)
+
+
+def test_images_without_labels_teach_autoencoders_alone(profile, cells):  # noqa: F811
+    keys = yaml.safe_load(cells.read_text())
+    cells.with_name("bare.yaml").write_text(
+        yaml.safe_dump({key: keys[key] for key in keys if key not in ("labels", "classes")} | {"name": "bare"})
+    )
+    tree = {
+        "own": {
+            "data": {"description": str(cells)},
+            "extractors": {"ae": {"source": "bare"}, "seg": {"source": "bare"}},
+        },
+        "bare": {"data": {"description": str(cells.with_name("bare.yaml"))}},
+    }
+    plan = profile(
+        tree | {"own": tree["own"] | {"optimisation": {"methods": {"a": SEEN | {"similarity": "deepsim-ae"}}}}}
+    )
+    assert [run.name for dataset in plan.datasets for run in plan.runs(dataset)] == [
+        *("data", "extractor-ae", "optimisation"),
+        "data",
+    ]
+    plan = profile(tree | {"own": tree["own"] | {"optimisation": {"methods": {"a": SEEN}}}})
+    with pytest.raises(SettingsError, match="own: extractor-seg learns labels, but bare has none: name another source"):
+        plan.runs("own")
+    for methods in ({"baselines": {"syn": {}}}, {"optimisation": {"methods": {"a": ONE}}}):
+        plan = profile(tree | {"bare": tree["bare"] | methods})
+        with pytest.raises(SettingsError, match="bare has no labels to judge registrations by"):
+            plan.runs("bare")
+
+
+def test_a_missing_run_names_the_notebook_that_makes_it(profile):
+    with pytest.raises(
+        SettingsError, match=r"Run notebooks/02_feature_extractor.ipynb with .*extractor='ae'; make paper"
+    ):
+        profile({D: {"optimisation": {"methods": {"a": ONE}}}}).extractor(D, "ae").need()
+
+
 def test_the_optimisation_asks_for_its_extractors(profile):
     methods = {"a": {"similarity": "classes-seg", "lam": [1]}, "b": {"similarity": "deepsim-ae + 0.5 mse", "lam": [1]}}
     plan = profile({D: {"registration": {"similarities": {"mse": {"lam": 1}}}, "optimisation": {"methods": methods}}})
@@ -136,6 +194,17 @@ def test_the_optimisation_asks_for_its_extractors(profile):
         ({D: {"resources": {"training": {"gpu": 1}}}}, "unknown stage in resources 'training'"),
         ({D: {"reference": "sny"}}, "unknown reference 'sny'; there is: unregistered"),
         ([], "mine.yaml holds .*, but maps dataset names"),
+        (
+            {D: {"extractors": {"network": {"chanels": [4]}}}},
+            "option of the network of extractor seg 'chanels'; there is: ",
+        ),
+        (network(lam=1, network={"lihgt": True}), "option of the network of mse 'lihgt'; there is: .* channels"),
+        (network(lam=1, options={"widnow": 3}), "unknown option of mse 'widnow'"),
+        ({D: {"baselines": {"greedy": {"options": {"raduis": 3}}}}}, "option of greedy 'raduis'; there is: .*radius"),
+        (
+            {D: {"optimisation": {"methods": {"a": ONE | {"options": {"ncc": {"widnow": 3}}}}}}},
+            "unknown option of ncc 'widnow'; there is: window",
+        ),
     ],
     ids=str,
 )
