@@ -114,6 +114,23 @@ def cells(tmp_path):
     return described(tmp_path, kind="stacks", images="{subject}.tif", labels="labels/{subject}.tif", split=split)
 
 
+def test_the_example_of_stacks_is_a_description(tmp_path):
+    path = tmp_path / "t98g.yaml"
+    path.write_text(re.search(r"<!-- example of stacks -->\n```yaml\n(.*?)```", README, re.DOTALL)[1])
+    for folder, pages in (("images", {"hand": 45, "movie": 37}), ("labels-class", {"hand": 45, "movie": 37})):
+        (tmp_path / folder).mkdir()
+        for stack, count in pages.items():
+            label, image = archives.scene((count, 16, 18), 2, count)
+            tifffile.imwrite(tmp_path / folder / f"{stack}.tif", label if "labels" in folder else np.uint8(image * 255))
+    data = load_dataset(str(path))
+    assert {part: len(names) for part, names in data.splits.items()} == {
+        "extractor": 44,
+        "train": 13,
+        "validation": 6,
+        "test": 16,
+    }
+
+
 def test_extractor_and_registration_learn_from_different_stacks(cells, recwarn):
     split = yaml.safe_load(cells.read_text())["split"]
     data = load_dataset(changed(cells, split=split | {"extractor": {"hand": "1-7"}}))

@@ -1,6 +1,7 @@
 """Profiles: what they may say, what is merged, and what is refused with which words."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -31,6 +32,26 @@ def test_every_committed_profile_resolves(name):
     for dataset in plan.datasets:
         runs = plan.runs(dataset)
         assert len({run.folder for run in runs}) == len(runs) > 5
+
+
+@pytest.mark.parametrize(
+    ("example", "runs"),
+    [
+        (
+            "networks",
+            "data extractor-seg tuning registration/ncc/seed-0 registration/deepsim-seg/seed-0 evaluation figures",
+        ),
+        ("optimisation", "data extractor-seg optimisation"),
+        ("source", "data extractor-ae optimisation"),
+    ],
+)
+def test_the_examples_of_profiles_resolve(profile, example, runs):
+    text = (EXPERIMENTS / "README.md").read_text()
+    tree = yaml.safe_load(re.search(rf"<!-- {example} -->\n```yaml\n(.*?)```", text, re.DOTALL)[1])
+    profile(tree)
+    plan = Profile("mine", dict.fromkeys(tree, "0" * 16))
+    assert set(runs.split()) <= {run.name for run in plan.runs(plan.datasets[0])}
+    assert [run.name for other in plan.datasets[1:] for run in plan.runs(other)] == ["data"] * len(plan.datasets[1:])
 
 
 def test_settings_of_a_kind_go_before_those_of_all(profile):
