@@ -113,6 +113,19 @@ def image_shape(path: str | Path) -> tuple[int, ...]:
         return _reader(path).GetSize()
 
 
+def image_affine(path: str | Path) -> np.ndarray | None:
+    """(4, 4), index to world, RAS, mm, from the header alone; None for a file that does not say where it lies."""
+    path = Path(path)
+    suffix = _suffix(path, SUFFIXES)
+    if suffix in (*tiff.SUFFIXES, *PNG):
+        return None
+    with readable(path, _kind(suffix)):
+        if suffix in MGH:
+            return nibabel.load(path).affine
+        affine = itk_place(path)[1]
+        return None if suffix in NIFTI and _code(nibabel.load(path).header, affine) == UNPLACED else affine
+
+
 def read_page(path: str | Path, page: int) -> np.ndarray:
     """One page of a TIFF stack, (rows, columns), without reading the others. DataError if it cannot be read."""
     try:

@@ -66,13 +66,13 @@ for split in ("train", "validation", "test"):
 # you hesitate, a loss that compares grey values has nothing to hold on to either.
 
 # %%
-samples = [data.samples("train")[i] for i in range(4)]
+samples = data.samples("train")[:4]
 figures.image_row([s.image for s in samples], [s.name for s in samples])
 
 # %%
 figures.image_row(
     [s.image for s in samples],
-    ["with labels"] * 4,
+    ["with labels"] * len(samples),
     labels=[s.label for s in samples],
     classes=data.classes,
     colors=data.colors,

@@ -93,7 +93,7 @@ table = evaluate_extractor(network, run.settings.kind, data, run.folder / "test"
 table.describe().loc[["mean", "std", "min", "max"]].round(4)
 
 # %%
-samples = [data.samples("test")[i] for i in range(4)]
+samples = data.samples("test")[:4]
 with torch.no_grad():
     outputs = [network(sample.image[None]) for sample in samples]
 images = [sample.image for sample in samples]

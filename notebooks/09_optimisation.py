@@ -64,10 +64,9 @@ for name, part in plan.methods(dataset).items():
 pair = data.pairs("test")[pair_index]
 moving, fixed = pair.moving.image[None], pair.fixed.image[None]
 labels = pair.moving.label[None], pair.fixed.label[None]
-extractor = load_extractor(plan, dataset, "seg")
-result = register(
-    moving, fixed, "ncc + deepsim-seg", lam=1, extractor=extractor, spacing=data.spacing, labels=labels, progress=False
-)
+sees = "extractor-seg" in [run.name for run in plan.extractors(dataset)]  # a method of the profile uses it
+extractor, terms = (load_extractor(plan, dataset, "seg"), "ncc + deepsim-seg") if sees else (None, "ncc")
+result = register(moving, fixed, terms, lam=1, extractor=extractor, spacing=data.spacing, labels=labels, progress=False)
 print(f"Dice {result.metrics['dice']:.3f}, folds {result.metrics['folds']:.3%}")
 
 # %% tags=["nbval-ignore-output"]
@@ -167,7 +166,8 @@ def explore(similarity: str, lam: float, steps: int, share: float) -> None:
 
 
 # %% tags=["nbval-ignore-output"]
-names = ["ncc", "ncc-3", "mse", "mind", "deepsim-seg", "ncc + deepsim-seg", "0.2 deepsim-seg + 20 classes-seg"]
+names = ["ncc", "ncc-3", "mse", "mind"]
+names += ["deepsim-seg", "ncc + deepsim-seg", "0.2 deepsim-seg + 20 classes-seg"] if sees else []
 slow = {"continuous_update": False, "style": {"description_width": "6em"}}
 controls = {
     "similarity": widgets.Dropdown(options=names),

@@ -3,6 +3,9 @@
 Names are imported when they are read: importing this package loads no dataset.
 """
 
+import inspect
+from functools import partial
+
 import lazy_loader as lazy
 
 from deepsimreg.lazy import Registry
@@ -29,12 +32,16 @@ __getattr__, __dir__, __all__ = lazy.attach(
 
 
 def load_dataset(name: str, **options):
-    """The dataset of that name; `options` go to its constructor. ValueError lists the names.
+    """The dataset of that name; `options` go to its constructor. ValueError lists the names, or the options.
 
     A name that ends in .yaml or .yml is the description of a dataset of your own (`own.py`).
     """
-    if name.endswith((".yaml", ".yml")):
-        return __getattr__("OwnData")(name, **options)
-    if name not in DATASETS:
+    own = name.endswith((".yaml", ".yml"))
+    if not own and name not in DATASETS:
         raise ValueError(f"dataset is {name!r}: choose one of {', '.join(DATASETS)}")
-    return DATASETS[name](**options)
+    make = partial(__getattr__("OwnData"), name) if own else DATASETS[name]
+    try:
+        inspect.signature(make).bind(**options)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}; the options are {', '.join(inspect.signature(make).parameters)}") from None
+    return make(**options)

@@ -5,6 +5,7 @@ opened, voxels when an image is read.
 """
 
 import csv
+import glob
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -14,25 +15,29 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-import torch
-from nibabel.affines import from_matvec
+from nibabel.orientations import io_orientation
 
 from deepsimreg.data.base import Dataset, LazySequence, Pair, Sample, check_split, shuffled_split
 from deepsimreg.data.digests import file_digests
+from deepsimreg.data.grids import distance, downsampled, header, padded_sample, plane, turned
 from deepsimreg.errors import DataError
 from deepsimreg.io import image_shape, read_image, read_page
 from deepsimreg.paths import data_root
-from deepsimreg.warps import pooled
 
 SUBJECT = "{subject}"
+APART = 0.1  # voxels that a label may lie beside its image by their headers: the rounding of affines
 
 
 class Files(NamedTuple):
-    """The files of one image; `page` of both if they are stacks."""
+    """The files of one image; `page` of both if they are stacks; label None: there is none."""
 
     image: Path
-    label: Path
+    label: Path | None
     page: int | None = None
+
+    @property
+    def paths(self) -> list[Path]:
+        return [path for path in self[:2] if path]
 
 
 class LabelledFiles(Dataset):
@@ -66,14 +71,16 @@ class LabelledFiles(Dataset):
             spacing: mm, array axis order; None: that of the files, which must agree.
 
         Raises:
-            DataError: a file is missing, damaged, or has another shape than its label; an empty split.
+            DataError: a file is missing or damaged, or a label lies elsewhere than its image; an empty split.
         """
         for split, names in splits.items():
             if not names:
                 raise DataError(f"{self.name} has no images for the split {split}: assign some, or {self.remedy}")
         self.root, self.files, self.splits = root, dict(files), {split: list(names) for split, names in splits.items()}
-        shapes = {path: image_shape(path) for path in dict.fromkeys(p for f in files.values() for p in f[:2])}
-        extents = [_extent(entry, shapes) for entry in files.values()]
+        headers = {path: header(path) for path in dict.fromkeys(p for entry in files.values() for p in entry.paths)}
+        placed = [headers[entry.image][1] for entry in files.values() if headers[entry.image][1] is not None]
+        self._axes = io_orientation(placed[0]) if placed else None
+        extents = [self._extent(entry, headers) for entry in files.values()]
         if len({len(extent) for extent in extents}) > 1:
             raise DataError(f"{self.name} mixes planes and volumes: use one kind")
         largest = np.max(extents, axis=0)
@@ -129,7 +136,7 @@ class LabelledFiles(Dataset):
         return self.named_pairs([k for a, b in keys for k in ([(a, b), (b, a)] if split == "train" else [(a, b)])])
 
     def fingerprint(self) -> str:
-        paths = dict.fromkeys(path for entry in self.files.values() for path in entry[:2])
+        paths = dict.fromkeys(path for entry in self.files.values() for path in entry.paths)
         digests = file_digests(list(paths), self.root)
         content = f"{sorted(digests.items())} {sorted(self.splits.items())} {self.downsample}"
         return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -168,15 +175,11 @@ class LabelledFiles(Dataset):
 
     def _read(self, name: str) -> Sample:
         image_path, label_path, page = self.files[name]
-        if page is None:
-            (image, grid), (label, _) = read_image(image_path), read_image(label_path)
-            step, affine = grid.spacing, grid.affine if grid.placed else None
-        else:
-            image, label = read_page(image_path, page), read_page(label_path, page)
-            step, affine = (1.0,) * image.ndim, None
+        image, step, affine = self._voxels(image_path, page)
+        label = self._voxels(label_path, page)[0] if label_path else np.zeros(image.shape, np.uint8)
         if not np.isfinite(image).all():
             raise DataError(f"{image_path} has voxels that are NaN or infinite: {self.remedy}")
-        image, label = image.reshape(_plane(image.shape)), label.reshape(_plane(label.shape))
+        image, label = image.reshape(plane(image.shape)), label.reshape(plane(label.shape))
         step = self._given or tuple(step[: image.ndim])
         self._step = self._step or step
         if not np.allclose(step, self._step, rtol=1e-3):
@@ -188,27 +191,56 @@ class LabelledFiles(Dataset):
         sample = padded_sample(image, label, full, name, step, affine)
         return sample if self.downsample == 1 else downsampled(sample, self.downsample)
 
+    def _voxels(self, path: Path, page: int | None) -> tuple[np.ndarray, tuple[float, ...], np.ndarray | None]:
+        """Array, spacing and affine of a file or a page; the axes run as those of the first image with an affine."""
+        if page is not None:
+            return read_page(path, page), (1.0, 1.0), None
+        array, grid = read_image(path)
+        array, affine, order = turned(array, grid.affine if grid.placed else None, self._axes)
+        return array, tuple((*grid.spacing, 1.0)[axis] for axis in order), affine
 
-def matched_files(folder: Path, images: str, labels: str, both: bool = True) -> dict[str, Files]:
+    def _extent(self, entry: Files, headers: Mapping[Path, tuple[np.ndarray, np.ndarray | None]]) -> tuple[int, ...]:
+        """Shape of one image; DataError unless it is a plane or a volume and its label lies where it lies."""
+        (image, affine, _), (label, there, _) = (turned(*headers[p], self._axes) for p in (entry.paths * 2)[:2])
+        if image.shape != label.shape:
+            raise DataError(
+                f"{entry.label} has shape {label.shape}, its image {entry.image.name} {image.shape}: resample the "
+                f"label to the image, or {self.remedy}"
+            )
+        apart = 0 if affine is None or there is None else distance(affine, there, image.shape)
+        if apart > APART:
+            raise DataError(
+                f"{entry.label} lies up to {apart:.1f} voxels beside its image {entry.image.name}, as their "
+                "headers say: resample the label to the image, or mend its header"
+            )
+        shape = plane(image.shape) if entry.page is None else image.shape[1:]
+        if len(shape) not in (2, 3):
+            raise DataError(f"{entry.image} has shape {shape}: provide planes or volumes")
+        return shape
+
+
+def matched_files(folder: Path, images: str, labels: str) -> dict[str, Files]:
     """Subject → its files, sorted; hidden files are skipped, such as the `._*` of macOS.
 
-    images, labels: paths below `folder` in which {subject} stands for what both have in common. DataError for an image
-    without a label and, if `both`, for a label without an image.
+    images, labels: patterns of `found_files`. DataError for one without the other.
     """
-    found = []
-    for pattern in (images, labels):
-        first, *others = map(re.escape, str(folder / pattern).split(SUBJECT))
-        named = first + "(.+)" + r"\1".join(others)
-        paths = [path for path in folder.glob(pattern.replace(SUBJECT, "*")) if not path.name.startswith(".")]
-        found.append({match[1]: path for path in paths if (match := re.fullmatch(named, str(path)))})
-    for subject in sorted(found[0].keys() ^ found[1].keys() if both else found[0].keys() - found[1].keys()):
+    found = [found_files(folder, pattern) for pattern in (images, labels)]
+    for subject in sorted(found[0].keys() ^ found[1].keys()):
         there = found[0].get(subject) or found[1][subject]
         missing = folder / (labels if subject in found[0] else images).replace(SUBJECT, subject)
         raise DataError(f"{missing} is missing beside {there}: add it, or remove {there.name}")
-    return {subject: Files(found[0][subject], found[1][subject]) for subject in sorted(found[0])}
+    return {subject: Files(found[0][subject], found[1][subject]) for subject in found[0]}
 
 
-def stack_pages(name: str, image: Path, label: Path, pages: slice = slice(None)) -> dict[str, Files]:
+def found_files(folder: Path, pattern: str) -> dict[str, Path]:
+    """Subject → path, sorted: what {subject}, once or more, stands for in a path below `folder`, or an absolute one."""
+    first, *others = str(folder / Path(pattern).expanduser()).split(SUBJECT)
+    named = re.escape(first) + "(?P<subject>.+)" + "(?P=subject)".join(map(re.escape, others))
+    paths = sorted(glob.glob("*".join(map(glob.escape, (first, *others)))))
+    return {match["subject"]: Path(path) for path in paths if (match := re.fullmatch(named, path))}
+
+
+def stack_pages(name: str, image: Path, label: Path | None, pages: slice = slice(None)) -> dict[str, Files]:
     """<name>-t### → one page of two stacks each. DataError if it is no stack."""
     shape = image_shape(image)
     if len(shape) != 3:
@@ -225,59 +257,3 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             there = ", ".join(table.fieldnames or ["nothing"])
             raise DataError(f"{path} has no column {', '.join(sorted(missing))}: it has {there}")
         return list(table)
-
-
-def padded_sample(
-    image: np.ndarray, label: np.ndarray, shape: Sequence[int], name: str, spacing: tuple[float, ...], affine
-) -> Sample:
-    """A sample of that shape: padded with edge values on both sides where smaller, cut at the end where larger.
-
-    The affine's origin moves with the padding, so each voxel keeps its world coordinate.
-    """
-    cut = tuple(slice(side) for side in shape)
-    image, label = image[cut].astype(np.float32), label[cut].astype(np.uint8)
-    missing = np.subtract(shape, image.shape)
-    padding = np.stack([missing // 2, missing - missing // 2], axis=1)
-    image, label = (torch.from_numpy(np.pad(array, padding, mode="edge"))[None] for array in (image, label))
-    return Sample(image, label, name, tuple(spacing), _regridded(affine, -padding[:, 0]))
-
-
-def downsampled(sample: Sample, factor: int) -> Sample:
-    """Blocks of factor^D voxels become one: the mean of the image, the most frequent class (the lowest of equals).
-
-    Both lie at the centre of the block, as the affine says.
-    """
-    image, classes = pooled(sample.image[None], factor)[0], sample.label.unique()
-    fractions = torch.stack([pooled((sample.label == index).float()[None], factor)[0] for index in classes])
-    label = classes[fractions.argmax(dim=0)]
-    affine = _regridded(sample.affine, np.full(image.ndim - 1, (factor - 1) / 2), factor)
-    return Sample(image, label, sample.name, tuple(step * factor for step in sample.spacing), affine)
-
-
-def _regridded(affine: np.ndarray | None, first: np.ndarray, step: int = 1) -> np.ndarray | None:
-    """The affine of a grid that starts at voxel `first` (D,) of the one given, in steps of `step` of its voxels."""
-    absent = 3 - len(first)  # the axes that a plane does not have stay as they are
-    scale, shift = np.diag([float(step)] * len(first) + [1.0] * absent), np.pad(first, (0, absent))
-    return None if affine is None else affine @ from_matvec(scale, shift)
-
-
-def _extent(files: Files, shapes: Mapping[Path, tuple[int, ...]]) -> tuple[int, ...]:
-    """Shape of one image; DataError unless its label has the same and it is a plane or a volume."""
-    image, label, page = files
-    if shapes[image] != shapes[label]:
-        raise DataError(
-            f"{label} has shape {shapes[label]}, its image {image.name} {shapes[image]}: resample the label to the "
-            "image, or fetch both again"
-        )
-    shape = _plane(shapes[image]) if page is None else shapes[image][1:]
-    if len(shape) not in (2, 3):
-        raise DataError(f"{image} has shape {shape}: provide planes or volumes")
-    return shape
-
-
-def _plane(shape: Sequence[int]) -> tuple[int, ...]:
-    """Shape without trailing axes of length one: a slice may be stored as (X, Y, 1)."""
-    shape = tuple(shape)
-    while len(shape) > 2 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape

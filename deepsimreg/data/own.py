@@ -1,123 +1,21 @@
-"""A dataset of your own, described by one YAML file: no code. data/README.md explains its keys by an example."""
+"""A dataset of your own, described by one YAML file (description.py): no code."""
 
+import hashlib
+import warnings
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import pydantic
-import yaml
+import numpy as np
 
-from deepsimreg.data.base import SPLITS, Pair, check_split, shuffled_split, spread_colors
-from deepsimreg.data.files import SUBJECT, LabelledFiles, matched_files, read_table, stack_pages
+from deepsimreg.data.base import SPLITS, LazySequence, Pair, Sample, check_split, shuffled_split, spread_colors
+from deepsimreg.data.description import read_description
+from deepsimreg.data.files import SUBJECT, Files, LabelledFiles, found_files, read_table, stack_pages
 from deepsimreg.errors import DataError
+from deepsimreg.warps import pooled
 
-
-def _pattern(value: str) -> str:
-    if SUBJECT not in value:
-        raise ValueError(f"must contain {SUBJECT}, as in scans/{SUBJECT}.nii.gz")
-    return value
-
-
-def _part(value: Any) -> float | list[str]:
-    if isinstance(value, list):
-        return list(map(str, value))
-    if isinstance(value, int | float) and 0 < value < 1:
-        return float(value)
-    raise ValueError("give a fraction between 0 and 1, or a list of subjects")
-
-
-def _policy(value: Any) -> str | dict[str, Any] | None:
-    if value in (None, "all", "neighbours") or (isinstance(value, dict) and list(value) in (["atlas"], ["file"])):
-        return value
-    raise ValueError("choose all, neighbours, {atlas: subject} or {file: pairs.csv}")
-
-
-Pattern = Annotated[str, pydantic.AfterValidator(_pattern)]
-Part = Annotated[float | list[str], pydantic.PlainValidator(_part)]
-Limits = tuple[float, float] | None
-Classes = Annotated[
-    dict[int, str],
-    pydantic.BeforeValidator(lambda value: dict(enumerate(value)) if isinstance(value, list) else value),
-    pydantic.Field(min_length=2, max_length=254),
-]
-
-
-class _Settings(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", coerce_numbers_to_str=True)
-
-
-class Intensity(_Settings):
-    """The grey values, or the quantiles of each image, that become 0 and 1."""
-
-    range: Limits = None
-    quantiles: Limits = None
-
-    @pydantic.model_validator(mode="after")
-    def _one(self):
-        given = [limits for limits in (self.range, self.quantiles) if limits is not None]
-        low, high = given[0] if len(given) == 1 else (0, 0)
-        if low >= high or (self.quantiles and not 0 <= low < high <= 1):
-            raise ValueError("give either range: [low, high] or quantiles: [low, high], these from 0 to 1")
-        return self
-
-
-class Split(_Settings):
-    """Fractions of the shuffled subjects, or lists of subjects."""
-
-    train: Part = 0.6
-    validation: Part = 0.2
-    test: Part = 0.2
-    seed: int = 42
-
-    @pydantic.model_validator(mode="after")
-    def _whole(self):
-        parts = [getattr(self, split) for split in SPLITS]
-        if len({isinstance(part, list) for part in parts}) > 1:
-            raise ValueError("give three fractions or three lists of subjects")
-        if isinstance(self.train, float) and abs(sum(parts) - 1) > 1e-6:
-            raise ValueError("the fractions must add up to 1")
-        return self
-
-
-class Description(_Settings):
-    """The keys of the YAML file."""
-
-    name: str
-    kind: Literal["planes", "volumes", "stacks"]
-    images: Pattern
-    labels: Pattern
-    classes: Classes
-    intensity: Intensity = Intensity(quantiles=(0.01, 0.99))
-    split: Split = Split()
-    pairs: Annotated[Any, pydantic.PlainValidator(_policy)] = None
-    neighbours: list[pydantic.PositiveInt] = [1]
-    spacing: list[pydantic.PositiveFloat] | None = None
-    colors: list[str] | None = None
-    description: str = ""
-    licence: str = "not stated"
-    citation: str = ""
-
-
-def read_description(path: Path) -> Description:
-    """The settings of a YAML file. DataError with one line per fault, which names the file, the key and the choices."""
-    if not path.is_file():
-        raise DataError(f"{path} does not exist: name the YAML file that describes your dataset")
-    try:
-        return Description.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not YAML: {error}") from error
-    except pydantic.ValidationError as error:
-        raise DataError("\n".join(f"{path}: {_line(fault)}" for fault in error.errors())) from None
-
-
-def _line(fault: dict[str, Any]) -> str:
-    place = fault["loc"]
-    key = ".".join(str(part) for part in place if part != "[key]") or "the description"
-    if fault["type"] in ("extra_forbidden", "missing"):
-        model = Description if len(place) < 2 else Description.model_fields[place[0]].annotation
-        problem = "unknown" if fault["type"] == "extra_forbidden" else "missing"
-        return f"{problem} key {key}; the keys are {', '.join(model.model_fields)}"
-    return f"{key}: {fault['msg'].removeprefix('Value error, ')}, found {fault['input']!r}"
+ALIKE = 0.8  # of the dissimilarity of images far apart: neighbours that show the same things have less
 
 
 class OwnData(LabelledFiles):
@@ -132,57 +30,144 @@ class OwnData(LabelledFiles):
         self.name, self.description = own.name, own.description or f"described by {self.path.name}"
         self.remedy = f"correct it, remove it, or change {self.path.name}"
         self.licence, self.citation = own.licence, own.citation
-        self.classes, self.values = tuple(own.classes.values()), tuple(own.classes)
+        self.values, self.classes = zip(*(own.classes or {0: "unlabelled"}).items(), strict=True)
         self.limits, self.quantiles = own.intensity.range, own.intensity.quantiles
         self.colors = tuple(own.colors or spread_colors(len(self.classes)))
         if len(self.colors) != len(self.classes):
             raise DataError(f"{self.path}: colors has {len(self.colors)} entries for {len(self.classes)} classes")
-        folder = self.path.parent
-        files = matched_files(folder, own.images, own.labels, both=False)
-        if not files:
-            raise DataError(f"{self.path}: images: no file is called {folder / own.images}")
-        splits = self._splits(list(files))
-        if own.kind == "stacks":
-            stacks = {subject: stack_pages(subject, *entry[:2]) for subject, entry in files.items()}
-            files = {name: page for pages in stacks.values() for name, page in pages.items()}
-            splits = {split: [name for subject in names for name in stacks[subject]] for split, names in splits.items()}
-        self.open(folder, files, splits, downsample, cache, own.spacing)
+        subjects = self._subjects()
+        splits = self._splits(subjects)
+        files = {name: entry for entries in subjects.values() for name, entry in entries.items()}
+        self._listed = self._listed_pairs(files, splits)
+        used = {name for names in splits.values() for name in names}
+        used |= {name for rows in self._listed.values() for pair in rows for name in pair}
+        files = {name: entry for name, entry in files.items() if name in used}
+        for entry in files.values():
+            if entry.label and not entry.label.is_file():
+                raise DataError(f"{entry.label} is missing beside {entry.image}: add it, or remove {entry.image.name}")
+        self.open(self.path.parent, files, splits, downsample, cache, own.spacing)
         if (len(self.shape) == 3) != (own.kind == "volumes"):
             raise DataError(f"{self.path}: kind is {own.kind}, but the images have {len(self.shape)} axes")
-        self._listed = self._listed_pairs()
+        self._policy = own.pairs or ("neighbours" if own.kind == "stacks" else "all")
+        if own.labels and not self._listed:
+            self._check_pairs()
+
+    def fingerprint(self) -> str:
+        texts = {"description", "licence", "citation", "colors"}
+        content = f"{super().fingerprint()} {self.settings.model_dump_json(exclude=texts)} {self._listed}"
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def samples(self, split: str) -> Sequence[Sample]:
+        """The images of a split; to train, those that `split.extractor` of the description names, if it does."""
+        names = self.splits[check_split(split)]
+        return LazySequence(self.splits.get("extractor", names) if split == "train" else names, self.sample)
 
     def pairs(self, split: str) -> Sequence[Pair]:
         """As `pairs` of the description says; default: neighbours in stacks, else all (see `LabelledFiles.pairs`)."""
         if self._listed:
             return self.named_pairs(self._listed[check_split(split)])
-        policy = self.settings.pairs or ("neighbours" if self.settings.kind == "stacks" else "all")
-        return super().pairs(split) if policy == "all" else self.neighbours(split, self.settings.neighbours)
+        return super().pairs(split) if self._policy == "all" else self.neighbours(split, self.settings.neighbours)
 
-    def _splits(self, subjects: list[str]) -> dict[str, list[str]]:
+    def _subjects(self) -> dict[str, dict[str, Files]]:
+        """Subject → name → files of its images: one, or the pages of a stack. A label that is missing is named, too."""
+        own, folder = self.settings, self.path.parent
+        images = found_files(folder, own.images)
+        if not images:
+            raise DataError(f"{self.path}: images: no file is called {folder / own.images}")
+        make = stack_pages if own.kind == "stacks" else lambda name, image, label: {name: Files(image, label)}
+        labels = {name: own.labels and folder / Path(own.labels.replace(SUBJECT, name)).expanduser() for name in images}
+        return {name: make(name, image, labels[name]) for name, image in images.items()}
+
+    def _splits(self, subjects: dict[str, dict[str, Files]]) -> dict[str, list[str]]:
+        """Split → names of images; DataError if one is empty or two share an image."""
         split, pairs = self.settings.split, self.settings.pairs
+        parts = split.parts
         if isinstance(split.train, float):
-            atlas = pairs.get("atlas") if isinstance(pairs, dict) else None
-            return shuffled_split([s for s in subjects if s != atlas], (split.train, split.validation), split.seed)
-        parts = {part: getattr(split, part) for part in SPLITS}
-        unknown = {name for names in parts.values() for name in names} - set(subjects)
-        if unknown:
-            raise DataError(f"{self.path}: split names {', '.join(sorted(unknown))}, of which there is no image")
-        return parts
+            atlas = str(pairs["atlas"]) if isinstance(pairs, dict) and "atlas" in pairs else None
+            names = [subject for subject in subjects if subject != atlas]
+            parts = shuffled_split(names, (split.train, split.validation), split.seed)
+        splits = {part: self._names(f"split.{part}", value, subjects) for part, value in parts.items()}
+        for part, names in splits.items():
+            if not names:
+                raise DataError(
+                    f"{self.path}: split.{part}: none of {len(subjects)} subjects is left for it: list the subjects of "
+                    "each split or, of stacks, their pages, as {stack: 0-19}"
+                )
+        for one, other in combinations(splits, 2):
+            shared = sorted({*splits[one]} & {*splits[other]})
+            if shared and {one, other} != {"train", "extractor"}:
+                raise DataError(f"{self.path}: split: {shared[0]} is in {one} and {other}: leave it in one of them")
+        return splits
 
-    def _listed_pairs(self) -> dict[str, list[tuple[str, str]]]:
+    def _names(self, key: str, part: Any, subjects: dict[str, dict[str, Files]]) -> list[str]:
+        """The images that a part of the split names."""
+        if isinstance(part, str) and self.settings.kind != "stacks":
+            return self._ranged(key, part, [*subjects])
+        wanted = part if isinstance(part, dict) else dict.fromkeys(part, "0-")
+        wanted = dict.fromkeys(subjects, part) if isinstance(part, str) else wanted
+        unknown = ", ".join(sorted(wanted.keys() - subjects.keys()))
+        if unknown:
+            there = ", ".join([*subjects][:9]) + ", …" * (len(subjects) > 9)
+            raise DataError(f"{self.path}: {key} names {unknown}, of which there is no image; there is: {there}")
+        return [name for one, pages in wanted.items() for name in self._ranged(f"{key}.{one}", pages, [*subjects[one]])]
+
+    def _ranged(self, key: str, pages: str, names: list[str]) -> list[str]:
+        first, dash, last = pages.partition("-")
+        start, end = int(first), int(last or len(names) - 1) if dash else int(first)
+        if not start <= end < len(names):
+            raise DataError(f"{self.path}: {key}: {pages} does not lie in 0-{len(names) - 1}, its {len(names)} images")
+        return names[start : end + 1]
+
+    def _listed_pairs(self, files: dict[str, Files], splits: dict[str, list[str]]) -> dict[str, list[tuple[str, str]]]:
         """Split → names (moving, fixed), if the description names an atlas or a file of pairs."""
         pairs = self.settings.pairs
         if not isinstance(pairs, dict):
             return {}
         if "atlas" in pairs:
             path, atlas = self.path, str(pairs["atlas"])
-            rows = [(name, atlas, split) for split in SPLITS for name in self.splits[split] if name != atlas]
+            rows = [(name, atlas, split) for split in SPLITS for name in splits[split] if name != atlas]
         else:
             path, columns = self.path.parent / pairs["file"], ("moving", "fixed", "split")
             if not path.is_file():
                 raise DataError(f"{path} does not exist: {self.path} names it for its pairs")
             rows = [tuple(row[column] for column in columns) for row in read_table(path, columns)]
-        unknown = {name for row in rows for name in row[:2]} - set(self.files) | {row[2] for row in rows} - set(SPLITS)
+        unknown = {name for row in rows for name in row[:2]} - {*files} | {row[2] for row in rows} - {*SPLITS}
         if unknown:
             raise DataError(f"{path} names {', '.join(sorted(unknown))}, which is no image and no split of {self.path}")
+        home = {name: "train" if split == "extractor" else split for split, names in splits.items() for name in names}
+        for moving, fixed, split in rows if "file" in pairs else ():
+            both = " and ".join(sorted((moving, fixed)))
+            home.setdefault(both, split)
+            for name in (moving, fixed, both):
+                if home.get(name, split) != split:
+                    raise DataError(
+                        f"{path}: the split of {name} is {home[name]}, and here {split}: change one of them"
+                    )
         return {split: [row[:2] for row in rows if row[2] == split] for split in SPLITS}
+
+    def _check_pairs(self) -> None:
+        """DataError for a split without a pair; a warning if neighbours are no more alike than images far apart."""
+        series: dict[str, list[str]] = {}
+        for split in SPLITS:
+            names = self.splits[split]
+            if not len(self.pairs(split)):
+                raise DataError(f"{self.path}: split.{split}: {len(names)} images make no pair: give it more")
+            for name in names if self._policy == "neighbours" else ():
+                stack = self.files[name].image.name if self.settings.kind == "stacks" else split
+                series.setdefault(stack, []).append(name)
+        for what, names in series.items():
+            picked = np.linspace(0, len(names) - 2, 5).astype(int) if len(names) > 3 else []
+            near = [self._unlike(names[i], names[i + 1]) for i in picked]
+            far = [self._unlike(names[i], names[(i + len(names) // 2) % len(names)]) for i in picked]
+            if near and np.median(near) > ALIKE * np.median(far):
+                warnings.warn(
+                    f"{self.path}: neighbours in {what} are no more alike than images far apart. If they show "
+                    "unrelated fields, leave them to split.extractor, or list the pairs",
+                    stacklevel=2,
+                )
+
+    def _unlike(self, *names: str) -> float:
+        """1 - correlation of two images, at about 64 positions along the shortest side."""
+        factor = max(1, min(self.shape) // 64)
+        images = [pooled(self.sample(name).image[None], factor).flatten().numpy() for name in names]
+        return 1 - np.corrcoef(images)[0, 1]

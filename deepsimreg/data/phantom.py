@@ -185,28 +185,31 @@ class Phantom(Dataset):
         return Sample(image, label, name, self.spacing)
 
 
-def phantom_2d(**options) -> Phantom:
-    """Cells with organelles on a background; options: fields of `Phantom`."""
-    return Phantom(
-        "phantom-2d",
-        classes=("background", "cytoplasm", "organelle"),
-        colors=("#000000", "#0101e0", "#01abfe"),
-        layers=(Layer((5, 7), (0.12, 0.18)), Layer((2, 3), (0.22, 0.42))),
-        materials=(Material(0, 0.02, 2.0), Material(1, 0.06, 1.0), Material(2, 0.04, 2.0)),
-        **{"shape": (96, 96), "train": 60, "validation": 12, "test": 24} | options,
-    )
-
-
-def phantom_3d(**options) -> Phantom:
-    """Nested tissue: cortex around medulla around nodules; options: fields of `Phantom`."""
-    return Phantom(
-        "phantom-3d",
-        classes=("background", "cortex", "medulla", "nodule"),
-        colors=("#000000", "#0072b2", "#e69f00", "#009e73"),
-        layers=(Layer((3, 4), (0.28, 0.36)), Layer((1, 1), (0.65, 0.75)), Layer((1, 2), (0.45, 0.6))),
-        materials=(Material(0, 0.02, 2.0), Material(1, 0.05, 1.0), Material(2, 0.03, 2.0), Material(0, 0.05, 0.7)),
-        **{"shape": (48, 48, 40), "train": 24, "validation": 6, "test": 12, "displacement": 0.12} | options,
-    )
+phantom_2d = partial(  # cells with organelles on a background
+    Phantom,
+    "phantom-2d",
+    classes=("background", "cytoplasm", "organelle"),
+    colors=("#000000", "#0101e0", "#01abfe"),
+    layers=(Layer((5, 7), (0.12, 0.18)), Layer((2, 3), (0.22, 0.42))),
+    materials=(Material(0, 0.02, 2.0), Material(1, 0.06, 1.0), Material(2, 0.04, 2.0)),
+    shape=(96, 96),
+    train=60,
+    validation=12,
+    test=24,
+)
+phantom_3d = partial(  # nested tissue: cortex around medulla around nodules
+    Phantom,
+    "phantom-3d",
+    classes=("background", "cortex", "medulla", "nodule"),
+    colors=("#000000", "#0072b2", "#e69f00", "#009e73"),
+    layers=(Layer((3, 4), (0.28, 0.36)), Layer((1, 1), (0.65, 0.75)), Layer((1, 2), (0.45, 0.6))),
+    materials=(Material(0, 0.02, 2.0), Material(1, 0.05, 1.0), Material(2, 0.03, 2.0), Material(0, 0.05, 0.7)),
+    shape=(48, 48, 40),
+    train=24,
+    validation=6,
+    test=12,
+    displacement=0.12,
+)
 
 
 def _smooth_noise(random: np.random.Generator, shape: Sequence[int], sigma: float) -> np.ndarray:

@@ -47,6 +47,7 @@ class Profile:
         for dataset, part in self.parts.items():
             try:
                 resolve.check_names(dataset, part, self.parts, CHAPTERS)
+                resolve.check_options(part)
                 if part.reference:
                     check_choice("reference", part.reference, self.evaluated(dataset))
             except SettingsError as error:
@@ -67,6 +68,11 @@ class Profile:
             loaded = load_dataset(str(PROJECT / description) if description else dataset, **options)
             if loaded.name != dataset:
                 raise SettingsError(f"{description} describes '{loaded.name}', but {self.name}.yaml says '{dataset}'")
+            part = self.part(dataset)
+            if len(loaded.classes) < 2 and (self.networks(dataset) or part.baselines or part.optimisation.methods):
+                raise SettingsError(
+                    f"{dataset} has no labels to judge registrations by: use it as an extractor's source"
+                )
             self._loaded[dataset] = loaded
         return self._loaded[dataset]
 
@@ -98,7 +104,13 @@ class Profile:
         return run.changed(place, settings.model_copy(update={"fit": resolve.changed_fit(settings.fit, changes)}))
 
     def _needed(self, dataset: str, names: Iterable[str]) -> list[Run]:
-        return [self.extractor(dataset, name) for name in names if name and name not in resolve.FIXED_EXTRACTORS]
+        """The runs of extractors; SettingsError for one that is to learn labels where there are none."""
+        runs = [self.extractor(dataset, name) for name in names if name and name not in resolve.FIXED_EXTRACTORS]
+        for run in runs:
+            (source,) = run.data
+            if run.settings.kind == "seg" and source in self._loaded and len(self._loaded[source].classes) < 2:
+                raise SettingsError(f"{dataset}: {run.name} learns labels, but {source} has none: name another source")
+        return runs
 
     @staticmethod
     def _modules(extractors: Iterable[Run]) -> list[str]:
@@ -256,12 +268,17 @@ class Profile:
         part = self.part(dataset)
         asked = {
             "tuning": self.tunings(dataset),
-            "evaluation": True,
+            "evaluation": self.networks(dataset) or part.baselines,
             "ablations": part.ablations.variants,
             "robustness": part.robustness.noise,
             "optimisation": part.optimisation.methods,
         }
         return [self.chapter(dataset, stage) for stage, wanted in asked.items() if wanted]
+
+    def figures(self, dataset: str) -> list[Run]:
+        """The chapter of figures, which draws the evaluation: there is none without one."""
+        evaluated = "evaluation" in [run.name for run in self.reports(dataset)]
+        return [self.chapter(dataset, "figures")] if evaluated else []
 
     def runs(self, dataset: str) -> list[Run]:
         """All runs of a dataset, each after those that it is made from."""
@@ -272,6 +289,7 @@ class Profile:
                 add(one)
             ordered.setdefault(f"{run.dataset}/{run.name}", run)
 
-        for run in (self.chapter(dataset, "data"), *self.extractors(dataset), self.chapter(dataset, "figures")):
+        last = self.figures(dataset) or self.reports(dataset)
+        for run in (self.chapter(dataset, "data"), *self.extractors(dataset), *last):
             add(run)
         return list(ordered.values())

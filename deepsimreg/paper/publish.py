@@ -33,8 +33,7 @@ def publish(plan: Profile, dataset: str, figures: Path = FIGURES) -> list[Path]:
 
     Returns the copies. SettingsError if a run is missing or stale; nothing is published then.
     """
-    drawn = plan.chapter(dataset, "figures")
-    reports = {run.name: run for run in [*plan.reports(dataset), drawn]}
+    reports = {run.name: run for run in [*plan.reports(dataset), *plan.figures(dataset)]}
     for run in reports.values():
         run.result()
     target, files, copies = check_writable(figures / dataset), {}, {}
@@ -42,7 +41,8 @@ def publish(plan: Profile, dataset: str, figures: Path = FIGURES) -> list[Path]:
         if stage in reports:
             copies[target / f"{name}.csv"] = reports[stage].folder / f"{file}.csv"
             files[f"{name}.csv"] = {"run": stage, "identity": reports[stage].identity}
-    for path in sorted(drawn.folder.glob("*.p[dn][fg]")):
+    drawn = reports.get("figures")
+    for path in sorted(drawn.folder.glob("*.p[dn][fg]")) if drawn else ():
         record = path.with_suffix(".json")
         copies |= {target / path.name: path, target / record.name: record}
         caption = (read_json(record) or {}).get("caption", "")

@@ -1,13 +1,16 @@
 """From a profile's parts to the settings of one run: what is given for all, for a kind, and for one, is merged."""
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pkgutil import resolve_name
 from typing import Any
 
 from pydantic import BaseModel
 
 from deepsimreg.data import DATASETS
 from deepsimreg.losses.registry import SIMILARITIES, required_extractors
-from deepsimreg.models.registry import EXTRACTORS
+from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
 from deepsimreg.paper.baselines import BASELINES
 from deepsimreg.paper.errors import SettingsError, check_choice
 from deepsimreg.paper.settings import BaselinePart, DatasetPart, ExtractorPart, Fit, NetworkPart, VariantPart, validated
@@ -39,7 +42,7 @@ class ChapterSettings(BaseModel, frozen=True):
 def check_names(dataset: str, part: DatasetPart, datasets: Iterable[str], stages: Iterable[str]) -> None:
     """SettingsError for a name in a dataset's part that refers to nothing in the profile."""
     if "description" not in part.data:
-        check_choice("dataset", dataset, DATASETS)
+        check_choice("dataset without data.description", dataset, DATASETS)
     for stage in part.resources:
         check_choice("stage in resources", stage, ("default", *stages))
     for name in extractor_names(part):
@@ -58,6 +61,29 @@ def check_names(dataset: str, part: DatasetPart, datasets: Iterable[str], stages
             check_choice(f"baseline of optimisation.methods.{name}", method.baseline, part.baselines)
         if method.network:
             check_choice(f"network of optimisation.methods.{name}", method.network, networks)
+
+
+def check_options(part: DatasetPart) -> None:
+    """SettingsError for an option that its network, similarity or baseline does not have."""
+
+    def check(what: str, options: Iterable[str], place: Callable[[], Any]) -> None:
+        known = inspect.signature(place()).parameters if options else {}
+        for option in options:
+            check_choice(f"option of {what}", option, known)
+
+    for name in extractor_names(part):
+        one = extractor_settings(part, name)
+        check(f"the network of extractor {name}", one.network, partial(EXTRACTORS.__getitem__, one.kind))
+    stages = {"registration": part.registration.similarities, "ablation": part.ablations.variants}
+    for stage, name in ((stage, name) for stage, names in stages.items() for name in names):
+        one = registration_settings(part, name, stage)
+        check(f"the network of {name}", one.network, partial(ARCHITECTURES.__getitem__, one.architecture))
+        check(name, one.options, partial(resolve_name, SIMILARITIES[one.similarity].loss))
+    for name, own in part.baselines.items():
+        check(name, own.options, partial(resolve_name, BASELINES[name].place))
+    for method in part.optimisation.methods.values():
+        for name, options in method.options.items():
+            check(name, options, partial(resolve_name, SIMILARITIES[name].loss))
 
 
 def extractor_names(part: DatasetPart) -> list[str]:

@@ -108,10 +108,17 @@ class Run:
         content = self._mark_content()
         if content is None:
             raise SettingsError(
-                f"{self}: there is no finished run with the settings of profile {self.profile} and this code; "
-                f"make it with: make paper PROFILE={self.profile}"
+                f"{self}: there is no finished run with the settings of profile {self.profile} and this code. Run "
+                f"notebooks/{self.chapter}.ipynb with {self._asked}; make paper PROFILE={self.profile} makes it if a "
+                "method of the profile needs it"
             )
         return content
+
+    @property
+    def _asked(self) -> str:
+        """The parameters of the notebook that makes it."""
+        values = {"profile": self.profile, "dataset": self.dataset, **self.parameters}
+        return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
     def need(self) -> "Run":
         """The run itself, finished; asked from the graph where it is missing and the profile makes runs on demand."""

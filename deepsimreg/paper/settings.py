@@ -86,7 +86,9 @@ class ExtractorPart(Strict):
     """One extractor; one with another name than its kind starts from the settings of its kind."""
 
     kind: str = Field("", description="seg or ae; empty: the extractor's name")
-    source: str = Field("", description="dataset of the profile that it is trained on; empty: its own")
+    source: str = Field(
+        "", description="another dataset of the profile to train on; ae needs no labels; empty: its own"
+    )
     labels: float = Field(1.0, gt=0, le=1, description="fraction of the training images that is used")
     network: dict[str, Any] = {}
     fit: Fit = Fit()

@@ -52,8 +52,8 @@ def main(profile: str = "") -> None:
             continue
         print(f"{dataset}: all {len(runs)} runs are up to date")
         print(f"  notebooks with results  {folder}/*/notebook.ipynb")
-        print(f"  tables                  {folder / 'evaluation'}")
-        print(f"  figures                 {folder / 'figures'}")
+        for run in [*plan.reports(dataset), *plan.figures(dataset)]:
+            print(f"  {run.name:22s}  {run.folder}")
 
 
 if __name__ == "__main__":

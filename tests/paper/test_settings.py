@@ -1,9 +1,12 @@
 """Profiles: what they may say, what is merged, and what is refused with which words."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
+import yaml
+from test_own import cells  # noqa: F401
 
 from deepsimreg.losses.registry import SIMILARITIES
 from deepsimreg.paper import settings
@@ -14,6 +17,7 @@ from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.settings import SCHEMA, Fit, write_schema
 
 D = "phantom-2d"
+ONE, SEEN = ({"similarity": name, "lam": [1]} for name in ("ncc", "deepsim-seg"))
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 
 
@@ -28,6 +32,26 @@ def test_every_committed_profile_resolves(name):
     for dataset in plan.datasets:
         runs = plan.runs(dataset)
         assert len({run.folder for run in runs}) == len(runs) > 5
+
+
+@pytest.mark.parametrize(
+    ("example", "runs"),
+    [
+        (
+            "networks",
+            "data extractor-seg tuning registration/ncc/seed-0 registration/deepsim-seg/seed-0 evaluation figures",
+        ),
+        ("optimisation", "data extractor-seg optimisation"),
+        ("source", "data extractor-ae optimisation"),
+    ],
+)
+def test_the_examples_of_profiles_resolve(profile, example, runs):
+    text = (EXPERIMENTS / "README.md").read_text()
+    tree = yaml.safe_load(re.search(rf"<!-- {example} -->\n```yaml\n(.*?)```", text, re.DOTALL)[1])
+    profile(tree)
+    plan = Profile("mine", dict.fromkeys(tree, "0" * 16))
+    assert set(runs.split()) <= {run.name for run in plan.runs(plan.datasets[0])}
+    assert [run.name for other in plan.datasets[1:] for run in plan.runs(other)] == ["data"] * len(plan.datasets[1:])
 
 
 def test_settings_of_a_kind_go_before_those_of_all(profile):
@@ -103,6 +127,61 @@ def test_variants_start_from_the_method_they_are_of(profile):
     assert [run.name for run in plan.extractors(D)] == ["extractor-seg", "extractor-seg-few"]
 
 
+def test_a_profile_may_optimise_alone(profile):
+    plan = profile({D: {"optimisation": {"methods": {"a": ONE}}}})
+    assert [run.name for run in plan.runs(D)] == ["data", "optimisation"]
+    assert [run.name for run in plan.optimisation(D).inputs] == []
+
+
+def test_a_dataset_without_methods_is_there_for_others(profile):
+    sources = {"extractors": {"seg": {"source": "phantom-3d"}}, "optimisation": {"methods": {"a": SEEN}}}
+    plan = profile({D: sources, "phantom-3d": {"data": {"shape": [16, 16, 16], "train": 2}}})
+    assert [run.name for run in plan.runs("phantom-3d")] == ["data"]
+    assert [run.name for run in plan.runs(D)] == ["data", "extractor-seg", "optimisation"]
+    assert list(plan.extractor(D, "seg").data) == ["phantom-3d"]
+
+
+def test_an_option_that_a_dataset_does_not_have_is_named(profile):
+    plan = profile({D: {"data": {"shpae": [32, 32]}}})
+    with pytest.raises(ValueError, match=r"phantom-2d: .*'shpae'; the options are .*shape, train"):
+        plan.runs(D)
+
+
+def test_images_without_labels_teach_autoencoders_alone(profile, cells):  # noqa: F811
+    keys = yaml.safe_load(cells.read_text())
+    cells.with_name("bare.yaml").write_text(
+        yaml.safe_dump({key: keys[key] for key in keys if key not in ("labels", "classes")} | {"name": "bare"})
+    )
+    tree = {
+        "own": {
+            "data": {"description": str(cells)},
+            "extractors": {"ae": {"source": "bare"}, "seg": {"source": "bare"}},
+        },
+        "bare": {"data": {"description": str(cells.with_name("bare.yaml"))}},
+    }
+    plan = profile(
+        tree | {"own": tree["own"] | {"optimisation": {"methods": {"a": SEEN | {"similarity": "deepsim-ae"}}}}}
+    )
+    assert [run.name for dataset in plan.datasets for run in plan.runs(dataset)] == [
+        *("data", "extractor-ae", "optimisation"),
+        "data",
+    ]
+    plan = profile(tree | {"own": tree["own"] | {"optimisation": {"methods": {"a": SEEN}}}})
+    with pytest.raises(SettingsError, match="own: extractor-seg learns labels, but bare has none: name another source"):
+        plan.runs("own")
+    for methods in ({"baselines": {"syn": {}}}, {"optimisation": {"methods": {"a": ONE}}}):
+        plan = profile(tree | {"bare": tree["bare"] | methods})
+        with pytest.raises(SettingsError, match="bare has no labels to judge registrations by"):
+            plan.runs("bare")
+
+
+def test_a_missing_run_names_the_notebook_that_makes_it(profile):
+    with pytest.raises(
+        SettingsError, match=r"Run notebooks/02_feature_extractor.ipynb with .*extractor='ae'; make paper"
+    ):
+        profile({D: {"optimisation": {"methods": {"a": ONE}}}}).extractor(D, "ae").need()
+
+
 def test_the_optimisation_asks_for_its_extractors(profile):
     methods = {"a": {"similarity": "classes-seg", "lam": [1]}, "b": {"similarity": "deepsim-ae + 0.5 mse", "lam": [1]}}
     plan = profile({D: {"registration": {"similarities": {"mse": {"lam": 1}}}, "optimisation": {"methods": methods}}})
@@ -113,7 +192,7 @@ def test_the_optimisation_asks_for_its_extractors(profile):
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        ({"fantom": {}}, r"mine.yaml: fantom: unknown dataset 'fantom'; there is: phantom-2d"),
+        ({"fantom": {}}, r"mine.yaml: fantom: unknown dataset without data.description 'fantom'; there is: phantom-2d"),
         ({D: {"extractor": {}}}, r"mine.yaml: phantom-2d: unknown key 'extractor'; there is: on_demand, data"),
         ({D: {"extractors": {"vgg": {}}}}, r"unknown kind of extractor vgg 'vgg'; there is: seg, ae"),
         ({D: {"extractors": {"seg": {"netwrok": {}}}}}, r"phantom-2d.extractors.seg: unknown key 'netwrok'"),
@@ -140,6 +219,17 @@ def test_the_optimisation_asks_for_its_extractors(profile):
         ({D: {"resources": {"training": {"gpu": 1}}}}, "unknown stage in resources 'training'"),
         ({D: {"reference": "sny"}}, "unknown reference 'sny'; there is: unregistered"),
         ([], "mine.yaml holds .*, but maps dataset names"),
+        (
+            {D: {"extractors": {"network": {"chanels": [4]}}}},
+            "option of the network of extractor seg 'chanels'; there is: ",
+        ),
+        (network(lam=1, network={"lihgt": True}), "option of the network of mse 'lihgt'; there is: .* channels"),
+        (network(lam=1, options={"widnow": 3}), "unknown option of mse 'widnow'"),
+        ({D: {"baselines": {"greedy": {"options": {"raduis": 3}}}}}, "option of greedy 'raduis'; there is: .*radius"),
+        (
+            {D: {"optimisation": {"methods": {"a": ONE | {"options": {"ncc": {"widnow": 3}}}}}}},
+            "unknown option of ncc 'widnow'; there is: window",
+        ),
     ],
     ids=str,
 )
