@@ -7,8 +7,8 @@ extracted anew from the pulled image after every step. u is exp(v), v a stationa
 scaling and squaring (Arsigny et al., MICCAI 2006), or v itself. v starts at zero, or at a network's displacement,
 brought to the grid of the first level. It lives on a grid of `grid` voxels, the comparison on one of `resolution`
 voxels: position i of a grid of r voxels is the centre of the voxels r·i … r·i + r − 1. Both are counted in the finest
-spacing, so that an axis of thick slices is pooled less. Adam does the steps; the best of each level is kept, and a
-level ends early when it no longer improves.
+spacing, so that an axis of thick slices is pooled less. Adam does the steps (descent.py); the best of each level is
+kept, and a level ends early when it no longer improves.
 """
 
 import itertools
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from deepsimreg.descent import Adam, descend
 from deepsimreg.losses.base import Similarity, joint_weights
 from deepsimreg.losses.regularisers import diffusion
 from deepsimreg.warps import expand, expansion, grid_step, integrate, pooled, pooled_least, pull, sample_image
@@ -32,7 +33,6 @@ LEARNING_RATE = 0.15  # of Adam, in control points
 CONTROL_POINTS = 5  # at least, along the sides of the coarsest level: fewer mislead the levels that follow
 CORRECTIONS = 5  # of the velocity of a displacement that is started from
 START_GRID = 8  # voxels of a control point, at most, on the level that begins at a start: a coarser one would blur it
-PATIENCE, TOLERANCE = 10, 1e-4  # a level ends when that many steps have not lowered the loss by that fraction
 WHOLE = 0.999  # a pulled weight that is less is none
 SQUARINGS = 5  # of the velocity's integration
 
@@ -160,7 +160,7 @@ def optimise(
     shape, ndim = fixed.shape[2:], fixed.ndim - 2
     total = sum(level.steps for level in levels)
     bar = tqdm(total=total, desc="register", unit="step", disable=not progress, leave=False)
-    field, pair, losses, taken = None, None, [], []
+    field, pair, losses, taken, adam = None, None, [], [], Adam(learning_rate)
     with bar, evaluating(similarity):
         with torch.no_grad():
             maps = _halves(similarity.maps(torch.cat([moving, fixed]))) if extract == "once" else None
@@ -174,10 +174,18 @@ def optimise(
             else:
                 field = fixed.new_zeros(len(fixed), ndim, *control)
             pair = _Pair(moving, fixed, similarity, maps, resolution, grid, model, spacing, weights, landmarks)
-            field = _descend(field, pair, level.steps, lam, learning_rate, losses, bar, observe)
+            after = partial(_after, pair, bar, losses, observe)
+            field = descend(field, partial(pair.loss, lam), level.steps, adam, losses, after)
             taken.append(len(losses) - sum(taken))
     velocity = field if model == "velocity" else None
     return Optimised(pair.displacement(field), velocity, tuple(losses), tuple(taken))
+
+
+def _after(pair: "_Pair", bar: tqdm, losses: list[float], observe, field: Tensor) -> None:
+    """What follows a step."""
+    bar.update()
+    if observe is not None:
+        observe(len(losses), partial(pair.displacement, field))
 
 
 def _check_options(lam: float, levels: Sequence[Level], model: str, extract: str) -> None:
@@ -241,16 +249,14 @@ class _Pair:
         uneven = spacing is not None or max(ratios) > 1
         self.spacing = [r * s for r, s in zip(ratios, spacing or [1.0] * len(grid), strict=True)] if uneven else None
 
-    def terms(self, field: Tensor) -> tuple[Tensor, Tensor]:
-        """Similarity, with the landmarks, and regulariser of a field on the level's grid."""
+    def loss(self, lam: float, field: Tensor) -> Tensor:
+        """Similarity, landmarks and regulariser of a field on the level's grid."""
         flow, pulled = _flow(field, self.model), None
         if self.moving_weights is not None:
             with torch.no_grad():  # what is masked in part is masked
                 pulled = (self._warped(self.moving_weights, flow) > WHOLE).to(flow)
-        similarity = self.measure(self._warped(self.maps, flow), pulled)
-        if self.landmarks is not None:
-            similarity = similarity + self._apart(flow)
-        return similarity, diffusion(flow, self.spacing)
+        loss = self.measure(self._warped(self.maps, flow), pulled) + lam * diffusion(flow, self.spacing)
+        return loss if self.landmarks is None else loss + self._apart(flow)
 
     def _apart(self, flow: Tensor) -> Tensor:
         """The landmarks' term."""
@@ -274,38 +280,6 @@ class _Pair:
     def displacement(self, field: Tensor) -> Tensor:
         """The displacement of a field, on the images' own grid."""
         return _finer(_flow(field, self.model), self.grid, [1] * len(self.grid), self.full)
-
-
-def _descend(field, pair: _Pair, steps: int, lam: float, learning_rate: float, losses: list, bar, observe) -> Tensor:
-    """The best field of a level."""
-    field = field.detach().requires_grad_()
-    optimizer = torch.optim.Adam([field], lr=learning_rate)
-    best, lowest, mark, waited = field.detach().clone(), math.inf, math.inf, 0
-    for step in range(steps + 1):
-        last = step == steps  # is measured, and not followed by another
-        with torch.set_grad_enabled(not last):
-            similarity, regulariser = pair.terms(field)
-            loss = similarity + lam * regulariser
-        value = loss.item()
-        if not math.isfinite(value):
-            raise FloatingPointError(f"the loss is {value} at step {len(losses) + 1}: lower learning_rate")
-        if value < lowest:
-            best, lowest = field.detach().clone(), value
-        if last:
-            break
-        losses.append(value)
-        waited += 1
-        if value < mark - TOLERANCE * abs(mark) or not math.isfinite(mark):
-            mark, waited = value, 0
-        if waited >= PATIENCE:
-            break
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        bar.update()
-        if observe is not None:
-            observe(len(losses), partial(pair.displacement, field))
-    return best
 
 
 def _halves(maps):
