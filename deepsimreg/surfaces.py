@@ -10,7 +10,6 @@ from functools import cache
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 
 def hausdorff_distance_95_by_area(a: np.ndarray, b: np.ndarray) -> float:
@@ -25,7 +24,7 @@ def hausdorff_distance_95_by_area(a: np.ndarray, b: np.ndarray) -> float:
     surfaces = [(code > 0) & (code < 255) for code in codes]
     quantiles = []
     for own, code, other in zip(surfaces, codes, surfaces[::-1], strict=True):
-        distances = cKDTree(np.argwhere(other)).query(np.argwhere(own))[0]
+        distances = ndimage.distance_transform_edt(~other)[own]
         order = np.argsort(distances, kind="stable")
         covered = np.cumsum(_areas()[code[own]][order])
         quantiles.append(distances[order][np.searchsorted(covered, 0.95 * covered[-1])])
