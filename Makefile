@@ -4,7 +4,7 @@ PROFILE ?= quick
 CORES ?= all
 BIN := .venv/bin
 STAMP := .venv/installed
-NBVAL := -p no:xdist --nbval --nbval-sanitize-with tests/nbval.cfg
+NBVAL := -p no:xdist --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg
 GRAPH = $(BIN)/snakemake --rerun-triggers software-env --config profile=$(PROFILE)
 
 .PHONY: help paper resume stale test lint lab data notebooks readme publish clean

@@ -42,8 +42,8 @@ def study(tmp_path, monkeypatch):
     for name, array in files.items():
         array = array.astype(np.float32) if array.dtype == np.float64 else array
         nibabel.save(nibabel.Nifti1Image(array, affine), f"{name}.nii.gz")
-    Path("fixed_points.csv").write_text("x,y,z\n10,-12,15\n12,-20,20\n")
-    Path("pairs.csv").write_text("moving,fixed\nmoving.nii.gz,fixed.nii.gz\n")
+    Path("fixed_points.csv").write_text("x,y,z\n10,-12,15\n12,-20,20\n", encoding="utf-8")
+    Path("pairs.csv").write_text("moving,fixed\nmoving.nii.gz,fixed.nii.gz\n", encoding="utf-8")
     return tmp_path
 
 
@@ -61,11 +61,11 @@ def test_the_commands_of_a_study(study):
     before = dict(re.findall(r"(\w+): ([\d.e+-]+)", before))
     print(f"foreground Dice {before['dice_foreground']} before, {found['dice_foreground']} after")
     assert float(found["dice_foreground"]) > float(before["dice_foreground"]) + 0.1
-    assert "data:image/png;base64" in Path("result/report.html").read_text()
-    with open("result/points_in_moving.csv") as file:
+    assert "data:image/png;base64" in Path("result/report.html").read_text(encoding="utf-8")
+    with open("result/points_in_moving.csv", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 2
     assert nibabel.load("result/labels_in_moving.nii.gz").shape == SHAPE
-    with open("study/results.csv") as file:
+    with open("study/results.csv", encoding="utf-8") as file:
         assert [row["name"] for row in csv.DictReader(file)] == ["moving--fixed"]
 
 

@@ -39,12 +39,12 @@ def file_digests(paths: Sequence[Path], root: Path) -> dict[str, str]:
             place.parent.mkdir(parents=True, exist_ok=True)
             if place.parent.stat().st_mode & stat.S_IWUSR:
                 with whole(place) as partial:
-                    partial.write_text(json.dumps(_read(place) | new))
+                    partial.write_text(json.dumps(_read(place) | new), encoding="utf-8")
                 break
     return {path: known[path][2] for path in stamps}
 
 
 def _read(place: Path) -> dict[str, list]:
     with suppress(OSError, ValueError, AttributeError, TypeError):
-        return {path: entry for path, entry in json.loads(place.read_text()).items() if len(entry) == 3}
+        return {path: entry for path, entry in json.loads(place.read_text(encoding="utf-8")).items() if len(entry) == 3}
     return {}

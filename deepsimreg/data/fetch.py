@@ -73,7 +73,7 @@ def fetch(source: Source, root: Path) -> Path:
     print(f"{source.name}: {source.size_bytes / 1e6:.0f} MB, licence {source.licence}\n  {source.citation}")
     print(f"  {source.url}\n  -> {target}")
     record = root / f"{source.folder}.sha256"
-    checksum = source.checksum or (record.read_text().strip() if record.is_file() else "")
+    checksum = source.checksum or (record.read_text(encoding="utf-8").strip() if record.is_file() else "")
     archive = target if source.archive == "file" else root / f"{source.folder}.{source.archive}"
     if archive.exists():
         verify(archive, checksum)

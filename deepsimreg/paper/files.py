@@ -26,7 +26,7 @@ def size_of(path: Path) -> int | None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None if it is missing or damaged."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

@@ -9,9 +9,11 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,7 @@ def run(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> int:
     print(f"{label}: started", flush=True)
     target = folder / "notebook.ipynb"
     try:
-        with recorded(folder):
+        with recorded(folder), this_interpreter():
             options = {"progress_bar": False, "extra_arguments": KERNEL}
             papermill.execute_notebook(str(notebook), str(target), parameters, **options)
     except papermill.PapermillExecutionError as error:
@@ -85,12 +87,29 @@ def run(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> int:
     return 0
 
 
+@contextmanager
+def this_interpreter() -> Iterator[None]:
+    """The kernel "python3" is the interpreter that runs this, whatever kernels a site has under that name."""
+    from ipykernel.kernelspec import write_kernel_spec
+
+    before = os.environ.get("JUPYTER_PATH")
+    with tempfile.TemporaryDirectory() as folder:
+        write_kernel_spec(Path(folder, "kernels", "python3"))
+        os.environ["JUPYTER_PATH"] = os.pathsep.join([folder, *([before] if before else [])])
+        try:
+            yield
+        finally:
+            os.environ.pop("JUPYTER_PATH")
+            if before is not None:
+                os.environ["JUPYTER_PATH"] = before
+
+
 def _watch(metrics: Path, label: str, started: float, ended: threading.Event) -> None:
     """Print the newest step of a training every few seconds."""
     shown = None
     while not ended.wait(10):
         if metrics.is_file() and metrics.stat().st_mtime > started:
-            rows = list(csv.DictReader(metrics.read_text().splitlines()))
+            rows = list(csv.DictReader(metrics.read_text(encoding="utf-8").splitlines()))
             if rows and rows[-1] != shown:
                 shown = rows[-1]
                 values = [f"{name} {value}" for name, value in shown.items() if value]
@@ -105,7 +124,8 @@ def refresh(twin: Path) -> None:
     notebook = twin.with_suffix(".ipynb")
     jupytext.write(jupytext.read(twin), notebook)
     os.environ |= QUIET
-    papermill.execute_notebook(str(notebook), str(notebook), cwd=str(NOTEBOOKS), kernel_name="python3")
+    with this_interpreter():
+        papermill.execute_notebook(str(notebook), str(notebook), cwd=str(NOTEBOOKS), kernel_name="python3")
     subprocess.run([Path(sys.executable).with_name("nbstripout"), *SCRUB, notebook], check=True)
 
 

@@ -32,7 +32,7 @@ def end_all(profile: str) -> int:
     ended = []
     for path in (runs_root() / profile).rglob(RECORD):
         with suppress(psutil.NoSuchProcess, ValueError, KeyError):
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8"))
             process = psutil.Process(record["pid"])
             if process.create_time() == record["started"]:
                 ended += [*process.children(recursive=True), process]

@@ -44,7 +44,7 @@ def table(name: str) -> str:
         cells[0] += f" [{row['dice_low']:.3f}, {row['dice_high']:.3f}]"
         lam = f"{row['lam']:g}" if row["lam"] > 0 else "–"
         lines.append(f"| {method_name(method)} | {lam} | " + " | ".join(cells) + " |")
-    source = json.loads((folder / f"{picture}.json").read_text())["source_runs"][0]
+    source = json.loads((folder / f"{picture}.json").read_text(encoding="utf-8"))["source_runs"][0]
     link = f"[`figures/{dataset}`](figures/{dataset})"
     return "\n".join(
         [*lines, "", f"Means over {count:.0f} test pairs, {words} Source: `{source}`, files in {link}.", ""]
@@ -66,4 +66,4 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text()))
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")

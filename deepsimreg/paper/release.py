@@ -96,7 +96,7 @@ def _card(name: str, path: Path, run: Run, dataset: Dataset) -> dict:
         "size": path.stat().st_size // 1000,
         "parameters": sum(weight.numel() for weight in network.parameters()),
         "spacing": " × ".join(f"{step:g}" for step in dataset.spacing),
-        "commit": yaml.safe_load((run.folder / "config.yaml").read_text())["provenance"]["commit"],
+        "commit": yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))["provenance"]["commit"],
         "settings": yaml.safe_dump(settings, sort_keys=False),
         "validation": _listed(entry["validation"]),
         "test": _listed(entry["test"]),

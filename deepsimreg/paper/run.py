@@ -142,7 +142,7 @@ class Run:
         folder = writable(self.folder)
         config = folder / "config.yaml"
         try:
-            other = config.is_file() and yaml.safe_load(config.read_text())["identity"] != self.identity
+            other = config.is_file() and yaml.safe_load(config.read_text(encoding="utf-8"))["identity"] != self.identity
         except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
             other = True
         if other:

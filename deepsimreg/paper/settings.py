@@ -204,7 +204,7 @@ def read_profile(name: str) -> dict[str, DatasetPart]:
     path = EXPERIMENTS / f"{name}.yaml"
     check_choice("profile", name, sorted(file.stem for file in EXPERIMENTS.glob("*.yaml")))
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise SettingsError(f"{path.name} is not YAML: {error}") from error
     if not isinstance(tree, Mapping):

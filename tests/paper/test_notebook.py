@@ -64,6 +64,21 @@ def test_wrong_parameters_are_refused_before_anything_runs(notebook, tmp_path, v
     assert not (tmp_path / "run").exists()
 
 
+def test_the_kernel_is_this_interpreter_whatever_a_site_calls_python3(notebook, tmp_path, monkeypatch):
+    """A cluster's module or JupyterHub sets JUPYTER_PATH; the kernel of that name there is another interpreter."""
+    site = tmp_path / "site" / "kernels" / "python3"
+    site.mkdir(parents=True)
+    spec = {"argv": ["/nonexistent/python", "-f", "{connection_file}"], "display_name": "site", "language": "python"}
+    (site / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "site"))
+    made = nbformat.read(notebook, 4)
+    made.cells.append(nbformat.v4.new_code_cell("import sys; print(sys.executable)"))
+    nbformat.write(made, notebook)
+    assert run(notebook, tmp_path / "run", {}) == 0
+    cells = nbformat.read(tmp_path / "run" / "notebook.ipynb", 4).cells
+    assert cells[-1].outputs[0].text.strip() == sys.executable
+
+
 def test_a_failing_cell_is_reported_and_the_notebook_kept(runs, tmp_path, capsys):
     assert run(NOTEBOOKS / "03_registration.ipynb", tmp_path / "run", {"method": "ssim"}) == 1
     assert "unknown similarity of the profile 'ssim'; there is: mse, deepsim-ae" in capsys.readouterr().err
