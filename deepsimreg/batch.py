@@ -2,10 +2,12 @@
 
 import csv
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 
 from deepsimreg.errors import DataError
@@ -30,12 +32,13 @@ def register_files(
     out: str | Path,
     outputs: Sequence[str] = OUTPUTS,
     report: Path | None = None,
+    verbose: bool = False,
     **options,
 ) -> dict[str, Any]:
     """Register one pair and write it to `out`, whose place is checked before the work.
 
-    files: `FILES` by their names. report: a page about it to write. options: as `register`. Returns its metrics,
-    seconds, and the files it wrote.
+    files: `FILES` by their names. report: a page about it to write. verbose: also the seconds of each step and
+    `peak_memory_gib`. options: as `register`. Returns its metrics, seconds, and the files it wrote.
     """
     out = check_writable(out)
     if report is not None:
@@ -45,7 +48,13 @@ def register_files(
     masks = {name: files[name] for name in ("moving_mask", "fixed_mask") if files.get(name) is not None}
     result = register(files["moving"], files["fixed"], labels=given, **masks, **options)
     written = result.save(out, outputs) + ([] if report is None else [write_report(result, report)])
-    return dict(result.metrics) | {"seconds": result.seconds["total"], "files": [str(path) for path in written]}
+    found = dict(result.metrics) | {"seconds": result.seconds["total"]}
+    if "inverse_field" in outputs:
+        found |= result.inverse_residual
+    if verbose:
+        found |= {f"seconds_{step}": value for step, value in result.seconds.items() if step != "total"}
+        found |= {"peak_memory_gib": peak_memory(result.displacement.device)}
+    return found | {"files": [str(path) for path in written]}
 
 
 def register_pairs(table: str | Path, out: str | Path, outputs: Sequence[str] = OUTPUTS, **options) -> Path:
@@ -75,6 +84,18 @@ def register_pairs(table: str | Path, out: str | Path, outputs: Sequence[str] = 
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(pairs)} pairs failed, {results} says why; first {failed[0]}")
     return results
+
+
+def peak_memory(device: torch.device) -> float:
+    """GiB: what this process has held at most, or of a GPU what torch has; NaN where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def _read_pairs(table: Path) -> dict[str, dict[str, Path | None]]:

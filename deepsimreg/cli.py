@@ -127,6 +127,7 @@ def registering(command):
 @click.option("--landmarks", type=FILE, nargs=2, help="Points that should meet, as for apply: of MOVING, and of FIXED.")
 @click.option("--landmark-weight", type=float, default=0.1, show_default=True, help="Of their mean squared distance.")
 @click.option("--also", type=FILE, nargs=2, multiple=True, help="A further channel, on the grids of MOVING and FIXED.")
+@click.option("-v", "--verbose", is_flag=True, help="Also the seconds of each step, and the peak memory.")
 @click.option("--channel-weights", type=Numbers(), help="As 1,0.5: of MOVING and FIXED, and of each --also.")
 @click.option("--report", type=click.Path(path_type=Path), help="One page to look at: .png, .pdf or .html.")
 @JSON

@@ -16,7 +16,15 @@ from deepsimreg.image import Image, ImageLike, as_image, as_labels, check_same_g
 from deepsimreg.io import write_image
 from deepsimreg.itk import write_field
 from deepsimreg.metrics import indexed_labels, segmentation_metrics, smoothness
-from deepsimreg.warps import grid_step, invert, jacobian_determinant, sample_image, sample_labels, warp_points
+from deepsimreg.warps import (
+    grid_step,
+    inverse_residual,
+    invert,
+    jacobian_determinant,
+    sample_image,
+    sample_labels,
+    warp_points,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +84,12 @@ class Registration:
     def inverse(self) -> Tensor:
         """The displacement v with v(x) = −u(x + v(x)), (N, D, *spatial), voxels of the fixed grid."""
         return invert(self.displacement)
+
+    @property
+    def inverse_residual(self) -> Mapping[str, float]:
+        """What is left of there and back by `inverse`: `inverse_residual` mean, `inverse_residual_max`, mm."""
+        mean, most = inverse_residual(self.displacement, self.inverse, self.fixed.spacing)
+        return {"inverse_residual": mean, "inverse_residual_max": most}
 
     @cached_property
     def _positions(self) -> Tensor:

@@ -14,10 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from deepsimreg.losses.features import feature_channels
 from deepsimreg.paper.baselines import GREEDY_ITERATIONS, SYN_ITERATIONS
-from deepsimreg.warps import INTERPOLATION
 
 INSTALL = "is not installed: pip install 'deepsimreg[baselines]'"
 
@@ -118,29 +117,12 @@ def greedy(
 def _channels(moving: Tensor, fixed: Tensor, extractor, components: int, weight: float) -> list[tuple]:
     """(moving, fixed, weight) of what is compared: the grey values, and the features if there is an extractor."""
     grey = (moving[0, 0].cpu().numpy(), fixed[0, 0].cpu().numpy(), 1)
-    features = feature_channels(extractor, moving, fixed, components) if extractor is not None else ([], [])
-    return [grey, *((m, f, weight / components) for m, f in zip(*features, strict=True))]
-
-
-def feature_channels(extractor, moving: Tensor, fixed: Tensor, components: int) -> tuple[list, list]:
-    """Features of both images as a few full-resolution channels, each in [0, 1] over the pair.
-
-    All levels are brought to full resolution (linear, aligned by voxel areas), each divided by the root of its number
-    of channels, so that each level weighs the same; the principal components are those of both images together.
-    Returns `components` arrays (*spatial) of the moving and of the fixed image.
-    """
+    if extractor is None:
+        return [grey]
     with torch.no_grad():
         both = torch.cat([moving, fixed])
-        maps, mode = extractor.features(both), INTERPOLATION[both.ndim - 2]
-        levels = [functional.interpolate(one, both.shape[2:], mode=mode) / one.shape[1] ** 0.5 for one in maps]
-        features = torch.cat(levels, dim=1).movedim(1, -1).flatten(0, -2).double()  # (2 · voxels, channels)
-        features = features - features.mean(0)
-        _, directions = torch.linalg.eigh(features.mT @ features)
-        channels = (features @ directions.flip(1)[:, :components]).mT.reshape(-1, *both[:, 0].shape)
-        axes = tuple(range(1, channels.ndim))
-        low, high = channels.amin(axes, keepdim=True), channels.amax(axes, keepdim=True)
-        channels = ((channels - low) / (high - low).clamp(min=1e-12)).cpu().numpy()  # (components, 2, *spatial)
-    return list(channels[:, 0]), list(channels[:, 1])
+        channels = feature_channels(extractor.features(both), both.shape[2:], components).cpu().numpy()
+    return [grey, *((m, f, weight / components) for m, f in zip(*channels, strict=True))]
 
 
 def _displacement(vectors: np.ndarray, spacing: Sequence[float]) -> Tensor:

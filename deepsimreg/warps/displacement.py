@@ -159,12 +159,16 @@ def _newton(field: Tensor, index: Tensor, start: Tensor) -> Tensor:
     return result
 
 
-def inverse_residual(displacement: Tensor, inverse: Tensor) -> tuple[float, float]:
-    """Mean and maximum of |u(x + v(x)) + v(x)|, voxels, over the voxels x for which x + v(x) lies inside the image.
+def inverse_residual(
+    displacement: Tensor, inverse: Tensor, spacing: Sequence[float] | None = None
+) -> tuple[float, float]:
+    """Mean and maximum of |u(x + v(x)) + v(x)| over the voxels x for which x + v(x) lies inside the image.
 
-    displacement, inverse: u and v, (N, D, *spatial), voxels. NaN if there are no such voxels.
+    displacement, inverse: u and v, (N, D, *spatial), voxels. spacing: mm, array axis order, for a result in mm; None:
+    in voxels. NaN if there are no such voxels.
     """
-    error = (warp_image(displacement, inverse) + inverse).norm(dim=1)
+    steps = inverse.new_tensor(spacing or [1.0] * inverse.shape[1]).view(1, -1, *[1] * (inverse.ndim - 2))
+    error = ((warp_image(displacement, inverse) + inverse) * steps).norm(dim=1)
     inside = torch.ones_like(error, dtype=torch.bool)
     for axis, size in enumerate(displacement.shape[2:]):
         place = inverse[:, axis] + _coordinates(inverse, axis)
