@@ -1,8 +1,7 @@
 """From a profile's parts to the settings of one run: what is given for all, for a kind, and for one, is merged."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from pkgutil import resolve_name
 from typing import Any
 
@@ -80,25 +79,22 @@ def check_names(dataset: str, part: DatasetPart, datasets: Iterable[str], stages
 
 def check_options(part: DatasetPart) -> None:
     """SettingsError for an option that its network, similarity or baseline does not have."""
-
-    def check(what: str, options: Iterable[str], place: Callable[[], Any]) -> None:
-        known = inspect.signature(place()).parameters if options else {}
-        for option in options:
-            check_choice(f"option of {what}", option, known)
-
+    asked = []
     for name in extractor_names(part):
         one = extractor_settings(part, name)
-        check(f"the network of extractor {name}", one.network, partial(EXTRACTORS.__getitem__, one.kind))
+        asked.append((f"the network of extractor {name}", one.network, EXTRACTORS.places[one.kind]))
     stages = {"registration": part.registration.similarities, "ablation": part.ablations.variants}
     for stage, name in ((stage, name) for stage, names in stages.items() for name in names):
         one = registration_settings(part, name, stage)
-        check(f"the network of {name}", one.network, partial(ARCHITECTURES.__getitem__, one.architecture))
-        check(name, one.options, partial(resolve_name, SIMILARITIES[one.similarity].loss))
-    for name, own in part.baselines.items():
-        check(name, own.options, partial(resolve_name, BASELINES[name].place))
+        asked.append((f"the network of {name}", one.network, ARCHITECTURES.places[one.architecture]))
+        asked.append((name, one.options, SIMILARITIES[one.similarity].loss))
+    asked += [(name, own.options, BASELINES[name].place) for name, own in part.baselines.items()]
     for method in part.optimisation.methods.values():
-        for name, options in method.options.items():
-            check(name, options, partial(resolve_name, SIMILARITIES[name].loss))
+        asked += [(name, options, SIMILARITIES[name].loss) for name, options in method.options.items()]
+    for what, options, place in asked:
+        known = inspect.signature(resolve_name(place)).parameters if options else ()
+        for option in options:
+            check_choice(f"option of {what}", option, known)
 
 
 def extractor_names(part: DatasetPart) -> list[str]:
