@@ -6,10 +6,11 @@ from pkgutil import resolve_name
 from typing import Any
 
 from deepsimreg.data import DATASETS
+from deepsimreg.data.base import Dataset
 from deepsimreg.losses.registry import SIMILARITIES, required_extractors
 from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
 from deepsimreg.paper.baselines import BASELINES
-from deepsimreg.paper.errors import check_choice
+from deepsimreg.paper.errors import SettingsError, check_choice
 from deepsimreg.paper.settings import DatasetPart, ExtractorPart, Fit, Lam, Strict, VariantPart, validated
 
 FIXED_EXTRACTORS = ("vgg",)  # kinds that come with their weights
@@ -75,6 +76,17 @@ def check_names(dataset: str, part: DatasetPart, datasets: Iterable[str], stages
             check_choice(f"baseline of optimisation.methods.{name}", method.baseline, part.baselines)
         if method.network:
             check_choice(f"network of optimisation.methods.{name}", method.network, networks)
+
+
+def check_labelled(data: Dataset | None, settings: DatasetPart | ExtractorSettings, who: str = "") -> None:
+    """SettingsError if a dataset without labels is registered, or if an extractor is to learn labels from it."""
+    if data is None or len(data.classes) > 1:
+        return
+    if isinstance(settings, ExtractorSettings):
+        if settings.kind == "seg":
+            raise SettingsError(f"{who} learns labels, but {data.name} has none: name another source")
+    elif settings.registration.similarities or settings.baselines or settings.optimisation.methods:
+        raise SettingsError(f"{data.name} has no labels to judge registrations by: use it as an extractor's source")
 
 
 def check_options(part: DatasetPart) -> None:
