@@ -139,7 +139,7 @@ def _line(fault: dict[str, Any]) -> str:
     key = ".".join(map(str, place)) or "the description"
     wrong = {"extra_forbidden": "unknown key", "missing": "missing key", "model_type": "no keys in"}.get(fault["type"])
     if wrong:
-        own = Description.model_fields.get(str(place[0]))
+        own = Description.model_fields.get(str(place[0])) if place else None
         inside = own and (len(place) > 1 or fault["type"] == "model_type")
         return f"{wrong} {key}; the keys are {', '.join((own.annotation if inside else Description).model_fields)}"
     found = f", found {fault['input']!r}" if place else ""

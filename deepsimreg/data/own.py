@@ -151,7 +151,7 @@ class OwnData(LabelledFiles):
         for split in SPLITS:
             names = self.splits[split]
             if not len(self.pairs(split)):
-                raise DataError(f"{self.path}: split.{split}: {len(names)} images make no pair: give it more")
+                raise DataError(f"{self.path}: split.{split}: no pair of its {len(names)} images: give the split more")
             for name in names if self._policy == "neighbours" else ():
                 stack = self.files[name].image.name if self.settings.kind == "stacks" else split
                 series.setdefault(stack, []).append(name)

@@ -68,11 +68,7 @@ class Profile:
             loaded = load_dataset(str(PROJECT / description) if description else dataset, **options)
             if loaded.name != dataset:
                 raise SettingsError(f"{description} describes '{loaded.name}', but {self.name}.yaml says '{dataset}'")
-            part = self.part(dataset)
-            if len(loaded.classes) < 2 and (self.networks(dataset) or part.baselines or part.optimisation.methods):
-                raise SettingsError(
-                    f"{dataset} has no labels to judge registrations by: use it as an extractor's source"
-                )
+            resolve.check_labelled(loaded, self.part(dataset))
             self._loaded[dataset] = loaded
         return self._loaded[dataset]
 
@@ -107,9 +103,7 @@ class Profile:
         """The runs of extractors; SettingsError for one that is to learn labels where there are none."""
         runs = [self.extractor(dataset, name) for name in names if name and name not in resolve.FIXED_EXTRACTORS]
         for run in runs:
-            (source,) = run.data
-            if run.settings.kind == "seg" and source in self._loaded and len(self._loaded[source].classes) < 2:
-                raise SettingsError(f"{dataset}: {run.name} learns labels, but {source} has none: name another source")
+            resolve.check_labelled(self._loaded.get(*run.data), run.settings, f"{dataset}: {run.name}")
         return runs
 
     @staticmethod
@@ -277,8 +271,7 @@ class Profile:
 
     def figures(self, dataset: str) -> list[Run]:
         """The chapter of figures, which draws the evaluation: there is none without one."""
-        evaluated = "evaluation" in [run.name for run in self.reports(dataset)]
-        return [self.chapter(dataset, "figures")] if evaluated else []
+        return [self.chapter(dataset, "figures")] if self.networks(dataset) or self.part(dataset).baselines else []
 
     def runs(self, dataset: str) -> list[Run]:
         """All runs of a dataset, each after those that it is made from."""

@@ -1,14 +1,14 @@
 """From a profile's parts to the settings of one run: what is given for all, for a kind, and for one, is merged."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from pkgutil import resolve_name
 from typing import Any
 
 from pydantic import BaseModel
 
 from deepsimreg.data import DATASETS
+from deepsimreg.data.base import Dataset
 from deepsimreg.losses.registry import SIMILARITIES, required_extractors
 from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
 from deepsimreg.paper.baselines import BASELINES
@@ -63,27 +63,35 @@ def check_names(dataset: str, part: DatasetPart, datasets: Iterable[str], stages
             check_choice(f"network of optimisation.methods.{name}", method.network, networks)
 
 
+def check_labelled(data: Dataset | None, settings: DatasetPart | ExtractorSettings, who: str = "") -> None:
+    """SettingsError if a dataset without labels is registered, or if an extractor is to learn labels from it."""
+    if data is None or len(data.classes) > 1:
+        return
+    if isinstance(settings, ExtractorSettings):
+        if settings.kind == "seg":
+            raise SettingsError(f"{who} learns labels, but {data.name} has none: name another source")
+    elif settings.registration.similarities or settings.baselines or settings.optimisation.methods:
+        raise SettingsError(f"{data.name} has no labels to judge registrations by: use it as an extractor's source")
+
+
 def check_options(part: DatasetPart) -> None:
     """SettingsError for an option that its network, similarity or baseline does not have."""
-
-    def check(what: str, options: Iterable[str], place: Callable[[], Any]) -> None:
-        known = inspect.signature(place()).parameters if options else {}
-        for option in options:
-            check_choice(f"option of {what}", option, known)
-
+    asked = []
     for name in extractor_names(part):
         one = extractor_settings(part, name)
-        check(f"the network of extractor {name}", one.network, partial(EXTRACTORS.__getitem__, one.kind))
+        asked.append((f"the network of extractor {name}", one.network, EXTRACTORS.places[one.kind]))
     stages = {"registration": part.registration.similarities, "ablation": part.ablations.variants}
     for stage, name in ((stage, name) for stage, names in stages.items() for name in names):
         one = registration_settings(part, name, stage)
-        check(f"the network of {name}", one.network, partial(ARCHITECTURES.__getitem__, one.architecture))
-        check(name, one.options, partial(resolve_name, SIMILARITIES[one.similarity].loss))
-    for name, own in part.baselines.items():
-        check(name, own.options, partial(resolve_name, BASELINES[name].place))
+        asked.append((f"the network of {name}", one.network, ARCHITECTURES.places[one.architecture]))
+        asked.append((name, one.options, SIMILARITIES[one.similarity].loss))
+    asked += [(name, own.options, BASELINES[name].place) for name, own in part.baselines.items()]
     for method in part.optimisation.methods.values():
-        for name, options in method.options.items():
-            check(name, options, partial(resolve_name, SIMILARITIES[name].loss))
+        asked += [(name, options, SIMILARITIES[name].loss) for name, options in method.options.items()]
+    for what, options, place in asked:
+        known = inspect.signature(resolve_name(place)).parameters if options else ()
+        for option in options:
+            check_choice(f"option of {what}", option, known)
 
 
 def extractor_names(part: DatasetPart) -> list[str]:

@@ -109,16 +109,10 @@ class Run:
         if content is None:
             raise SettingsError(
                 f"{self}: there is no finished run with the settings of profile {self.profile} and this code. Run "
-                f"notebooks/{self.chapter}.ipynb with {self._asked}; make paper PROFILE={self.profile} makes it if a "
-                "method of the profile needs it"
+                f"notebooks/{self.chapter}.ipynb with this profile, dataset and {dict(self.parameters)}; make paper "
+                f"PROFILE={self.profile} makes it if a method of the profile needs it"
             )
         return content
-
-    @property
-    def _asked(self) -> str:
-        """The parameters of the notebook that makes it."""
-        values = {"profile": self.profile, "dataset": self.dataset, **self.parameters}
-        return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
     def need(self) -> "Run":
         """The run itself, finished; asked from the graph where it is missing and the profile makes runs on demand."""

@@ -296,7 +296,7 @@ def test_volumes_with_their_affine(tmp_path):
         ),
         ({"split": {"train": "0-3", "validation": "4-5", "test": "5-7"}}, "slide5 is in validation and test: leave it"),
         ({"split": {"train": "0-3", "validation": "8-9", "test": "4-7", "extractor": "6-7"}}, "in test and extractor"),
-        ({"split": {"train": "0-3", "validation": "4", "test": "5-7"}}, "split.validation: 1 images make no pair"),
+        ({"split": {"train": "0-3", "validation": "4", "test": "5-7"}}, "split.validation: no pair of its 1 images"),
         (
             {"split": {"train": {"slide0": "0-3"}, "validation": "4-5", "test": "6-8"}},
             "split.train.slide0: 0-3 does not",
@@ -327,6 +327,9 @@ def test_faults_of_the_files(nuclei):
         load_dataset(changed(nuclei, classes={0: "background", 1: "nucleus"}))
     (nuclei.parent / "labels" / "slide2_mask.tif").write_bytes(b"II*\0")
     with pytest.raises(DataError, match=r"slide2_mask.tif is truncated or not TIFF"):
+        load_dataset(str(nuclei))
+    nuclei.write_text("- name: nuclei\n")
+    with pytest.raises(DataError, match="no keys in the description; the keys are name, kind"):
         load_dataset(str(nuclei))
     nuclei.write_text("name: nuclei\n")
     with pytest.raises(DataError, match="missing key kind; the keys are name, kind"):

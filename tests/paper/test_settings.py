@@ -177,7 +177,7 @@ def test_images_without_labels_teach_autoencoders_alone(profile, cells):  # noqa
 
 def test_a_missing_run_names_the_notebook_that_makes_it(profile):
     with pytest.raises(
-        SettingsError, match=r"Run notebooks/02_feature_extractor.ipynb with .*extractor='ae'; make paper"
+        SettingsError, match=r"Run notebooks/02_feature_extractor.ipynb with .*'extractor': 'ae'}; make paper"
     ):
         profile({D: {"optimisation": {"methods": {"a": ONE}}}}).extractor(D, "ae").need()
 
