@@ -42,7 +42,7 @@ LABELS = ("moving label", "fixed label")  # what errors call them
 def register(
     moving: ImageLike,
     fixed: ImageLike,
-    similarity: str | Mapping[str, float] | Similarity = "ncc",
+    similarity: str | Mapping[str, float] | Similarity = "ncc-25",
     lam: float | None = None,
     *,
     network: str | Path | nn.Module | None = None,

@@ -30,14 +30,16 @@ FLOAT32_RANGE = 1e5  # largest square of a grey value, from the mean and in unit
 class NCC(Similarity):
     """Local NCC of two images (N, C, *spatial), each channel by itself.
 
-    window: odd width in voxels along every axis, clipped to the image at the border. squared, signed: which form (the
-    plain one has a sign anyway). eps: the smallest variance; flat windows have cross = 0. The loss is 0 for identical
-    images with texture, and 1 for constant ones.
+    window: odd width in voxels along every axis, clipped to the image at the border; or two, of planes and of volumes.
+    squared, signed: which form (the plain one has a sign anyway). eps: the smallest variance; flat windows have
+    cross = 0. The loss is 0 for identical images with texture, and 1 for constant ones.
     """
 
-    def __init__(self, window: int = 9, squared: bool = True, eps: float = 1e-5, signed: bool = False):
+    def __init__(
+        self, window: int | tuple[int, int] = 9, squared: bool = True, eps: float = 1e-5, signed: bool = False
+    ):
         super().__init__()
-        if window < 3 or window % 2 == 0:
+        if any(width < 3 or width % 2 == 0 for width in ([window] if isinstance(window, int) else window)):
             raise ValueError(f"window must be an odd number of at least 3 voxels, not {window}")
         self.window, self.squared, self.eps, self.signed = window, squared, eps, signed
 
@@ -81,7 +83,8 @@ class _Statistics:
     """What follows from the fixed image J and the weights: `mean_j`, `var_j`, `share` (a voxel's part of the loss)."""
 
     def __init__(self, j: Tensor, options: NCC, weights: Tensor | None):
-        self.j, self.weights, self.radius = j, weights, options.window // 2
+        window = options.window if isinstance(options.window, int) else options.window[j.ndim - 4]
+        self.j, self.weights, self.radius = j, weights, window // 2
         self.squared, self.signed, self.eps = options.squared, options.signed, options.eps
         total = box_count(j, self.radius) if weights is None else box_sum(weights, self.radius)
         self.inverse = total.reciprocal() if weights is None else (1 / total).where(total > 0, 0)
