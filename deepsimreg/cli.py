@@ -11,7 +11,7 @@ import click
 
 from deepsimreg import __version__
 from deepsimreg.files import OUTPUTS
-from deepsimreg.losses.registry import SIMILARITIES
+from deepsimreg.losses.registry import DEFAULT, SIMILARITIES
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 PATH = click.Path(exists=True, path_type=Path)
@@ -88,7 +88,7 @@ def main() -> None:
 OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of results.")
 OPTIONS = (
     click.option(
-        "--similarity", default="ncc", show_default=True, help=f"{', '.join(SIMILARITIES)}; or a sum of them."
+        "--similarity", default=DEFAULT, show_default=True, help=f"{', '.join(SIMILARITIES)}; or a sum of them."
     ),
     click.option(
         "--lam", type=float, help="Weight λ of the mean squared derivatives, mm per mm; default: the similarity's."

@@ -8,7 +8,8 @@ scaling and squaring (Arsigny et al., MICCAI 2006), or v itself. v starts at zer
 brought to the grid of the first level. It lives on a grid of `grid` voxels, the comparison on one of `resolution`
 voxels: position i of a grid of r voxels is the centre of the voxels r·i … r·i + r − 1. Both are counted in the finest
 spacing, so that an axis of thick slices is pooled less. Adam does the steps (descent.py); the best of each level is
-kept, and a level ends early when it no longer improves.
+kept, and a level ends early when it no longer improves. What a coarse level has found is dropped where the next one,
+which sees more, finds what it started from more similar, as it may if the pair is nearly aligned.
 """
 
 import itertools
@@ -160,22 +161,19 @@ def optimise(
     shape, ndim = fixed.shape[2:], fixed.ndim - 2
     total = sum(level.steps for level in levels)
     bar = tqdm(total=total, desc="register", unit="step", disable=not progress, leave=False)
-    field, pair, losses, taken, adam = None, None, [], [], Adam(learning_rate)
+    field, begun, pair, losses, taken, adam = None, None, None, [], [], Adam(learning_rate)
     with bar, evaluating(similarity):
         with torch.no_grad():
             maps = _halves(similarity.maps(torch.cat([moving, fixed]))) if extract == "once" else None
         for level in levels:
             resolution, grid = level.factors(ndim, spacing)
             control = [-(-size // step) for size, step in zip(shape, grid, strict=True)]
-            if field is not None:
-                field = _finer(field, pair.grid, grid, control)
-            elif start is not None:
-                field = _field_of(start, grid, model)
-            else:
-                field = fixed.new_zeros(len(fixed), ndim, *control)
+            origin = fixed.new_zeros(len(fixed), ndim, *control) if start is None else _field_of(start, grid, model)
+            coarser = [] if pair is None else [_finer(one, pair.grid, grid, control) for one in (field, begun)]
             pair = _Pair(moving, fixed, similarity, maps, resolution, grid, model, spacing, weights, landmarks)
+            begun = pair.best([*coarser, origin], lam)
             after = partial(_after, pair, bar, losses, observe)
-            field = descend(field, partial(pair.loss, lam), level.steps, adam, losses, after)
+            field = descend(begun, partial(pair.loss, lam), level.steps, adam, losses, after)
             taken.append(len(losses) - sum(taken))
     velocity = field if model == "velocity" else None
     return Optimised(pair.displacement(field), velocity, tuple(losses), tuple(taken))
@@ -265,6 +263,11 @@ class _Pair:
         found = sample_image(flow[:1], places).flatten(2)[0].mT * grid
         steps = flow.new_tensor(self.spacing or [1.0] * len(grid)) / grid * min(self.grid)
         return self.landmarks.weight * ((found - wanted.to(flow)) * steps / steps.min()).square().sum(1).mean()
+
+    @torch.no_grad()
+    def best(self, fields: Sequence[Tensor], lam: float) -> Tensor:
+        """The first of the fields with the lowest loss."""
+        return fields[0] if len(fields) == 1 else min(fields, key=lambda one: self.loss(lam, one).item())
 
     def _warped(self, maps, flow: Tensor):
         """Maps at the resolution of the comparison or a coarser one, pulled through a flow on the level's grid."""

@@ -17,7 +17,7 @@ from deepsimreg.errors import WeightsError
 from deepsimreg.image import Image, ImageLike
 from deepsimreg.losses.base import Similarity
 from deepsimreg.losses.channels import ChannelMean
-from deepsimreg.losses.registry import default_lam, parse_similarity, required_extractors, similarity_terms
+from deepsimreg.losses.registry import DEFAULT, default_lam, parse_similarity, required_extractors, similarity_terms
 from deepsimreg.models.foreign import RANDOM, TorchScriptFeatures, random_features
 from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
 from deepsimreg.optimise import LEARNING_RATE, Level, Optimised, default_levels, evaluating, optimise
@@ -30,7 +30,7 @@ from deepsimreg.transform import Registration
 def register(
     moving: ImageLike | Sequence[ImageLike],
     fixed: ImageLike | Sequence[ImageLike],
-    similarity: str | Mapping[str, float] | Similarity = "ncc",
+    similarity: str | Mapping[str, float] | Similarity = DEFAULT,
     lam: float | None = None,
     *,
     network: str | Path | nn.Module | None = None,

@@ -69,7 +69,11 @@ def all_losses(ndim):
     ]
 
 
-def ncc_by_definition(moved, fixed, window, squared, eps=1e-5):
+FORMS = {"squared": {}, "signed": {"signed": True}, "plain": {"squared": False}}
+each_form = pytest.mark.parametrize("form", FORMS)
+
+
+def ncc_by_definition(moved, fixed, window, form, eps=1e-5):
     values, radius = [], window // 2
     for i, j in zip(moved.double().flatten(0, 1).numpy(), fixed.double().flatten(0, 1).numpy(), strict=True):
         for voxel in np.ndindex(i.shape):
@@ -77,7 +81,8 @@ def ncc_by_definition(moved, fixed, window, squared, eps=1e-5):
             a, b = i[patch] - i[patch].mean(), j[patch] - j[patch].mean()
             cross = (a * b).mean()
             variances = max((a * a).mean(), eps) * max((b * b).mean(), eps)
-            values.append(cross**2 / variances if squared else cross / np.sqrt(variances))
+            forms = {"squared": cross**2 / variances, "signed": cross * abs(cross) / variances}
+            values.append(forms.get(form, cross / np.sqrt(variances)))
     return 1 - np.mean(values)
 
 
@@ -103,21 +108,21 @@ def test_mse_by_definition(shape):
 
 
 @each_rank
-@pytest.mark.parametrize("squared", [True, False], ids=["squared", "plain"])
+@each_form
 @pytest.mark.parametrize("window", [3, 5, 9, 21])
-def test_ncc_by_definition(shape, squared, window):
+def test_ncc_by_definition(shape, form, window):
     moved, fixed = pair(shape, channels=2)
     moved[:, :, :4, :4] = 0.25  # flat windows
-    expected = ncc_by_definition(moved, fixed, window, squared)
-    assert NCC(window, squared)(moved, fixed).item() == pytest.approx(expected, abs=1e-6)
+    expected = ncc_by_definition(moved, fixed, window, form)
+    assert NCC(window, **FORMS[form])(moved, fixed).item() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("squared", [True, False], ids=["squared", "plain"])
-def test_ncc_of_bright_images_does_not_cancel(squared):
+@each_form
+def test_ncc_of_bright_images_does_not_cancel(form):
     """Texture of one grey level on a background of 10,000, in float32: var is 1e-9 of the mean square."""
     moved, fixed = (image + 10_000 for image in pair((9, 10)))
-    expected = ncc_by_definition(moved, fixed, 5, squared)
-    assert NCC(5, squared)(moved, fixed).item() == pytest.approx(expected, abs=1e-5)
+    expected = ncc_by_definition(moved, fixed, 5, form)
+    assert NCC(5, **FORMS[form])(moved, fixed).item() == pytest.approx(expected, abs=1e-5)
 
 
 @each_rank
@@ -126,7 +131,8 @@ def test_ncc_sees_contrast_as_it_says(shape):
     assert NCC()(image, image).item() == pytest.approx(0, abs=1e-6)
     assert NCC()(image, 0.3 - 2 * image).item() == pytest.approx(0, abs=1e-6)
     assert NCC(squared=False)(image, 3 * image + 1).item() == pytest.approx(0, abs=1e-6)
-    assert NCC(squared=False)(image, -image).item() == pytest.approx(2, abs=1e-6)
+    for form in ("plain", "signed"):
+        assert NCC(**FORMS[form])(image, -image).item() == pytest.approx(2, abs=1e-6)
     assert NCC()(image, torch.full_like(image, 0.4)).item() == pytest.approx(1)
 
 
@@ -137,7 +143,7 @@ def test_gradients_of_the_intensity_losses(shape):
         assert torch.autograd.gradcheck(loss, (moved, fixed))
 
 
-def ncc_in_float64(moved, fixed, window, squared, weights, eps=1e-5):
+def ncc_in_float64(moved, fixed, window, form, weights, eps=1e-5):
     """The definition, for autograd: a window's mean is the sum of weight and value over the sum of weights."""
     moved, fixed, weights = moved.double(), fixed.double(), weights.double()
 
@@ -155,15 +161,16 @@ def ncc_in_float64(moved, fixed, window, squared, weights, eps=1e-5):
 
     cross = mean(moved * fixed) - mean(moved) * mean(fixed)
     variances = [(mean(image**2) - mean(image) ** 2).clamp(min=eps) for image in (moved, fixed)]
-    ncc = cross**2 / variances[0] / variances[1] if squared else cross * (variances[0] * variances[1]).rsqrt()
+    plain = cross * (variances[0] * variances[1]).rsqrt()
+    ncc = {"squared": plain**2, "signed": plain * plain.abs(), "plain": plain}[form]
     return 1 - (weights * ncc).sum() / weights.expand_as(ncc).sum()
 
 
 @each_rank
-@pytest.mark.parametrize("squared", [True, False], ids=["squared", "plain"])
+@each_form
 @pytest.mark.parametrize("window", [3, 9])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_ncc_and_its_gradient_are_those_of_the_definition_in_float64(shape, squared, window, weighted):
+def test_ncc_and_its_gradient_are_those_of_the_definition_in_float64(shape, form, window, weighted):
     moved, fixed = pair(shape, channels=2)
     moved[:, :, :4, :4], fixed[:, :, 2:6, 2:6] = 1.0, 0.98  # flat and bright
     moved[:, :, 5:] *= 0.1
@@ -172,7 +179,7 @@ def test_ncc_and_its_gradient_are_those_of_the_definition_in_float64(shape, squa
         weights = torch.rand(2, 1, *shape, generator=torch.Generator().manual_seed(5))
         weights[:, :, -4:] = 0
     gradients = []
-    for measure in (NCC(window, squared), lambda *images: ncc_in_float64(*images[:2], window, squared, weights)):
+    for measure in (NCC(window, **FORMS[form]), lambda *images: ncc_in_float64(*images[:2], window, form, weights)):
         image = moved.clone().requires_grad_()
         loss = measure(image, fixed, weights if weighted else None)
         gradients.append((loss.item(), *torch.autograd.grad(loss, image)))
@@ -189,7 +196,7 @@ def test_ncc_of_a_flat_bright_region_beside_texture(scale):
     moved = moved.requires_grad_()
     loss = NCC(5)(moved, fixed)
     (gradient,) = torch.autograd.grad(loss, moved)
-    assert loss.item() == pytest.approx(ncc_by_definition(moved.detach(), fixed, 5, True), abs=1e-5)
+    assert loss.item() == pytest.approx(ncc_by_definition(moved.detach(), fixed, 5, "squared"), abs=1e-5)
     assert gradient[:, :, :8].abs().max() < 1e-5 * gradient.abs().max()
 
 
@@ -339,9 +346,16 @@ def test_images_of_different_shape_are_an_error(loss_index):
         all_losses(2)[loss_index](torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 1))
 
 
+def test_a_window_for_planes_and_one_for_volumes():
+    for shape, window in zip(SHAPES, (5, 3), strict=True):
+        assert build_similarity("ncc-25")(*pair(shape)) == NCC(window)(*pair(shape))
+
+
 def test_even_window_is_an_error():
     with pytest.raises(ValueError, match="odd"):
         NCC(window=8)
+    with pytest.raises(ValueError, match="odd"):
+        NCC(window=(5, 4))
 
 
 @each_rank

@@ -88,6 +88,27 @@ def test_the_inverse_undoes_the_warp_and_is_the_flow_of_minus_the_velocity(shape
     assert (result.inverse - back)[inside].norm(dim=1).mean() < 0.15 * result.displacement[inside].norm(dim=1).mean()
 
 
+@pytest.mark.parametrize(
+    ("similarity", "peak"),
+    [*[(name, peak) for name in ("mse", "ncc", "ncc-25") for peak in (0.1, 0.5)], ("mind", 0.5), ("nmi", 1.0)],
+)
+@SHAPES
+def test_a_warp_of_less_than_a_voxel_is_recovered(shape, similarity, peak):
+    moving, truth = smooth(shape), bump(shape, peak) * (peak / bump(shape, peak).abs().max())
+    result = register(moving, warp_image(moving, truth), similarity, lam=1e-3, **QUIET)
+    assert error(result.displacement, truth) < 0.5 * error(0 * truth, truth)
+
+
+def test_a_coarse_level_that_misleads_the_next_is_dropped():
+    """Seen coarsely, noise alone differs, and is followed; seen finely, nothing has moved."""
+    image = smooth((64, 64), 1, period=3)
+    light = smooth((64, 64), 2, period=24)
+    result = register(image, image * 0.7 + 0.3 * light, "ncc-3", lam=0.1, **QUIET)
+    assert result.displacement.abs().max() < 1
+    levels = [(8, 32, 30), (1, 4, 0)]
+    assert register(image, image * 0.7 + 0.3 * light, "ncc-3", lam=0.1, levels=levels, **QUIET).displacement.any() == 0
+
+
 def test_losses_fall_and_a_level_ends_when_nothing_improves():
     moving, fixed = smooth((32, 32), 1), smooth((32, 32), 2)
     result = register(moving, fixed, "ncc", lam=0.01, levels=[(4, 8, 20), (1, 4, 20)], **QUIET)

@@ -9,10 +9,14 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from deepsimreg.warps import (
     affine_displacement,
     compose,
+    control,
+    crop,
+    displacement_at,
     integrate,
     inverse_residual,
     invert,
     jacobian_determinant,
+    upsample,
     warp_image,
     warp_labels,
     warp_one_hot,
@@ -388,3 +392,21 @@ def test_shapes_that_differ_are_named(warp, image, displacement):
 def test_points_of_another_rank_are_an_error():
     with pytest.raises(ValueError, match=r"\(1, 7, 3\)"):
         warp_points(torch.zeros(1, 7, 3), torch.zeros(1, 2, 4, 5))
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("shape", [(37, 41), (21, 18, 26)], ids=["2d", "3d"])
+def test_an_image_pulled_through_a_control_grid_is_warped_by_its_displacement(shape, pool, monkeypatch):
+    """A few rows at a time, with the gradient of `warp_image`; pool: the image is coarser than the displacement."""
+    monkeypatch.setattr(control, "ROWS", 500)
+    monkeypatch.setattr(control, "BAND", 16)
+    generator = torch.Generator().manual_seed(0)
+    points, size = [-(-side // 4) for side in shape], [-(-side // pool) for side in shape]
+    field = torch.randn(2, len(shape), *points, dtype=torch.float64, generator=generator).requires_grad_()
+    image, weight = torch.rand(2, 2, 3, *size, dtype=torch.float64, generator=generator)
+    matrices = [control.expansion(*axis, pool).double() for axis in zip(points, [4] * len(shape), shape, strict=True)]
+    displacement = displacement_at(crop(upsample(field, 4) * 4, shape), size)
+    torch.testing.assert_close(control.expand(field, matrices) * 4 / pool, displacement)
+    moved = [warp_image(image, displacement), control.pull(image, field, matrices, [4 / pool] * len(shape))]
+    torch.testing.assert_close(*moved)
+    torch.testing.assert_close(*[torch.autograd.grad((one * weight).sum(), field)[0] for one in moved])

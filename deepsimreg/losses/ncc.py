@@ -3,6 +3,7 @@
 cross = <IJ> - <I><J>,  var_I = <I^2> - <I>^2,  var_J = <J^2> - <J>^2,  < > the mean over a window
 
 squared   1 - mean(cross^2 / (var_I var_J))          in [0, 1], blind to the sign of the contrast
+signed    1 - mean(cross |cross| / (var_I var_J))    in [0, 2], as greedy's: noise that is opposite is not alike
 plain     1 - mean(cross / sqrt(var_I var_J))        in [0, 2]
 
 Each term is a sum over windows, so the gradient has a closed form. With c the derivative of the loss by cross, v that
@@ -29,15 +30,18 @@ FLOAT32_RANGE = 1e5  # largest square of a grey value, from the mean and in unit
 class NCC(Similarity):
     """Local NCC of two images (N, C, *spatial), each channel by itself.
 
-    window: odd width in voxels along every axis, clipped to the image at the border. eps: the smallest variance; flat
-    windows have cross = 0. The loss is 0 for identical images with texture, and 1 for constant ones.
+    window: odd width in voxels along every axis, clipped to the image at the border; or two, of planes and of volumes.
+    squared, signed: which form (the plain one has a sign anyway). eps: the smallest variance; flat windows have
+    cross = 0. The loss is 0 for identical images with texture, and 1 for constant ones.
     """
 
-    def __init__(self, window: int = 9, squared: bool = True, eps: float = 1e-5):
+    def __init__(
+        self, window: int | tuple[int, int] = 9, squared: bool = True, eps: float = 1e-5, signed: bool = False
+    ):
         super().__init__()
-        if window < 3 or window % 2 == 0:
+        if any(width < 3 or width % 2 == 0 for width in ([window] if isinstance(window, int) else window)):
             raise ValueError(f"window must be an odd number of at least 3 voxels, not {window}")
-        self.window, self.squared, self.eps = window, squared, eps
+        self.window, self.squared, self.eps, self.signed = window, squared, eps, signed
 
     def forward(self, moved: Tensor, fixed: Tensor, weights: Tensor | None = None) -> Tensor:
         """weights: as in `against`."""
@@ -72,15 +76,16 @@ class NCC(Similarity):
         return image.double() if wide and image.device.type != "mps" else image
 
     def extra_repr(self) -> str:
-        return f"window={self.window}, squared={self.squared}, eps={self.eps}"
+        return f"window={self.window}, squared={self.squared}, eps={self.eps}, signed={self.signed}"
 
 
 class _Statistics:
     """What follows from the fixed image J and the weights: `mean_j`, `var_j`, `share` (a voxel's part of the loss)."""
 
     def __init__(self, j: Tensor, options: NCC, weights: Tensor | None):
-        self.j, self.weights, self.radius = j, weights, options.window // 2
-        self.squared, self.eps = options.squared, options.eps
+        window = options.window if isinstance(options.window, int) else options.window[j.ndim - 4]
+        self.j, self.weights, self.radius = j, weights, window // 2
+        self.squared, self.signed, self.eps = options.squared, options.signed, options.eps
         total = box_count(j, self.radius) if weights is None else box_sum(weights, self.radius)
         self.inverse = total.reciprocal() if weights is None else (1 / total).where(total > 0, 0)
         self.share = 1 / j.numel() if weights is None else weights / weights.expand_as(j).sum().clamp(min=1e-12)
@@ -106,6 +111,8 @@ class _Correlation(torch.autograd.Function):
         var_i.clamp_(min=fixed.eps)
         slope = var_i * fixed.var_j  # from here on: the derivative of a voxel's correlation by cross
         slope = torch.div(cross, slope, out=slope) if fixed.squared else slope.rsqrt_()
+        if fixed.squared and fixed.signed:
+            slope.abs_()
         ncc = cross.mul_(slope)
         loss = 1 - (ncc * fixed.share).sum()
         if ctx.needs_input_grad[0]:

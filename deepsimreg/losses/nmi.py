@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deepsimreg.losses.base import Similarity, at_least_float32, check_pair
 
-FEWEST = 8192  # voxels of a histogram in evaluation mode, if the image has as many
+FEWEST = 2**17  # voxels of a histogram in evaluation mode, if the image has as many
 GOLDEN = 0.618  # step between two sampled voxels, as a fraction of the image, so that they do not line up with its rows
 
 

@@ -63,11 +63,11 @@ def check_names(dataset: str, part: DatasetPart, datasets: Iterable[str], stages
             check_choice(f"network of optimisation.methods.{name}", method.network, networks)
 
 
-def check_labelled(data: Dataset | None, settings: DatasetPart | ExtractorSettings, who: str = "") -> None:
+def check_labelled(data: Dataset | None, settings: DatasetPart | ExtractorPart, who: str = "") -> None:
     """SettingsError if a dataset without labels is registered, or if an extractor is to learn labels from it."""
     if data is None or len(data.classes) > 1:
         return
-    if isinstance(settings, ExtractorSettings):
+    if isinstance(settings, ExtractorPart):
         if settings.kind == "seg":
             raise SettingsError(f"{who} learns labels, but {data.name} has none: name another source")
     elif settings.registration.similarities or settings.baselines or settings.optimisation.methods:
