@@ -21,8 +21,9 @@ from deepsimreg.data.base import Dataset, LazySequence, Pair, Sample, check_spli
 from deepsimreg.data.digests import file_digests
 from deepsimreg.data.grids import distance, downsampled, header, padded_sample, plane, turned
 from deepsimreg.errors import DataError
-from deepsimreg.io import TIFF, image_shape, read_image, read_page
+from deepsimreg.io import image_shape, read_image, read_page
 from deepsimreg.paths import data_root
+from deepsimreg.tiff import SUFFIXES as TIFF_SUFFIXES
 
 SUBJECT = "{subject}"
 APART = 0.1  # voxels that a label may lie beside its image by their headers: the rounding of affines
@@ -243,7 +244,7 @@ def found_files(folder: Path, pattern: str) -> dict[str, Path]:
 def stack_pages(name: str, image: Path, label: Path | None, pages: slice = slice(None)) -> dict[str, Files]:
     """<name>-t### → one page of two stacks each. DataError if it is no stack."""
     shape = image_shape(image)
-    if len(shape) != 3 or not image.name.lower().endswith(TIFF):
+    if len(shape) != 3 or not image.name.lower().endswith(TIFF_SUFFIXES):
         raise DataError(f"{image} has shape {shape}: a stack is a TIFF file of (pages, rows, columns)")
     return {f"{name}-t{page:03d}": Files(image, label, page) for page in range(shape[0])[pages]}
 
