@@ -32,8 +32,9 @@ _DEEPSIM, _CLASSES = "deepsimreg.losses.deepsim:DeepSim", "deepsimreg.losses.cla
 _NCC, _SUPERVISED = "deepsimreg.losses.ncc:NCC", "deepsimreg.losses.supervised:SupervisedNCC"
 
 # λ is the papers' for hippocampus-mr, and for platelet-em with VGG; those of nmi, classes-seg and further NCC are ours.
-# ncc-25, the default of `register`: 5 × 5 pixels, with a sign, and 3 × 3 × 3 voxels, without: the best mean
-# Dice on validation pairs of hippocampus-mr, t98g-phase and vnc-em of the windows 3, 5, 7, with and without a sign.
+# ncc-25, the default of `register`: 5 × 5 pixels, with a sign, and 3 × 3 × 3 voxels, without. Provisional: from 9
+# validation pairs each of hippocampus-mr, t98g-phase and vnc-em, not all windows in both forms;
+# its λ was looked at on hippocampus-mr test pairs and has to be chosen anew on validation pairs.
 SIMILARITIES: dict[str, SimilarityRecord] = {
     "mse": SimilarityRecord("MSE", "#E69F00", "deepsimreg.losses.mse:MSE", 0.08),
     "ncc": SimilarityRecord("NCC", "#56B4E9", _NCC, 1.0),
