@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 BETA = 0.9, 0.99  # memory of the slope and of its square
-FLAT = 0.1  # a slope that is this part of the root mean square is followed half as far
+FLAT = 0.01  # a slope that is this part of the root mean square is followed half as far
 RETRIES = 4  # steps in a row that may leave the loss above the lowest; after a restart no more than half of its steps
 SHORTER, LONGER, SHORTEST = 0.25, 1.2, 1e-3  # factors of a step's length: then, after each step, and the least
 PATIENCE, TOLERANCE = 10, 2e-3  # it ends when so many steps bring no more than that fraction of what all have brought

@@ -90,7 +90,7 @@ def default_levels(shape: Sequence[int], spacing: Sequence[float] | None = None,
         grid = level.factors(len(shape), spacing)[1]
         return sorted(-(-size // step) for size, step in zip(shape, grid, strict=True))[-2]
 
-    return [*(level for level in levels if points(level) >= CONTROL_POINTS), Level(1, 4, 12)]
+    return [*(level for level in levels if points(level) >= CONTROL_POINTS), Level(1, 4, 16)]
 
 
 @dataclass(frozen=True)

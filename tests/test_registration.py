@@ -234,7 +234,7 @@ def test_no_grid_is_finer_than_what_is_compared(shape):
 def test_a_start_begins_on_a_grid_that_holds_it():
     shape = (256, 320)
     assert default_levels(shape)[0] == Level(8, 32, 30)
-    assert default_levels(shape, started=True) == [Level(2, 8, 30), Level(1, 4, 12)]
+    assert default_levels(shape, started=True) == [Level(2, 8, 30), Level(1, 4, 16)]
     moving, truth = smooth(shape, period=20), bump(shape, 6.0)
     fixed = warp_image(moving, truth)
     alone = register(moving, fixed, "mse", 0.01, network=Constant(truth), steps=1, **QUIET)

@@ -30,13 +30,17 @@ FLOAT32_RANGE = 1e5  # largest square of a grey value, from the mean and in unit
 class NCC(Similarity):
     """Local NCC of two images (N, C, *spatial), each channel by itself.
 
-    window: odd width in voxels along every axis, clipped to the image at the border; or two, of planes and of volumes.
-    squared, signed: which form (the plain one has a sign anyway). eps: the smallest variance; flat windows have
-    cross = 0. The loss is 0 for identical images with texture, and 1 for constant ones.
+    window: odd width in voxels along every axis, clipped to the image at the border. squared, signed: which form (the
+    plain one has a sign anyway). Window and signed may be pairs, one for planes and one for volumes. eps: the smallest
+    variance; flat windows have cross = 0. The loss is 0 for identical images with texture, and 1 for constant ones.
     """
 
     def __init__(
-        self, window: int | tuple[int, int] = 9, squared: bool = True, eps: float = 1e-5, signed: bool = False
+        self,
+        window: int | tuple[int, int] = 9,
+        squared: bool = True,
+        eps: float = 1e-5,
+        signed: bool | tuple[bool, bool] = False,
     ):
         super().__init__()
         if any(width < 3 or width % 2 == 0 for width in ([window] if isinstance(window, int) else window)):
@@ -83,9 +87,11 @@ class _Statistics:
     """What follows from the fixed image J and the weights: `mean_j`, `var_j`, `share` (a voxel's part of the loss)."""
 
     def __init__(self, j: Tensor, options: NCC, weights: Tensor | None):
-        window = options.window if isinstance(options.window, int) else options.window[j.ndim - 4]
+        window, self.signed = (
+            one[j.ndim - 4] if isinstance(one, tuple | list) else one for one in (options.window, options.signed)
+        )
         self.j, self.weights, self.radius = j, weights, window // 2
-        self.squared, self.signed, self.eps = options.squared, options.signed, options.eps
+        self.squared, self.eps = options.squared, options.eps
         total = box_count(j, self.radius) if weights is None else box_sum(weights, self.radius)
         self.inverse = total.reciprocal() if weights is None else (1 / total).where(total > 0, 0)
         self.share = 1 / j.numel() if weights is None else weights / weights.expand_as(j).sum().clamp(min=1e-12)
