@@ -51,7 +51,6 @@ def align_affinely(
         *images, transform, SimpleITK.CenteredTransformInitializerFilter.GEOMETRY
     )
     method = SimpleITK.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(0.5, seed + 1)  # 0 stands for the clock
@@ -66,11 +65,16 @@ def align_affinely(
     method.SetSmoothingSigmasPerLevel([sigma for _, sigma in factors])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
     method.SetInitialTransform(start, inPlace=True)
+    threads = SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # several would add up in another order each time
     try:
+        method.SetNumberOfThreads(1)
         method.Execute(*images)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ValueError(f"{moving.name} and {fixed.name} cannot be aligned by affine={kind!r}: {reason}") from error
+    finally:
+        SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     return frame @ _matrix(start, ndim) @ np.linalg.inv(frame)
 
 

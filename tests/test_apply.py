@@ -223,3 +223,20 @@ def test_a_result_in_json_has_no_nan(tmp_path):
     assert json.loads(done.output)["dice_1"] == 0
     done = CliRunner().invoke(main, ["evaluate", str(none), str(one), "--json"])
     assert json.loads(done.output)["hd95_1"] is None
+
+
+def test_vectors_that_a_nifti_declares_to_be_ras_are_turned(tmp_path):
+    """Intent 1006 holds RAS vectors, 1007 LPS ones; ITK turns the first when it reads them."""
+    rng = np.random.default_rng(6)
+    image = saved(tmp_path / "image.nii.gz", smooth(rng, (16, 18, 20)), np.eye(4))
+    vectors = np.zeros((16, 18, 20, 1, 3), np.float32)
+    vectors[..., 0], vectors[..., 1] = 2.5, -1.5
+    for code, sign in ((1007, 1), (1006, -1)):
+        stored = nibabel.Nifti1Image(vectors, np.eye(4))
+        stored.header.set_intent(code)
+        nibabel.save(stored, tmp_path / "field.nii.gz")
+        np.testing.assert_allclose(read_field(tmp_path / "field.nii.gz")[0][0, 0, 0], [2.5 * sign, -1.5 * sign, 0])
+        apply_to_image(image, [tmp_path / "field.nii.gz"], tmp_path / "moved.nii.gz", fill=0)
+        itk = sitk.ReadImage(str(image))
+        seen = sitk.GetArrayFromImage(sitk.Resample(itk, itk, itk_field(tmp_path / "field.nii.gz"))).T
+        np.testing.assert_allclose(nibabel.load(tmp_path / "moved.nii.gz").get_fdata(), seen, atol=1e-6)

@@ -264,3 +264,30 @@ def test_labels_of_any_integers_become_classes_with_the_background_first():
     metrics = label_metrics(ours, theirs, classes, (1.0, 1.0))
     assert metrics["dice_foreground"] == metrics["dice"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
     assert metrics["hd95_300"] == 0
+
+
+def test_labels_are_any_integers_and_the_background_can_be_named():
+    a = torch.zeros(1, 1, 30, 20, 20, dtype=torch.int16)
+    a[:, :, 8:20], a[:, :, 25:] = 1, -1
+    b = a.clone()
+    b[:, :, 18:20] = 0
+    found = label_metrics(*indexed_labels(a, b), (1.0, 1.0, 1.0))
+    assert found["dice_foreground"] == pytest.approx((1 + 20 / 22) / 2)
+    assert (found["hd95_-1"], found["hd95_1"]) == (0, 2)
+    named = label_metrics(*indexed_labels(a, b, background=1), (1.0, 1.0, 1.0))
+    assert named["dice_foreground"] == pytest.approx((1 + 2 * 13 / 28) / 2)
+    assert "hd95_1" not in named
+
+
+def test_four_hundred_instances_are_as_one_by_one():
+    labels = torch.zeros(1, 1, 60, 60, dtype=torch.int64)
+    for k in range(400):
+        row, column = divmod(k, 20)
+        labels[..., 3 * row : 3 * row + 2, 3 * column : 3 * column + 2] = 7 * k + 1
+    moved = labels.roll(1, 2)
+    ours, theirs, classes = indexed_labels(moved, labels)
+    found = label_metrics(ours, theirs, classes, (1.0, 1.0))
+    assert len(classes) == 401
+    for k in (1, 77, 400):
+        alone = hausdorff_distance_95(ours == k, theirs == k, (1.0, 1.0))
+        assert found[f"hd95_{classes[k]}"] == alone == 1
