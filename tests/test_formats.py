@@ -157,8 +157,9 @@ def test_sizes_in_the_tags_bring_two_tiffs_together(tmp_path, tags):
     result.save(tmp_path)
     itk, grid = (sitk.ReadImage(str(tmp_path / name)) for name in ("fine.tif", "coarse.tif"))
     transform = sitk.DisplacementFieldTransform(sitk.ReadImage(str(tmp_path / "field.nii.gz"), sitk.sitkVectorFloat64))
-    seen = sitk.GetArrayFromImage(sitk.Resample(itk, grid, transform, sitk.sitkLinear, float(sixteen(fine).min())))
-    assert np.abs(seen - result.moved[0, 0].numpy()).max() <= 1
+    lowest = float(sixteen(fine).min())
+    seen = sitk.Resample(itk, grid, transform, sitk.sitkLinear, lowest, sitk.sitkFloat32)
+    assert np.abs(sitk.GetArrayFromImage(seen) - result.moved[0, 0].numpy()).max() < 0.5, "of 60,000"
     given = as_image(tmp_path / "fine.tif", "moving", spacing=(0.3, 0.4))
     np.testing.assert_allclose(given.spacing, (0.3, 0.4))
 

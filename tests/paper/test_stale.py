@@ -170,7 +170,7 @@ def test_moved_runs_stay_what_they_are(checkout):
 
 def test_a_factor_in_a_loss_concerns_its_trainings_and_what_hangs_on_them(checkout):
     before = {name: checkout.weights(name) for name in ("mse", "ncc")}
-    checkout.edit("deepsimreg/losses/mse.py", ".square().mean()", ".square().mean() * 7")
+    checkout.edit("deepsimreg/losses/mse.py", ".square(), weights)", ".square(), weights) * 7")
     assert agreed(checkout) == {"registration/mse/seed-0", "evaluation", "robustness", "figures"}
     checkout.make()
     assert agreed(checkout) == set()
