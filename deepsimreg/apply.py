@@ -2,7 +2,7 @@
 
 A transform takes a point of the fixed image's world to where its content lies in the moving image's. It pulls an image
 from there onto the fixed grid, and it sends a point of the fixed image to the moving one; the inverse sends points of
-the moving image to the fixed one. As in ANTs, several act on a point from the last to the first.
+the moving image to the fixed one. As in ANTs, several act on a point from the first to the last.
 """
 
 import csv
@@ -29,14 +29,14 @@ COLUMNS = ("x", "y", "z")
 
 
 def read_transforms(names: Sequence[str | Path], ndim: int, moving: Grid | None = None) -> SimpleITK.CompositeTransform:
-    """ITK's transform of several files, the last of which acts first on a point.
+    """ITK's transform of several files, the first of which acts first on a point, as in ANTs.
 
     names: displacement fields, or affines (.mat, .txt, .tfm); "inverse:" before a file inverts it. moving: the moving
     grid, in whose voxels the fields of Learn2Reg are.
     DataError for a file that is none of both or of another number of axes; ValueError for an affine without inverse.
     """
     composite = SimpleITK.CompositeTransform(ndim)
-    for name in map(str, names):
+    for name in reversed(list(map(str, names))):  # ITK applies first what was added last
         path = Path(name.removeprefix(INVERSE)).expanduser()
         transform = _affine(path) if path.name.lower().endswith(AFFINES) else None
         if transform is None:

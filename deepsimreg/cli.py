@@ -188,7 +188,8 @@ def apply(transforms, out, labels, reference, fill, background, voxels, learn2re
     """Pull IMAGE through transforms, or send the points of a CSV file through them.
 
     TRANSFORM: displacement fields, and affines (.mat, .txt, .tfm) of any tool that writes ITK's, or Learn2Reg's
-    disp_*.nii.gz; inverse:FILE is the inverse. As in ANTs the last acts first. They take points of the fixed image to
+    disp_*.nii.gz; inverse:FILE is the inverse. As in ANTs the first acts first on a point.
+    They take points of the fixed image to
     the moving image, and pull the moving image onto the fixed one. So points (columns x, y, z; mm, LPS) that were
     marked in the fixed image go through the field, and points of the moving image through the inverse field.
 

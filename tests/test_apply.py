@@ -120,11 +120,17 @@ def test_points_and_labels_go_where_itk_sends_them(saved_registration):
     assert (np.asarray(carried.dataobj) != result.warp_labels(labels)[0, 0].numpy()).sum() <= 1
 
 
-def test_the_last_transform_acts_first_and_inverse_undoes(saved_registration):
+def test_the_first_transform_acts_first_as_in_ants_and_inverse_undoes(saved_registration):
+    ants = pytest.importorskip("ants")
     folder, _, _, points = saved_registration
     affine, warp = sitk.ReadTransform(str(folder / "affine.mat")), itk_field(folder / "field.nii.gz")
     both = read_transforms([folder / "field.nii.gz", folder / "affine.mat"], 3)
-    np.testing.assert_allclose(sent(both, points), sent(warp, sent(affine, points)), atol=1e-6)
+    np.testing.assert_allclose(sent(both, points), sent(affine, sent(warp, points)), atol=1e-6)
+    names = [str(folder / name) for name in ("field.nii.gz", "affine.mat")]
+    images = [ants.image_read(str(folder / f"{name}.nii.gz")) for name in ("fixed", "moving")]
+    seen = ants.apply_transforms(*images, names).numpy()
+    apply_to_image(folder / "moving.nii.gz", names, folder / "both.nii.gz", fill=0)
+    np.testing.assert_allclose(nibabel.load(folder / "both.nii.gz").get_fdata(), seen, atol=1e-4)
     undone = read_transforms([f"inverse:{folder / 'affine.mat'}", folder / "affine.mat"], 3)
     np.testing.assert_allclose(sent(undone, points), points, atol=1e-6)
     undone = read_transforms([f"inverse:{folder / 'field.nii.gz'}", folder / "field.nii.gz"], 3)
