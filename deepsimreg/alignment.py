@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from deepsimreg.errors import DataError
 from deepsimreg.files import whole
 from deepsimreg.grid import FLIP
 from deepsimreg.image import Image, unit_range
@@ -87,19 +86,6 @@ def write_affine(path: str | Path, transform: np.ndarray, ndim: int) -> None:
     affine.SetTranslation(lps[:ndim, 3].tolist())
     with whole(Path(path)) as partial:
         SimpleITK.WriteTransform(affine, str(partial))
-
-
-def read_affine(path: str | Path) -> np.ndarray:
-    """(4, 4), RAS, mm, of an affine that ITK or ANTs wrote. DataError if it cannot be read, or is not affine."""
-    import SimpleITK
-
-    try:
-        transform = SimpleITK.ReadTransform(str(path))
-    except RuntimeError as error:
-        raise DataError(f"{path} holds no transform that ITK reads: give .mat, .txt or .tfm") from error
-    if not transform.IsLinear():
-        raise DataError(f"{path} holds a {transform.GetName()}: give an affine")
-    return FLIP @ _matrix(transform, transform.GetDimension()) @ FLIP
 
 
 def _frame(fixed: Image) -> np.ndarray:

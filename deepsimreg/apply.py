@@ -5,7 +5,6 @@ from there onto the fixed grid, and it sends a point of the fixed image to the m
 the moving image to the fixed one. As in ANTs, several act on a point from the last to the first.
 """
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import torch
 
 from deepsimreg.alignment import SUFFIXES as AFFINES
 from deepsimreg.errors import DataError
-from deepsimreg.files import whole
+from deepsimreg.files import read_rows, write_rows
 from deepsimreg.grid import FLIP, Grid
 from deepsimreg.image import ImageLike, as_image, as_labels
 from deepsimreg.io import itk_image, write_image
@@ -118,17 +117,14 @@ def apply_to_points(
     points = np.array([transform.TransformPoint(point) for point in points.tolist()])
     if voxels is not None:
         points = _to_voxels(points, voxels[1])
-    with whole(Path(out)) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(row | dict(zip(COLUMNS, point, strict=False)) for row, point in zip(rows, points, strict=True))
+    sent = (dict(zip(COLUMNS, point, strict=False)) for point in points)
+    write_rows(Path(out), [row | point for row, point in zip(rows, sent, strict=True)])
     return len(rows)
 
 
 def read_points(table: str | Path) -> tuple[list[dict[str, str]], np.ndarray]:
     """The rows of a CSV file of points, and their coordinates (P, 2 or 3); errors as `apply_to_points`."""
-    with Path(table).open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(Path(table))
     there = list(rows[0]) if rows else []
     columns = [name for name in COLUMNS if name in there]
     if len(columns) < 2 or columns != list(COLUMNS[: len(columns)]):
