@@ -15,9 +15,9 @@ import torch
 from deepsimreg.alignment import SUFFIXES as AFFINES
 from deepsimreg.errors import DataError
 from deepsimreg.files import read_rows, write_rows
-from deepsimreg.grid import FLIP, Grid
+from deepsimreg.grid import Grid
 from deepsimreg.image import ImageLike, as_image, as_labels
-from deepsimreg.io import itk_image, write_image
+from deepsimreg.io import itk_array, itk_image, write_image
 from deepsimreg.itk import from_itk, read_field, to_itk
 from deepsimreg.learn2reg import is_disp, read_disp
 from deepsimreg.transform import as_type
@@ -60,13 +60,10 @@ def read_transforms(names: Sequence[str | Path], ndim: int, moving: Grid | None 
 
 def displacement_of(names: Sequence[str | Path], fixed: Grid, moving: Grid, matrix: np.ndarray) -> torch.Tensor:
     """The displacement (1, D, *spatial), voxels of the fixed grid, that before `matrix` (`voxel_map`) does the same."""
-    reference = itk_image(fixed.to_file(np.zeros(fixed.shape, np.uint8)), fixed.itk)
-    place = reference.GetSize(), reference.GetOrigin(), reference.GetSpacing(), reference.GetDirection()
-    transform = read_transforms(names, fixed.file_ndim, moving)
-    field = SimpleITK.TransformToDisplacementField(transform, SimpleITK.sitkVectorFloat64, *place)
-    vectors = SimpleITK.GetArrayFromImage(field)
-    vectors = np.moveaxis(vectors, range(fixed.file_ndim), range(fixed.file_ndim)[::-1])
-    return from_itk(vectors, fixed, moving, matrix)
+    sampling = SimpleITK.TransformToDisplacementFieldFilter()
+    sampling.SetReferenceImage(_blank(fixed))
+    field = sampling.Execute(read_transforms(names, fixed.file_ndim, moving))
+    return from_itk(itk_array(field), fixed, moving, matrix)
 
 
 def apply_to_image(
@@ -91,14 +88,13 @@ def apply_to_image(
     outside = background if labels else float(values.min()) if fill is None else fill
     moved = SimpleITK.Resample(
         itk_image(source.grid.to_file(values), source.grid.itk),
-        itk_image(grid.to_file(np.zeros(grid.shape, np.uint8)), grid.itk),
+        _blank(grid),
         read_transforms(names, source.grid.file_ndim, source.grid),
         SimpleITK.sitkNearestNeighbor if labels else SimpleITK.sitkLinear,
         float(outside),
     )
-    array = SimpleITK.GetArrayFromImage(moved)
-    array = grid.in_file(np.moveaxis(array, range(array.ndim), range(array.ndim)[::-1]))
-    write_image(out, as_type(torch.from_numpy(np.ascontiguousarray(array))[None, None], source.dtype), grid)
+    array = np.ascontiguousarray(grid.in_file(itk_array(moved)))
+    write_image(out, as_type(torch.from_numpy(array)[None, None], source.dtype), grid)
 
 
 def apply_to_points(
@@ -110,13 +106,13 @@ def apply_to_points(
     voxels of the second. DataError for a table without these columns or with values that are no numbers.
     """
     rows, points = read_points(table)
-    ndim = points.shape[1]
-    transform = read_transforms(names, ndim)
+    steps = [read_transforms(names, points.shape[1]).TransformPoint]
     if voxels is not None:
-        points = _to_world(points, voxels[0])
-    points = np.array([transform.TransformPoint(point) for point in points.tolist()])
-    if voxels is not None:
-        points = _to_voxels(points, voxels[1])
+        here, there = map(_blank, voxels)
+        steps = [here.TransformContinuousIndexToPhysicalPoint, *steps, there.TransformPhysicalPointToContinuousIndex]
+    points = points.tolist()
+    for step in steps:
+        points = [step(point) for point in points]
     sent = (dict(zip(COLUMNS, point, strict=False)) for point in points)
     write_rows(Path(out), [row | point for row, point in zip(rows, sent, strict=True)])
     return len(rows)
@@ -136,15 +132,9 @@ def read_points(table: str | Path) -> tuple[list[dict[str, str]], np.ndarray]:
     return rows, points
 
 
-def _to_world(points: np.ndarray, grid: Grid) -> np.ndarray:
-    """Voxels in file axis order to mm, LPS."""
-    affine, ndim = FLIP @ grid.itk, points.shape[1]
-    return points @ affine[:ndim, :ndim].T + affine[:ndim, 3]
-
-
-def _to_voxels(points: np.ndarray, grid: Grid) -> np.ndarray:
-    affine, ndim = FLIP @ grid.itk, points.shape[1]
-    return np.linalg.solve(affine[:ndim, :ndim], (points - affine[:ndim, 3]).T).T
+def _blank(grid: Grid) -> SimpleITK.Image:
+    """An image of zeros on a grid, which tells ITK where its voxels lie."""
+    return itk_image(grid.to_file(np.zeros(grid.shape, np.uint8)), grid.itk)
 
 
 def _affine(path: Path) -> SimpleITK.Transform:

@@ -73,7 +73,10 @@ def read_image(path: str | Path, channel: int | None = None, page: int | None = 
                 file = nibabel.load(path)
                 array, code = np.asarray(file.dataobj), _code(file.header, affine)
             else:
-                array, code = _itk_array(path), 0
+                import SimpleITK
+
+                array, code = itk_array(SimpleITK.ReadImage(str(path))), 0
+                array = array.swapaxes(0, 1) if suffix in PNG else array  # rows before columns
         return _stored(array, affine, itk_ndim, code, suffix in PNG, channel, page, path)
 
 
@@ -186,6 +189,14 @@ def itk_image(array: np.ndarray, affine: np.ndarray, vectors: bool = False) -> "
     return image
 
 
+def itk_array(image: "SimpleITK.Image") -> np.ndarray:
+    """The values of a SimpleITK image in the axes of the file, (X, Y, Z) or, of vectors, (X, Y, Z, D)."""
+    import SimpleITK
+
+    array, ndim = SimpleITK.GetArrayFromImage(image), image.GetDimension()
+    return np.moveaxis(array, range(ndim), range(ndim)[::-1])
+
+
 def itk_affine(origin: Sequence[float], spacing: Sequence[float], direction: Sequence[float]) -> np.ndarray:
     """(4, 4), index to world, RAS, mm, of ITK's three (LPS); of a fourth axis, time, nothing is kept."""
     ndim, affine = min(len(spacing), 3), np.eye(4)
@@ -231,15 +242,6 @@ def itk_place(path: Path) -> tuple[int, np.ndarray]:
             ) from error
         raise
     return min(reader.GetDimension(), 3), itk_affine(reader.GetOrigin(), reader.GetSpacing(), reader.GetDirection())
-
-
-def _itk_array(path: Path) -> np.ndarray:
-    """(X, Y, Z, channels), or rows before columns for a plane of a PNG."""
-    import SimpleITK
-
-    image = SimpleITK.ReadImage(str(path))
-    array, ndim = SimpleITK.GetArrayFromImage(image), image.GetDimension()
-    return array if path.suffix.lower() in PNG else np.moveaxis(array, range(ndim), range(ndim)[::-1])
 
 
 def _code(header: nibabel.Nifti1Header, affine: np.ndarray) -> int:
