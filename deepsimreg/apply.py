@@ -6,6 +6,7 @@ the moving image to the fixed one. As in ANTs, several act on a point from the l
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,24 +37,13 @@ def read_transforms(names: Sequence[str | Path], ndim: int, moving: Grid | None 
     """
     composite = SimpleITK.CompositeTransform(ndim)
     for name in map(str, names):
-        path = Path(name.removeprefix(INVERSE)).expanduser()
-        transform = _affine(path) if path.name.lower().endswith(AFFINES) else None
-        if transform is None:
-            if moving is not None and is_disp(path):
-                displacement, grid = read_disp(path)
-                vectors = to_itk(displacement, grid, moving, np.eye(ndim + 1))
-            else:
-                vectors, grid = read_field(path)
-            field = itk_image(vectors, grid.itk, vectors=True)
-            if name.startswith(INVERSE):
-                step = min(field.GetSpacing())
-                field = SimpleITK.InvertDisplacementField(field, ITERATIONS, ERROR * step, ERROR * step / 10)
-            axes, transform = field.GetDimension(), SimpleITK.DisplacementFieldTransform(field)
-        else:
-            axes = transform.GetDimension()
-            transform = transform.GetInverse() if name.startswith(INVERSE) else transform
-        if axes != ndim:
-            raise DataError(f"{path} is a transform of {axes} axes, the image has {ndim}: give one for it")
+        path, inverse = Path(name.removeprefix(INVERSE)).expanduser(), name.startswith(INVERSE)
+        read = _affine if path.name.lower().endswith(AFFINES) else partial(_field, moving=moving)
+        transform = read(path, inverse)
+        if transform.GetDimension() != ndim:
+            raise DataError(
+                f"{path} is a transform of {transform.GetDimension()} axes, the image has {ndim}: give one for it"
+            )
         composite.AddTransform(transform)
     return composite
 
@@ -137,11 +127,25 @@ def _blank(grid: Grid) -> SimpleITK.Image:
     return itk_image(grid.to_file(np.zeros(grid.shape, np.uint8)), grid.itk)
 
 
-def _affine(path: Path) -> SimpleITK.Transform:
+def _affine(path: Path, inverse: bool) -> SimpleITK.Transform:
     try:
-        return SimpleITK.ReadTransform(str(path))
+        transform = SimpleITK.ReadTransform(str(path))
     except RuntimeError as error:
         raise DataError(f"{path} does not exist, or holds no transform that ITK reads") from error
+    return transform.GetInverse() if inverse else transform
+
+
+def _field(path: Path, inverse: bool, moving: Grid | None) -> SimpleITK.Transform:
+    if moving is not None and is_disp(path):
+        displacement, grid = read_disp(path)
+        vectors = to_itk(displacement, grid, moving, np.eye(grid.ndim + 1))
+    else:
+        vectors, grid = read_field(path)
+    field = itk_image(vectors, grid.itk, vectors=True)
+    if inverse:
+        step = min(field.GetSpacing())
+        field = SimpleITK.InvertDisplacementField(field, ITERATIONS, ERROR * step, ERROR * step / 10)
+    return SimpleITK.DisplacementFieldTransform(field)
 
 
 def reference_grid(names: Sequence[str | Path]) -> Grid:
