@@ -60,6 +60,17 @@ def test_tiles_give_what_the_whole_image_gives(script):
         torch.testing.assert_close(b, a, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [(93, 70), (61, 33), (32, 17)])
+def test_tiles_of_a_few_voxels_at_the_end_fit_those_before(shape):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 4, 2, 1), nn.Tanh(), nn.Conv2d(4, 4, 4, 2, 1))
+    image = torch.rand(1, 1, *shape)
+    whole = ForeignFeatures(network, ["0", "2"], multiple=4).features(image)
+    tiled = ForeignFeatures(network, ["0", "2"], multiple=4, tile=24, overlap=8).features(image)
+    for a, b in zip(whole, tiled, strict=True):
+        torch.testing.assert_close(b, a, atol=1e-5, rtol=0)
+
+
 def test_what_the_network_expects_is_what_it_gets():
     seen = []
 

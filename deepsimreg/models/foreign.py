@@ -6,10 +6,13 @@ that it takes, the size of the voxels that it was trained on, and tiles where a 
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -75,7 +78,7 @@ class ForeignFeatures(nn.Module):
         """The maps of (N, 1 or channels, *spatial) in [0, 1]: (N, C_l, *⌈spatial / r_l⌉), r_l a power of two."""
         size = image.shape[2:]
         seen = self._scaled(self._normalised(image.expand(-1, self.channels, *size)))
-        maps = self._outputs(seen) if self.tile is None else self._tiled(seen)
+        maps = [one for one, _ in self._outputs(seen)] if self.tile is None else self._tiled(seen)
         return [self._at_power(one, seen.shape[2:], size) for one in maps]
 
     def _normalised(self, image: Tensor) -> Tensor:
@@ -97,60 +100,37 @@ class ForeignFeatures(nn.Module):
         size = [max(1, round(n * s / self.voxel_size)) for n, s in zip(image.shape[2:], self.spacing, strict=True)]
         return functional.interpolate(image, size, mode=INTERPOLATION[image.ndim - 2], antialias=image.ndim == 4)
 
-    def _outputs(self, image: Tensor) -> list[Tensor]:
-        """The maps that count, of an image of any size, each cut to what it shows of it."""
+    def _outputs(self, image: Tensor) -> list[tuple[Tensor, np.ndarray]]:
+        """The maps that count, of an image of any size, each cut to what it shows of it; and its voxels per step."""
         padded = pad_to_multiple(image, self.multiple)
-        names = [layer for layer in self.layers or () if isinstance(layer, str)]
         taken: dict[str, Tensor] = {}
-        hooks = [
-            self.network.get_submodule(name).register_forward_hook(
-                lambda _, __, out, name=name: taken.update({name: out})
-            )
-            for name in names
-        ]
-        try:
+        with ExitStack() as hooks:
+            for name in filter(lambda layer: isinstance(layer, str), self.layers or ()):
+                note = partial(lambda name, _, __, out: taken.update({name: out}), name)
+                hooks.enter_context(self.network.get_submodule(name).register_forward_hook(note))
             found = self.network(padded)
-        finally:
-            for hook in hooks:
-                hook.remove()
         outputs = [found] if isinstance(found, Tensor) else list(found.values() if isinstance(found, dict) else found)
-        layers = range(len(outputs)) if self.layers is None else self.layers
+        known = dict(enumerate(outputs)) | taken
         try:
-            chosen = [taken[layer] if isinstance(layer, str) else outputs[layer] for layer in layers]
-        except (IndexError, KeyError) as error:
+            chosen = [known[layer] for layer in (range(len(outputs)) if self.layers is None else self.layers)]
+        except KeyError as error:
             raise ValueError(f"layer {error.args[0]!r} is not there: the network has {len(outputs)} outputs") from error
-        ratios = [[whole / part for whole, part in zip(padded.shape[2:], one.shape[2:], strict=True)] for one in chosen]
-        shown = [
-            [math.ceil(n / ratio - 1e-6) for n, ratio in zip(image.shape[2:], steps, strict=True)] for steps in ratios
-        ]
-        return [crop(one, size) for one, size in zip(chosen, shown, strict=True)]
+        steps = [np.divide(padded.shape[2:], one.shape[2:]) for one in chosen]
+        return [(crop(one, _positions(image.shape[2:], step)), step) for one, step in zip(chosen, steps, strict=True)]
 
     def _tiled(self, image: Tensor) -> list[Tensor]:
-        """As `_outputs`, of tiles whose margins are cut off."""
+        """As the maps of `_outputs`. A tile omits its first margins; what comes after it replaces its last ones."""
+        size, side = image.shape[2:], self.tile - 2 * self.overlap
         whole: list[Tensor] = []
-        for place in self._tiles(image.shape[2:]):
-            window = [slice(max(0, start - self.overlap), stop + self.overlap) for start, stop in place]
-            maps = self._outputs(image[(..., *window)])
-            for number, one in enumerate(maps):
-                steps = [
-                    round(len(range(*w.indices(n))) / m)
-                    for w, n, m in zip(window, image.shape[2:], one.shape[2:], strict=True)
-                ]
-                if len(whole) <= number:
-                    size = [-(-n // step) for n, step in zip(image.shape[2:], steps, strict=True)]
-                    whole.append(one.new_zeros(*one.shape[:2], *size))
-                inner = [
-                    slice((s - w.start) // r, -(-(e - w.start) // r))
-                    for (s, e), w, r in zip(place, window, steps, strict=True)
-                ]
-                target = [slice(s // r, -(-e // r)) for (s, e), r in zip(place, steps, strict=True)]
-                whole[number][(..., *target)] = one[(..., *inner)]
+        for start in map(np.array, itertools.product(*(range(0, n, side) for n in size))):
+            margin = np.minimum(start, self.overlap)
+            found = self._outputs(image[_window(start - margin, start + side + self.overlap)])
+            maps = [(one, np.rint(step).astype(int)) for one, step in found]
+            whole = whole or [one.new_zeros(*one.shape[:2], *_positions(size, step)) for one, step in maps]
+            for target, (one, step) in zip(whole, maps, strict=True):
+                inner = one[_window(margin // step, one.shape[2:])]
+                target[_window(start // step, start // step + inner.shape[2:])] = inner
         return whole
-
-    def _tiles(self, shape: Sequence[int]) -> Iterator[tuple[tuple[int, int], ...]]:
-        """Start and end of the part of each tile that counts, along each axis."""
-        step = self.tile - 2 * self.overlap
-        return itertools.product(*([(s, min(s + step, n)) for s in range(0, n, step)] for n in shape))
 
     def _at_power(self, one: Tensor, seen: Sequence[int], size: Sequence[int]) -> Tensor:
         """A map brought to the nearest steps that are powers of two of the image."""
@@ -159,6 +139,16 @@ class ForeignFeatures(nn.Module):
         if wanted == list(one.shape[2:]) and tuple(seen) == tuple(size):
             return one
         return functional.interpolate(one, wanted, mode=INTERPOLATION[len(wanted)])
+
+
+def _positions(size: Sequence[int], steps: np.ndarray) -> list[int]:
+    """⌈size / steps⌉, of steps that are fractions up to rounding."""
+    return np.ceil(np.divide(size, steps) - 1e-6).astype(int).tolist()
+
+
+def _window(start: Sequence[int], stop: Sequence[int]) -> tuple:
+    """The index of a part of (N, C, *spatial)."""
+    return (..., *(slice(a, b) for a, b in zip(start, stop, strict=True)))
 
 
 class TorchScriptFeatures(ForeignFeatures):
