@@ -59,9 +59,7 @@ def read_image(path: str | Path, channel: int | None = None, page: int | None = 
         DataError: a file that is missing, cut short, of an unknown suffix, or whose header ITK refuses; several
             channels or time points none of which is chosen.
     """
-    path = Path(path)
-    suffix = _suffix(path, SUFFIXES)
-    with readable(path, _kind(suffix)):
+    with _found(path) as (path, suffix):
         if suffix in tiff.SUFFIXES:
             return Stored(*tiff.read_tiff(path, channel, page))
         if suffix in MGH:
@@ -105,9 +103,7 @@ def image_shape(path: str | Path) -> tuple[int, ...]:
 
     DataError as `read_image`.
     """
-    path = Path(path)
-    suffix = _suffix(path, SUFFIXES)
-    with readable(path, _kind(suffix)):
+    with _found(path) as (path, suffix):
         if suffix in tiff.SUFFIXES:
             with tifffile.TiffFile(path) as file:
                 return tuple(tiff.layout(file)[1])
@@ -118,11 +114,9 @@ def image_shape(path: str | Path) -> tuple[int, ...]:
 
 def image_affine(path: str | Path) -> np.ndarray | None:
     """(4, 4), index to world, RAS, mm, from the header alone; None for a file that does not say where it lies."""
-    path = Path(path)
-    suffix = _suffix(path, SUFFIXES)
-    if suffix in (*tiff.SUFFIXES, *PNG):
-        return None
-    with readable(path, _kind(suffix)):
+    with _found(path) as (path, suffix):
+        if suffix in (*tiff.SUFFIXES, *PNG):
+            return None
         if suffix in MGH:
             return nibabel.load(path).affine
         affine = itk_place(path)[1]
@@ -157,7 +151,7 @@ def write_image(path: str | Path, array: np.ndarray, grid: Grid | None = None) -
     array = array.astype(np.float32) if array.dtype == np.float16 else array
     grid = grid or Grid.of(array.shape)
     if suffix in (*ITK, *PNG):
-        _write_itk(path, array, grid)
+        write_itk(path, itk_image(grid.to_file(array), grid.itk), array.dtype)
     else:
         write_nifti(path, nibabel.Nifti1Image(grid.to_file(array), None, dtype=array.dtype), grid)
 
@@ -169,6 +163,17 @@ def write_nifti(path: Path, image: nibabel.Nifti1Image, grid: Grid) -> None:
         place(grid.itk, grid.code or 1)
     with whole(path) as partial:
         nibabel.save(image, partial)
+
+
+def write_itk(path: Path, image: "SimpleITK.Image", what: object) -> None:
+    """Write an image, compressed; the file appears whole or not at all. DataError if its format cannot hold `what`."""
+    import SimpleITK
+
+    with whole(path) as partial:
+        try:
+            SimpleITK.WriteImage(image, str(partial), useCompression=True)
+        except RuntimeError as error:
+            raise DataError(f"{path} cannot hold {what}: write .nii.gz") from error
 
 
 def itk_image(array: np.ndarray, affine: np.ndarray, vectors: bool = False) -> "SimpleITK.Image":
@@ -204,16 +209,6 @@ def itk_affine(origin: Sequence[float], spacing: Sequence[float], direction: Seq
     affine[:ndim, :ndim] = (cosines * np.asarray(spacing))[:ndim, :ndim]
     affine[:ndim, 3] = origin[:ndim]
     return FLIP @ affine
-
-
-def _write_itk(path: Path, array: np.ndarray, grid: Grid) -> None:
-    import SimpleITK
-
-    with whole(path) as partial:
-        try:
-            SimpleITK.WriteImage(itk_image(grid.to_file(array), grid.itk), str(partial), useCompression=True)
-        except RuntimeError as error:
-            raise DataError(f"{path} cannot hold {array.dtype}: write .nii.gz") from error
 
 
 def _reader(path: Path) -> "SimpleITK.ImageFileReader":
@@ -263,9 +258,14 @@ def _suffix(path: Path, known: tuple[str, ...]) -> str:
     raise DataError(f"{path} has an unknown suffix: use one of {', '.join(known)}")
 
 
-def _kind(suffix: str) -> str:
-    """What errors call a format."""
-    return "TIFF" if suffix in tiff.SUFFIXES else "NIfTI" if suffix in NIFTI else suffix[1:].upper()
+@contextmanager
+def _found(path: str | Path) -> Iterator[tuple[Path, str]]:
+    """A file to be read, and its suffix; errors as `readable`, and DataError for an unknown suffix."""
+    path = Path(path)
+    suffix = _suffix(path, SUFFIXES)
+    kind = "TIFF" if suffix in tiff.SUFFIXES else "NIfTI" if suffix in NIFTI else suffix[1:].upper()
+    with readable(path, kind):
+        yield path, suffix
 
 
 @contextmanager
