@@ -12,6 +12,7 @@ from torch import Tensor
 from deepsimreg.files import whole
 from deepsimreg.grid import FLIP
 from deepsimreg.image import Image, unit_range
+from deepsimreg.io import itk_image
 
 KINDS = ("rigid", "affine")
 SHRINK, SMOOTHING = (4, 2, 1), (2, 1, 0)  # voxels, from coarse to fine
@@ -101,16 +102,8 @@ def _frame(fixed: Image) -> np.ndarray:
 
 def _in_frame(values: Tensor, image: Image, frame: np.ndarray):
     """The first channel of values on the grid of an image, as a SimpleITK image whose world is the frame."""
-    import SimpleITK
-
-    ndim = image.ndim
-    made = SimpleITK.GetImageFromArray(values[0, 0].cpu().numpy().T)
     columns = np.linalg.solve(frame, image.grid.columns).round(9)  # the same numbers in any unit
-    steps = np.linalg.norm(columns[:ndim, :-1], axis=0)
-    made.SetSpacing(steps.tolist())
-    made.SetDirection((columns[:ndim, :-1] / steps).flatten().tolist())
-    made.SetOrigin(columns[:ndim, -1].tolist())
-    return made
+    return itk_image(values[0, 0].cpu().numpy(), FLIP @ columns)
 
 
 def _matrix(transform, ndim: int) -> np.ndarray:

@@ -179,14 +179,14 @@ def write_itk(path: Path, image: "SimpleITK.Image", what: object) -> None:
 def itk_image(array: np.ndarray, affine: np.ndarray, vectors: bool = False) -> "SimpleITK.Image":
     """A SimpleITK image of an array in the axes of the file, (X, Y, Z) or, with vectors, (X, Y, Z, D).
 
-    affine: (4, 4), RAS, mm.
+    affine: (4, 4) or, of D axes, (4, D + 1): index to world, RAS, mm.
     """
     import SimpleITK
 
     ndim = array.ndim - vectors
     ordered = np.ascontiguousarray(np.moveaxis(array, range(ndim), range(ndim)[::-1]))
     image = SimpleITK.GetImageFromArray(ordered, isVector=vectors)
-    linear, origin = (FLIP @ affine)[:ndim, :ndim], (FLIP @ affine)[:ndim, 3]
+    linear, origin = (FLIP @ affine)[:ndim, :ndim], (FLIP @ affine)[:ndim, -1]
     steps = np.linalg.norm(linear, axis=0)
     image.SetSpacing(steps.tolist())
     image.SetDirection((linear / steps).flatten().tolist())
