@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from deepsimreg.errors import DataError
 from deepsimreg.files import whole
 from deepsimreg.grid import FLIP
 from deepsimreg.image import Image, unit_range
+from deepsimreg.io import itk_image
 
 KINDS = ("rigid", "affine")
 SHRINK, SMOOTHING = (4, 2, 1), (2, 1, 0)  # voxels, from coarse to fine
@@ -93,19 +93,6 @@ def write_affine(path: str | Path, transform: np.ndarray, ndim: int) -> None:
         SimpleITK.WriteTransform(affine, str(partial))
 
 
-def read_affine(path: str | Path) -> np.ndarray:
-    """(4, 4), RAS, mm, of an affine that ITK or ANTs wrote. DataError if it cannot be read, or is not affine."""
-    import SimpleITK
-
-    try:
-        transform = SimpleITK.ReadTransform(str(path))
-    except RuntimeError as error:
-        raise DataError(f"{path} holds no transform that ITK reads: give .mat, .txt or .tfm") from error
-    if not transform.IsLinear():
-        raise DataError(f"{path} holds a {transform.GetName()}: give an affine")
-    return FLIP @ _matrix(transform, transform.GetDimension()) @ FLIP
-
-
 def _frame(fixed: Image) -> np.ndarray:
     """(4, 4): to the world from a frame in which the fixed grid's finest step is 1, and a slice lies in x and y."""
     frame = np.eye(4)
@@ -119,16 +106,8 @@ def _frame(fixed: Image) -> np.ndarray:
 
 def _in_frame(values: Tensor, image: Image, frame: np.ndarray):
     """The first channel of values on the grid of an image, as a SimpleITK image whose world is the frame."""
-    import SimpleITK
-
-    ndim = image.ndim
-    made = SimpleITK.GetImageFromArray(values[0, 0].cpu().numpy().T)
     columns = np.linalg.solve(frame, image.grid.columns).round(9)  # the same numbers in any unit
-    steps = np.linalg.norm(columns[:ndim, :-1], axis=0)
-    made.SetSpacing(steps.tolist())
-    made.SetDirection((columns[:ndim, :-1] / steps).flatten().tolist())
-    made.SetOrigin(columns[:ndim, -1].tolist())
-    return made
+    return itk_image(values[0, 0].cpu().numpy(), FLIP @ columns)
 
 
 def _matrix(transform, ndim: int) -> np.ndarray:

@@ -5,7 +5,6 @@ from there onto the fixed grid, and it sends a point of the fixed image to the m
 the moving image to the fixed one. As in ANTs, several act on a point from the first to the last.
 """
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,16 +14,16 @@ import torch
 
 from deepsimreg.alignment import SUFFIXES as AFFINES
 from deepsimreg.errors import DataError
-from deepsimreg.files import whole
+from deepsimreg.files import read_rows, write_rows
 from deepsimreg.grid import FLIP, Grid
 from deepsimreg.image import ImageLike, as_image, as_labels
-from deepsimreg.io import itk_image, write_image
+from deepsimreg.io import itk_array, itk_image, write_image
 from deepsimreg.itk import from_itk, read_field, to_itk
 from deepsimreg.learn2reg import is_disp, read_disp
 from deepsimreg.transform import as_type
+from deepsimreg.warps import invert
 
 INVERSE = "inverse:"  # before a file: the inverse of its transform
-ITERATIONS, ERROR = 100, 1e-3  # of the inversion of a field, and its largest error in voxels at which it ends
 COLUMNS = ("x", "y", "z")
 
 
@@ -37,37 +36,22 @@ def read_transforms(names: Sequence[str | Path], ndim: int, moving: Grid | None 
     """
     composite = SimpleITK.CompositeTransform(ndim)
     for name in reversed(list(map(str, names))):  # ITK applies first what was added last
-        path = Path(name.removeprefix(INVERSE)).expanduser()
-        transform = _affine(path) if path.name.lower().endswith(AFFINES) else None
-        if transform is None:
-            if moving is not None and is_disp(path):
-                displacement, grid = read_disp(path)
-                vectors = to_itk(displacement, grid, moving, np.eye(ndim + 1))
-            else:
-                vectors, grid = read_field(path)
-            field = itk_image(vectors, grid.itk, vectors=True)
-            if name.startswith(INVERSE):
-                step = min(field.GetSpacing())
-                field = SimpleITK.InvertDisplacementField(field, ITERATIONS, ERROR * step, ERROR * step / 10)
-            axes, transform = field.GetDimension(), SimpleITK.DisplacementFieldTransform(field)
-        else:
-            axes = transform.GetDimension()
-            transform = transform.GetInverse() if name.startswith(INVERSE) else transform
-        if axes != ndim:
-            raise DataError(f"{path} is a transform of {axes} axes, the image has {ndim}: give one for it")
+        path, inverse = _path(name), name.startswith(INVERSE)
+        transform = _affine(path, inverse) if _is_affine(path) else _field(path, inverse, moving)
+        if transform.GetDimension() != ndim:
+            raise DataError(
+                f"{path} is a transform of {transform.GetDimension()} axes, the image has {ndim}: give one for it"
+            )
         composite.AddTransform(transform)
     return composite
 
 
 def displacement_of(names: Sequence[str | Path], fixed: Grid, moving: Grid, matrix: np.ndarray) -> torch.Tensor:
     """The displacement (1, D, *spatial), voxels of the fixed grid, that before `matrix` (`voxel_map`) does the same."""
-    reference = itk_image(fixed.to_file(np.zeros(fixed.shape, np.uint8)), fixed.itk)
-    place = reference.GetSize(), reference.GetOrigin(), reference.GetSpacing(), reference.GetDirection()
-    transform = read_transforms(names, fixed.file_ndim, moving)
-    field = SimpleITK.TransformToDisplacementField(transform, SimpleITK.sitkVectorFloat64, *place)
-    vectors = SimpleITK.GetArrayFromImage(field)
-    vectors = np.moveaxis(vectors, range(fixed.file_ndim), range(fixed.file_ndim)[::-1])
-    return from_itk(vectors, fixed, moving, matrix)
+    sampling = SimpleITK.TransformToDisplacementFieldFilter()
+    sampling.SetReferenceImage(_blank(fixed))
+    field = sampling.Execute(read_transforms(names, fixed.file_ndim, moving))
+    return from_itk(itk_array(field), fixed, moving, matrix)
 
 
 def apply_to_image(
@@ -84,22 +68,22 @@ def apply_to_image(
     labels: take the nearest voxel. reference: the image on whose grid the result lies; None: the grid of the first
     field. fill, background: value outside the image; None: its lowest. Errors as `read_transforms` and `as_image`.
     """
-    source = (as_labels if labels else as_image)(image, "image")
+    source = as_labels(image, "image") if labels else as_image(image, "image")
     if source.data.shape[:2] != (1, 1):
         raise ValueError(f"{source.name} has {source.data.shape[1]} channels: apply the transform to one")
     grid = reference_grid(names) if reference is None else as_image(reference, "reference").grid
-    values = source.data[0, 0].numpy() if labels else source.data[0, 0].float().numpy()
+    values = source.data[0, 0].numpy()
+    values = values if labels or values.dtype.kind == "f" else values.astype(np.float64)  # exact for 32 bit integers
     outside = background if labels else float(values.min()) if fill is None else fill
     moved = SimpleITK.Resample(
         itk_image(source.grid.to_file(values), source.grid.itk),
-        itk_image(grid.to_file(np.zeros(grid.shape, np.uint8)), grid.itk),
+        _blank(grid),
         read_transforms(names, source.grid.file_ndim, source.grid),
         SimpleITK.sitkNearestNeighbor if labels else SimpleITK.sitkLinear,
         float(outside),
     )
-    array = SimpleITK.GetArrayFromImage(moved)
-    array = grid.in_file(np.moveaxis(array, range(array.ndim), range(array.ndim)[::-1]))
-    write_image(out, as_type(torch.from_numpy(np.ascontiguousarray(array))[None, None], source.dtype), grid)
+    array = np.ascontiguousarray(grid.in_file(itk_array(moved)))
+    write_image(out, as_type(torch.from_numpy(array)[None, None], source.dtype), grid)
 
 
 def apply_to_points(
@@ -111,56 +95,94 @@ def apply_to_points(
     voxels of the second. DataError for a table without these columns or with values that are no numbers.
     """
     rows, points = read_points(table)
-    ndim = points.shape[1]
-    transform = read_transforms(names, ndim)
+    moving = voxels[1] if voxels is not None else None
+    steps = [read_transforms(names, points.shape[1], moving).TransformPoint]
     if voxels is not None:
-        points = _to_world(points, voxels[0])
-    points = np.array([transform.TransformPoint(point) for point in points.tolist()])
-    if voxels is not None:
-        points = _to_voxels(points, voxels[1])
-    with whole(Path(out)) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(row | dict(zip(COLUMNS, point, strict=False)) for row, point in zip(rows, points, strict=True))
+        here, there = map(_blank, voxels)
+        steps = [here.TransformContinuousIndexToPhysicalPoint, *steps, there.TransformPhysicalPointToContinuousIndex]
+    points = points.tolist()
+    for step in steps:
+        points = [step(point) for point in points]
+    sent = (dict(zip(COLUMNS, point, strict=False)) for point in points)
+    write_rows(Path(out), [row | point for row, point in zip(rows, sent, strict=True)])
     return len(rows)
 
 
 def read_points(table: str | Path) -> tuple[list[dict[str, str]], np.ndarray]:
     """The rows of a CSV file of points, and their coordinates (P, 2 or 3); errors as `apply_to_points`."""
-    with Path(table).open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(Path(table))
     there = list(rows[0]) if rows else []
     columns = [name for name in COLUMNS if name in there]
     if len(columns) < 2 or columns != list(COLUMNS[: len(columns)]):
         raise DataError(f"{table} has the columns {', '.join(there) or 'none'}: give points in the columns x, y, z")
+    points = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            points.append([float(row[name]) for name in columns])
+        except (TypeError, ValueError) as error:  # nothing, where a row is too short
+            raise DataError(f"{table}, row {number}: a coordinate is no number: {list(row.values())}") from error
+        if None in row:
+            raise DataError(f"{table}, row {number} has more values than columns: {list(row.values())}")
+    return rows, np.array(points)
+
+
+def _blank(grid: Grid) -> SimpleITK.Image:
+    """An image of zeros on a grid, which tells ITK where its voxels lie."""
+    return itk_image(grid.to_file(np.zeros(grid.shape, np.uint8)), grid.itk)
+
+
+def _path(name: str | Path) -> Path:
+    return Path(str(name).removeprefix(INVERSE)).expanduser()
+
+
+def _is_affine(path: Path) -> bool:
+    return path.name.lower().endswith(AFFINES)
+
+
+def _affine(path: Path, inverse: bool) -> SimpleITK.Transform:
     try:
-        points = np.array([[float(row[name]) for name in columns] for row in rows])
-    except ValueError as error:
-        raise DataError(f"{table} holds a coordinate that is no number: {error}") from error
-    return rows, points
-
-
-def _to_world(points: np.ndarray, grid: Grid) -> np.ndarray:
-    """Voxels in file axis order to mm, LPS."""
-    affine, ndim = FLIP @ grid.itk, points.shape[1]
-    return points @ affine[:ndim, :ndim].T + affine[:ndim, 3]
-
-
-def _to_voxels(points: np.ndarray, grid: Grid) -> np.ndarray:
-    affine, ndim = FLIP @ grid.itk, points.shape[1]
-    return np.linalg.solve(affine[:ndim, :ndim], (points - affine[:ndim, 3]).T).T
-
-
-def _affine(path: Path) -> SimpleITK.Transform:
-    try:
-        return SimpleITK.ReadTransform(str(path))
+        transform = SimpleITK.ReadTransform(str(path))
     except RuntimeError as error:
         raise DataError(f"{path} does not exist, or holds no transform that ITK reads") from error
+    return transform.GetInverse() if inverse else transform
+
+
+def _field(path: Path, inverse: bool, moving: Grid | None) -> SimpleITK.Transform:
+    """A field; its inverse is that of the affine nearest to it, and then of what is left, on the fixed grid."""
+    if moving is not None and is_disp(path):
+        displacement, grid = read_disp(path)
+        vectors = to_itk(displacement, grid, moving, np.eye(grid.ndim + 1))
+    else:
+        vectors, grid = read_field(path)
+    if not inverse:
+        return SimpleITK.DisplacementFieldTransform(itk_image(vectors, grid.itk, vectors=True))
+    ndim = vectors.shape[-1]
+    x = _world(grid, ndim)
+    affine = np.linalg.lstsq(np.column_stack([x, np.ones(len(x))]), x + vectors.reshape(-1, ndim), rcond=None)[0]
+    if grid.squeezed().ndim < ndim:  # a slice says nothing of what lies beside it
+        affine = np.vstack([np.eye(ndim), vectors.reshape(-1, ndim).mean(0)])
+    back = np.linalg.inv(affine[:ndim])
+    left = ((x + vectors.reshape(-1, ndim) - affine[ndim]) @ back - x).reshape(vectors.shape)
+    inverse_field = to_itk(invert(from_itk(left, grid)), grid.squeezed())
+    linear = SimpleITK.AffineTransform(back.T.flatten().tolist(), (-affine[ndim] @ back).tolist())
+    whole_way = SimpleITK.CompositeTransform(ndim)
+    file_field = itk_image(grid.squeezed().to_file(inverse_field), grid.itk, vectors=True)
+    whole_way.AddTransform(SimpleITK.DisplacementFieldTransform(file_field))
+    whole_way.AddTransform(linear)  # acts first
+    return whole_way
+
+
+def _world(grid: Grid, ndim: int) -> np.ndarray:
+    """The places of the voxels of a file's grid, (voxels, axes), mm, LPS."""
+    index = np.indices(grid.shape, dtype=float).reshape(len(grid.shape), -1)
+    place = FLIP @ grid.itk
+    return (place[:ndim, : len(grid.shape)] @ index + place[:ndim, 3:]).T
 
 
 def reference_grid(names: Sequence[str | Path]) -> Grid:
     """The grid of the first field of a list."""
     for name in map(str, names):
-        if not name.lower().endswith(AFFINES) and not name.startswith(INVERSE):
-            return (read_disp(name) if is_disp(name) else read_field(name))[1].squeezed()
+        path = _path(name)
+        if not _is_affine(path) and not name.startswith(INVERSE):
+            return (read_disp(path) if is_disp(path) else read_field(path))[1].squeezed()
     raise ValueError("no transform has a grid of its own: give reference, an image on the grid that is wanted")

@@ -1,6 +1,5 @@
 """Registration of files into a folder: one pair, or the pairs of a table, with progress, resumed where it was ended."""
 
-import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,19 +10,12 @@ import torch
 from tqdm.auto import tqdm
 
 from deepsimreg.errors import DataError
-from deepsimreg.files import OUTPUTS, check_writable, whole
+from deepsimreg.files import OUTPUTS, check_writable, read_rows, whole, write_rows
 from deepsimreg.registration import register
 from deepsimreg.report import check_report, write_report
 
 # columns that hold paths; the first two must be there
-FILES = (
-    "moving",
-    "fixed",
-    "labels",
-    "fixed_labels",
-    "moving_mask",
-    "fixed_mask",
-)
+FILES = ("moving", "fixed", "labels", "fixed_labels", "moving_mask", "fixed_mask")
 WHAT_CAN_FAIL = (ValueError, OSError, RuntimeError, ArithmeticError)  # of one pair, and the next ones go on
 
 
@@ -70,7 +62,7 @@ def register_pairs(table: str | Path, out: str | Path, outputs: Sequence[str] = 
     pairs, out = _read_pairs(Path(table)), check_writable(out)
     _check_options(out / "options.json", {"outputs": list(outputs)} | options)
     results = out / "results.csv"
-    rows = {row["name"]: row for row in _read_rows(results) if not row.get("error")}
+    rows = {row["name"]: row for row in (read_rows(results) if results.is_file() else ()) if not row.get("error")}
     for name, files in tqdm(pairs.items(), desc="pairs", unit="pair"):
         if name in rows:
             continue
@@ -79,7 +71,7 @@ def register_pairs(table: str | Path, out: str | Path, outputs: Sequence[str] = 
             rows[name] = {"name": name} | {key: value for key, value in found.items() if key != "files"}
         except WHAT_CAN_FAIL as error:
             rows[name] = {"name": name, "error": " ".join(str(error).split())}
-        _write_rows(results, [rows[done] for done in pairs if done in rows])
+        write_rows(results, [rows[done] for done in pairs if done in rows])
     failed = [name for name, row in rows.items() if row.get("error")]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(pairs)} pairs failed, {results} says why; first {failed[0]}")
@@ -100,7 +92,7 @@ def peak_memory(device: torch.device) -> float:
 
 def _read_pairs(table: Path) -> dict[str, dict[str, Path | None]]:
     """Name → files."""
-    rows, pairs = _read_rows(table), {}
+    rows, pairs = read_rows(table), {}
     if not rows or not {"moving", "fixed"} <= rows[0].keys():
         raise DataError(f"{table} has no rows, or not the columns moving and fixed: add them")
     for row in rows:
@@ -121,17 +113,3 @@ def _check_options(path: Path, options: Mapping[str, Any]) -> None:
         raise DataError(f"{path.parent} holds results of other options, see {path.name}: choose another folder")
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
-
-
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
-
-
-def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)

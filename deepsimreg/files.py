@@ -1,9 +1,11 @@
-"""Files that appear whole or not at all, and folders that can be written."""
+"""Files that appear whole or not at all, folders that can be written, and tables."""
 
+import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from deepsimreg.errors import DataError
 
@@ -33,3 +35,17 @@ def check_writable(folder: str | Path) -> Path:
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error.strerror}): choose another folder, or free it") from error
     return folder
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file by the names of its columns."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a CSV file with every column of any row; it appears whole or not at all."""
+    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from deepsimreg.grid import Grid
-from deepsimreg.io import itk_affine, read_image
+from deepsimreg.io import itk_affine, itk_array, read_image
 
 ImageLike = str | Path | np.ndarray | Tensor | nibabel.spatialimages.SpatialImage | Any
 ROUNDED = 1e-3  # how far a label that is stored as a float, or scaled by its header, may be from an integer
@@ -196,11 +196,7 @@ def _read(
         array, affine = np.asarray(source.dataobj), source.affine.copy()
         affine[:3] *= _UNITS.get(getattr(source.header, "get_xyzt_units", lambda: ("mm",))()[0], 1.0)
     elif type(source).__module__.startswith("SimpleITK"):
-        import SimpleITK
-
-        array, ndim = SimpleITK.GetArrayFromImage(source), source.GetDimension()
-        array = np.moveaxis(array, range(ndim), range(ndim)[::-1])
-        affine = itk_affine(source.GetOrigin(), source.GetSpacing(), source.GetDirection())
+        array, affine = itk_array(source), itk_affine(source.GetOrigin(), source.GetSpacing(), source.GetDirection())
     elif type(source).__module__.startswith("ants"):
         array, affine = source.numpy(), itk_affine(source.origin, source.spacing, source.direction.ravel())
     else:

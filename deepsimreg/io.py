@@ -59,9 +59,7 @@ def read_image(path: str | Path, channel: int | None = None, page: int | None = 
         DataError: a file that is missing, cut short, of an unknown suffix, or whose header ITK refuses; several
             channels or time points none of which is chosen.
     """
-    path = Path(path)
-    suffix = _suffix(path, SUFFIXES)
-    with readable(path, _kind(suffix)):
+    with _found(path) as (path, suffix):
         if suffix in tiff.SUFFIXES:
             return Stored(*tiff.read_tiff(path, channel, page))
         if suffix in MGH:
@@ -73,7 +71,10 @@ def read_image(path: str | Path, channel: int | None = None, page: int | None = 
                 file = nibabel.load(path)
                 array, code = np.asarray(file.dataobj), _code(file.header, affine)
             else:
-                array, code = _itk_array(path), 0
+                import SimpleITK
+
+                array, code = itk_array(SimpleITK.ReadImage(str(path))), 0
+                array = array.swapaxes(0, 1) if suffix in PNG else array  # rows before columns
         return _stored(array, affine, itk_ndim, code, suffix in PNG, channel, page, path)
 
 
@@ -102,9 +103,7 @@ def image_shape(path: str | Path) -> tuple[int, ...]:
 
     DataError as `read_image`.
     """
-    path = Path(path)
-    suffix = _suffix(path, SUFFIXES)
-    with readable(path, _kind(suffix)):
+    with _found(path) as (path, suffix):
         if suffix in tiff.SUFFIXES:
             with tifffile.TiffFile(path) as file:
                 return tuple(tiff.layout(file)[1])
@@ -115,11 +114,9 @@ def image_shape(path: str | Path) -> tuple[int, ...]:
 
 def image_affine(path: str | Path) -> np.ndarray | None:
     """(4, 4), index to world, RAS, mm, from the header alone; None for a file that does not say where it lies."""
-    path = Path(path)
-    suffix = _suffix(path, SUFFIXES)
-    if suffix in (*tiff.SUFFIXES, *PNG):
-        return None
-    with readable(path, _kind(suffix)):
+    with _found(path) as (path, suffix):
+        if suffix in (*tiff.SUFFIXES, *PNG):
+            return None
         if suffix in MGH:
             return nibabel.load(path).affine
         affine = itk_place(path)[1]
@@ -154,7 +151,7 @@ def write_image(path: str | Path, array: np.ndarray, grid: Grid | None = None) -
     array = array.astype(np.float32) if array.dtype == np.float16 else array
     grid = grid or Grid.of(array.shape)
     if suffix in (*ITK, *PNG):
-        _write_itk(path, array, grid)
+        write_itk(path, itk_image(grid.to_file(array), grid.itk), array.dtype)
     else:
         write_nifti(path, nibabel.Nifti1Image(grid.to_file(array), None, dtype=array.dtype), grid)
 
@@ -168,22 +165,41 @@ def write_nifti(path: Path, image: nibabel.Nifti1Image, grid: Grid) -> None:
         nibabel.save(image, partial)
 
 
+def write_itk(path: Path, image: "SimpleITK.Image", what: object) -> None:
+    """Write an image, compressed; the file appears whole or not at all. DataError if its format cannot hold `what`."""
+    import SimpleITK
+
+    with whole(path) as partial:
+        try:
+            SimpleITK.WriteImage(image, str(partial), useCompression=True)
+        except RuntimeError as error:
+            raise DataError(f"{path} cannot hold {what}: write .nii.gz") from error
+
+
 def itk_image(array: np.ndarray, affine: np.ndarray, vectors: bool = False) -> "SimpleITK.Image":
     """A SimpleITK image of an array in the axes of the file, (X, Y, Z) or, with vectors, (X, Y, Z, D).
 
-    affine: (4, 4), RAS, mm.
+    affine: (4, 4) or, of D axes, (4, D + 1): index to world, RAS, mm.
     """
     import SimpleITK
 
     ndim = array.ndim - vectors
     ordered = np.ascontiguousarray(np.moveaxis(array, range(ndim), range(ndim)[::-1]))
     image = SimpleITK.GetImageFromArray(ordered, isVector=vectors)
-    linear, origin = (FLIP @ affine)[:ndim, :ndim], (FLIP @ affine)[:ndim, 3]
+    linear, origin = (FLIP @ affine)[:ndim, :ndim], (FLIP @ affine)[:ndim, -1]
     steps = np.linalg.norm(linear, axis=0)
     image.SetSpacing(steps.tolist())
     image.SetDirection((linear / steps).flatten().tolist())
     image.SetOrigin(origin.tolist())
     return image
+
+
+def itk_array(image: "SimpleITK.Image") -> np.ndarray:
+    """The values of a SimpleITK image in the axes of the file, (X, Y, Z) or, of vectors, (X, Y, Z, D)."""
+    import SimpleITK
+
+    array, ndim = SimpleITK.GetArrayFromImage(image), image.GetDimension()
+    return np.moveaxis(array, range(ndim), range(ndim)[::-1])
 
 
 def itk_affine(origin: Sequence[float], spacing: Sequence[float], direction: Sequence[float]) -> np.ndarray:
@@ -193,16 +209,6 @@ def itk_affine(origin: Sequence[float], spacing: Sequence[float], direction: Seq
     affine[:ndim, :ndim] = (cosines * np.asarray(spacing))[:ndim, :ndim]
     affine[:ndim, 3] = origin[:ndim]
     return FLIP @ affine
-
-
-def _write_itk(path: Path, array: np.ndarray, grid: Grid) -> None:
-    import SimpleITK
-
-    with whole(path) as partial:
-        try:
-            SimpleITK.WriteImage(itk_image(grid.to_file(array), grid.itk), str(partial), useCompression=True)
-        except RuntimeError as error:
-            raise DataError(f"{path} cannot hold {array.dtype}: write .nii.gz") from error
 
 
 def _reader(path: Path) -> "SimpleITK.ImageFileReader":
@@ -233,15 +239,6 @@ def itk_place(path: Path) -> tuple[int, np.ndarray]:
     return min(reader.GetDimension(), 3), itk_affine(reader.GetOrigin(), reader.GetSpacing(), reader.GetDirection())
 
 
-def _itk_array(path: Path) -> np.ndarray:
-    """(X, Y, Z, channels), or rows before columns for a plane of a PNG."""
-    import SimpleITK
-
-    image = SimpleITK.ReadImage(str(path))
-    array, ndim = SimpleITK.GetArrayFromImage(image), image.GetDimension()
-    return array if path.suffix.lower() in PNG else np.moveaxis(array, range(ndim), range(ndim)[::-1])
-
-
 def _code(header: nibabel.Nifti1Header, affine: np.ndarray) -> int:
     """The code of the form that ITK has taken; UNPLACED for a header without one."""
     try:
@@ -261,9 +258,14 @@ def _suffix(path: Path, known: tuple[str, ...]) -> str:
     raise DataError(f"{path} has an unknown suffix: use one of {', '.join(known)}")
 
 
-def _kind(suffix: str) -> str:
-    """What errors call a format."""
-    return "TIFF" if suffix in tiff.SUFFIXES else "NIfTI" if suffix in NIFTI else suffix[1:].upper()
+@contextmanager
+def _found(path: str | Path) -> Iterator[tuple[Path, str]]:
+    """A file to be read, and its suffix; errors as `readable`, and DataError for an unknown suffix."""
+    path = Path(path)
+    suffix = _suffix(path, SUFFIXES)
+    kind = "TIFF" if suffix in tiff.SUFFIXES else "NIfTI" if suffix in NIFTI else suffix[1:].upper()
+    with readable(path, kind):
+        yield path, suffix
 
 
 @contextmanager

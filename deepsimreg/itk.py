@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from deepsimreg.errors import DataError
-from deepsimreg.files import whole
 from deepsimreg.grid import FLIP, Grid, voxel_map
-from deepsimreg.io import NIFTI, itk_affine, itk_image, itk_place, readable, write_nifti
+from deepsimreg.io import NIFTI, itk_affine, itk_array, itk_image, itk_place, readable, write_itk, write_nifti
 
 INTENT_VECTOR, INTENT_RAS = 1007, 1006
 TWICE = "slice twice"  # name of the intent
@@ -49,10 +48,7 @@ def write_field(
         image.header.set_intent(INTENT_VECTOR, name=TWICE if twice else "")
         write_nifti(path, image, fixed)
         return
-    import SimpleITK  # takes half a second to load
-
-    with whole(path) as partial:
-        SimpleITK.WriteImage(itk_image(in_file, fixed.itk, vectors=True), str(partial), useCompression=True)
+    write_itk(path, itk_image(in_file, fixed.itk, vectors=True), "a displacement field")
 
 
 def read_field(path: str | Path) -> tuple[np.ndarray, Grid]:
@@ -71,9 +67,7 @@ def read_field(path: str | Path) -> tuple[np.ndarray, Grid]:
             import SimpleITK
 
             image = SimpleITK.ReadImage(str(path), SimpleITK.sitkVectorFloat64)
-            vectors, ndim = SimpleITK.GetArrayFromImage(image), image.GetDimension()
-            vectors = np.moveaxis(vectors, range(ndim), range(ndim)[::-1])
-            affine = itk_affine(image.GetOrigin(), image.GetSpacing(), image.GetDirection())
+            vectors, affine = itk_array(image), itk_affine(image.GetOrigin(), image.GetSpacing(), image.GetDirection())
     ndim, shape = vectors.shape[-1], vectors.shape
     if ndim not in (2, 3) or (nifti and vectors.ndim != 5) or any(size != 1 for size in shape[ndim:-1]):
         raise DataError(f"{path} has shape {shape}: a displacement field has (X, Y, Z, 1, 3), or (X, Y, 1, 1, 2) in 2D")

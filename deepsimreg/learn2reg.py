@@ -9,7 +9,7 @@ github.com/google-deepmind/surface-distance (Nikolov et al. 2018), with a spacin
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
@@ -22,6 +22,7 @@ from deepsimreg.errors import DataError
 from deepsimreg.grid import Grid
 from deepsimreg.io import NIFTI, itk_place, read_image, readable, write_nifti
 from deepsimreg.itk import INTENT_VECTOR, from_itk, read_field
+from deepsimreg.metrics import defined_mean
 from deepsimreg.surfaces import hausdorff_distance_95_by_area
 from deepsimreg.warps import jacobian_determinant
 
@@ -80,7 +81,9 @@ def learn2reg_metrics(
         scored = a.any() and (moving_labels == label).any()
         found[f"dice_{label}"] = float(2 * (a & b).sum() / (a.sum() + b.sum())) if scored else np.nan
         found[f"hd95_{label}"] = hausdorff_distance_95_by_area(a, b) if scored else np.nan
-    means = {kind: _mean(value for name, value in found.items() if name.startswith(kind)) for kind in ("dice", "hd95")}
+    means = {
+        kind: defined_mean(value for name, value in found.items() if name.startswith(kind)) for kind in ("dice", "hd95")
+    }
     jacobian = jacobian_determinant(displacement.double())[0, 2:-2, 2:-2, 2:-2]
     return means | found | {"sdlogj": (jacobian + 3).clamp(*CLIP).log().std(correction=0).item()}
 
@@ -106,7 +109,7 @@ def evaluate_fields(fields: Path, moving_labels: Path, fixed_labels: Path) -> di
     if not pairs:
         raise DataError(f"{fields} holds no disp_<fixed>_<moving>.nii.gz: `deepsimreg apply --learn2reg` writes them")
     names = dict.fromkeys(itertools.chain(*pairs))
-    means = {name: _mean(pair[name] for pair in pairs if name in pair) for name in names}
+    means = {name: defined_mean(pair[name] for pair in pairs if name in pair) for name in names}
     return means | {"dsc30": float(np.quantile([pair["dice"] for pair in pairs], 0.3)), "pairs": len(pairs)}
 
 
@@ -115,8 +118,3 @@ def _labels(folder: Path, number: str, modality: str) -> np.ndarray:
     if len(found) != 1:
         raise DataError(f"{folder} has {len(found)} files *_{number}_{modality}.nii.gz: give the task's labels")
     return read_image(found[0]).array
-
-
-def _mean(values: Iterator[float]) -> float:
-    values = [value for value in values if not np.isnan(value)]
-    return float(np.mean(values)) if values else float("nan")

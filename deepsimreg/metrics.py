@@ -9,7 +9,7 @@ The paper's mean Dice has the background in it; `dice_foreground` leaves it out.
 computed as its authors published it, named `jacobian_variance_published`, to compare with their tables only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ def label_metrics(
         masks = [torch.from_numpy(one[box[1:]] == k) if box else torch.zeros(1) for one in either]
         distances[f"hd95_{name}"] = hausdorff_distance_95(*(mask[None, None] for mask in masks), spacing)
     overlap = segmentation_metrics(moved_label, fixed_label, classes)
-    return overlap | {"hd95": _mean(list(distances.values()))} | distances
+    return overlap | {"hd95": defined_mean(distances.values())} | distances
 
 
 def indexed_labels(a: Tensor, b: Tensor, background: int = 0) -> tuple[Tensor, Tensor, list[str]]:
@@ -100,8 +100,8 @@ def segmentation_metrics(prediction: Tensor, label: Tensor, classes: Sequence[st
         raise ValueError("a class named 'foreground' hides the mean dice_foreground; rename the class")
     dice = dice_per_class(prediction, label, classes).tolist()
     return {
-        "dice": _mean(dice),
-        "dice_foreground": _mean(dice[1:]),
+        "dice": defined_mean(dice),
+        "dice_foreground": defined_mean(dice[1:]),
         **{f"dice_{name}": value for name, value in zip(classes, dice, strict=True)},
         "pixel_accuracy": (prediction == label.to(prediction.device)).double().mean().item(),
     }
@@ -192,6 +192,7 @@ def _surface(mask: np.ndarray) -> np.ndarray:
     return mask & ~ndimage.binary_erosion(mask)
 
 
-def _mean(values: list[float]) -> float:
+def defined_mean(values: Iterable[float]) -> float:
+    """The mean without NaN; NaN if there is no other value."""
     values = [value for value in values if not np.isnan(value)]
     return float(np.mean(values)) if values else float("nan")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -138,60 +138,45 @@ class Registration:
             raise ValueError(f"unknown output {', '.join(sorted(unknown))}: there is {', '.join(OUTPUTS)}")
         if len(self.moving.data) > 1:
             raise ValueError(f"{len(self.moving.data)} images: save one pair at a time")
-        folder = Path(folder)
-        written = [getattr(self, f"_write_{name}")(folder) for name in outputs]
-        more = [self._write_moved(folder, k) for k in range(1, self.moving.data.shape[1]) if "moved" in outputs]
-        return [path for path in (*written, *more) if path is not None]
+        mine = {"moved_labels": self.moving_labels, "affine": self.transform, "velocity": self.velocity}
+        files = {
+            Path(folder, name + (".mat" if name == "affine" else ".nii.gz")): getattr(self, f"_write_{name}")
+            for name in outputs
+            if mine.get(name, self) is not None
+        }
+        for channel in range(1, self.moving.data.shape[1] if "moved" in outputs else 0):
+            files[Path(folder, f"moved{channel}.nii.gz")] = partial(self._write_moved, channel=channel)
+        for path, write in files.items():
+            write(path)
+        return list(files)
 
-    def _write_moved(self, folder: Path, channel: int = 0) -> Path:
-        path = folder / f"moved{channel or ''}.nii.gz"
+    def _write_moved(self, path: Path, channel: int = 0) -> None:
         write_image(path, as_type(self.moved[:, channel:], self.moving.dtype), self.fixed.grid)
-        return path
 
-    def _write_moved_labels(self, folder: Path) -> Path | None:
-        if self.moved_labels is None:
-            return None
-        path = folder / "moved_labels.nii.gz"
+    def _write_moved_labels(self, path: Path) -> None:
         write_image(path, as_type(self.moved_labels, self.moving_labels.dtype), self.fixed.grid)
-        return path
 
-    def _write_field(self, folder: Path) -> Path:
-        path = folder / "field.nii.gz"
+    def _write_field(self, path: Path) -> None:
         write_field(path, self.displacement, self.fixed.grid, self.moving.grid, self.matrix)
-        return path
 
-    def _write_inverse_field(self, folder: Path) -> Path:
-        path = folder / "inverse_field.nii.gz"
-        back = np.linalg.inv(self.matrix)
-        ndim, grid = self.fixed.ndim, self.moving.grid
+    def _write_inverse_field(self, path: Path) -> None:
+        """v lies on the fixed grid: at the moving voxel y, the linear part of the matrix times v(matrix⁻¹ y)."""
+        back, ndim, grid = np.linalg.inv(self.matrix), self.fixed.ndim, self.moving.grid
         still = torch.zeros(1, ndim, *grid.shape, device=self.displacement.device)
-        x = positions(back, still)  # fixed voxels, from which the inverse displacement leads on
-        there = (x + sample_image(self.inverse, x)).double()
-        m = torch.as_tensor(self.matrix, device=x.device)
-        voxels = torch.einsum("ij,nj...->ni...", m[:ndim, :ndim], there) + m[:ndim, ndim].view(1, -1, *[1] * ndim)
-        write_field(path, voxels - positions(np.eye(ndim + 1), still), grid, self.fixed.grid, back)
-        return path
+        found = sample_image(self.inverse, positions(back, still)).double()
+        linear = torch.as_tensor(self.matrix[:ndim, :ndim], device=found.device)
+        write_field(path, torch.einsum("ij,nj...->ni...", linear, found), grid, self.fixed.grid, back)
 
-    def _write_affine(self, folder: Path) -> Path | None:
-        if self.transform is None:
-            return None
-        path = folder / "affine.mat"
+    def _write_affine(self, path: Path) -> None:
         write_affine(path, self.transform, self.fixed.grid.file_ndim)
-        return path
 
-    def _write_velocity(self, folder: Path) -> Path | None:
-        if self.velocity is None:
-            return None
-        path = folder / "velocity.nii.gz"
+    def _write_velocity(self, path: Path) -> None:
         shape = self.velocity.shape[2:]
         steps = [grid_step(size, points) for size, points in zip(self.fixed.shape, shape, strict=True)]
         write_field(path, self.velocity, self.fixed.grid.coarser(steps))
-        return path
 
-    def _write_jacobian(self, folder: Path) -> Path:
-        path = folder / "jacobian.nii.gz"
+    def _write_jacobian(self, path: Path) -> None:
         write_image(path, self.jacobian[0].cpu().numpy(), self.fixed.grid)
-        return path
 
     def _same_grid(self, image: Image) -> Image:
         check_same_grid(image, self.moving)

@@ -8,7 +8,8 @@ from scipy.ndimage import gaussian_filter
 from test_geometry import saved
 
 from deepsimreg import register
-from deepsimreg.alignment import align_affinely, read_affine, write_affine
+from deepsimreg.alignment import align_affinely, write_affine
+from deepsimreg.apply import read_transforms
 from deepsimreg.errors import DataError
 from deepsimreg.image import as_image
 
@@ -44,10 +45,11 @@ def test_what_is_written_is_itks_and_is_read_again(tmp_path):
         itk, point = sitk.ReadTransform(str(tmp_path / f"a{suffix}")), np.array([4.0, -7, 11])
         expected = (transform @ [-4, 7, 11, 1])[:3] * [-1, -1, 1]
         np.testing.assert_allclose(itk.TransformPoint(point.tolist()), expected, atol=1e-9)
-        np.testing.assert_allclose(read_affine(tmp_path / f"a{suffix}"), transform, atol=1e-9)
+        ours = read_transforms([tmp_path / f"a{suffix}"], 3)
+        np.testing.assert_allclose(ours.TransformPoint(point.tolist()), expected, atol=1e-9)
     (tmp_path / "text.mat").write_text("text")
-    with pytest.raises(DataError, match=r"text\.mat holds no transform"):
-        read_affine(tmp_path / "text.mat")
+    with pytest.raises(DataError, match=r"text\.mat does not exist, or holds no transform"):
+        read_transforms([tmp_path / "text.mat"], 3)
 
 
 def test_slices_are_aligned_in_their_plane(tmp_path):

@@ -13,10 +13,11 @@ from scipy.spatial.transform import Rotation
 from test_geometry import Given, field, saved, smooth
 
 from deepsimreg import register
-from deepsimreg.apply import apply_to_image, apply_to_points, read_transforms
+from deepsimreg.alignment import write_affine
+from deepsimreg.apply import apply_to_image, apply_to_points, displacement_of, read_transforms
 from deepsimreg.cli import main
 from deepsimreg.errors import DataError
-from deepsimreg.itk import from_itk, read_field
+from deepsimreg.itk import from_itk, read_field, write_field
 from deepsimreg.warps import grid_step, integrate, upsample
 
 SHAPE = (30, 34, 28)
@@ -246,3 +247,27 @@ def test_vectors_that_a_nifti_declares_to_be_ras_are_turned(tmp_path):
         itk = sitk.ReadImage(str(image))
         seen = sitk.GetArrayFromImage(sitk.Resample(itk, itk, itk_field(tmp_path / "field.nii.gz"))).T
         np.testing.assert_allclose(nibabel.load(tmp_path / "moved.nii.gz").get_fdata(), seen, atol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [0.0, 15.0, 60.0])
+def test_the_inverse_of_a_field_is_that_of_the_whole_warp_wherever_the_moving_image_lies(tmp_path, shift):
+    """A field that carries the world far away, as after an alignment: its inverse brings points of there back."""
+    rng = np.random.default_rng(7)
+    fixed = saved(tmp_path / "fixed.nii.gz", smooth(rng, SHAPE, 2), oblique())
+    turn = np.eye(4)
+    turn[:3, 3] = [shift, 0, -shift]
+    write_affine(tmp_path / "there.mat", turn, 3)
+    warp = register(fixed, fixed, "mse", network=Given(field(rng, SHAPE, 2.0)), steps=0, progress=False)
+    warp.save(tmp_path, ["field"])
+    names = [tmp_path / "field.nii.gz", tmp_path / "there.mat"]
+    itk = sitk.ReadImage(str(fixed))
+    voxels = rng.uniform(6, np.array(SHAPE) - 7, (50, 3))
+    points = np.array([itk.TransformContinuousIndexToPhysicalPoint(x) for x in voxels.tolist()])
+    grid = read_field(tmp_path / "field.nii.gz")[1]
+    u = displacement_of(names, grid, grid, np.eye(4))
+    write_field(tmp_path / "whole.nii.gz", u, grid, matrix=np.eye(4))
+    there = sent(itk_field(tmp_path / "whole.nii.gz"), points)
+    assert np.linalg.norm(there - points, axis=1).min() > shift
+    back = sent(read_transforms([f"inverse:{tmp_path / 'whole.nii.gz'}"], 3), there)
+    assert np.median(np.linalg.norm(back - points, axis=1)) < 0.1
+    assert np.linalg.norm(back - points, axis=1).max() < 0.5

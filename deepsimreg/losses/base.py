@@ -134,24 +134,29 @@ class WeightedSum(Similarity):
         self.needs_labels = any(similarity.needs_labels for similarity in similarities)
 
     def forward(self, moved: Tensor, fixed: Tensor, weights: Tensor | None = None) -> Tensor:
-        return sum(w * one(moved, fixed, weights) for w, one in zip(self.weights, self.similarities, strict=True))
+        pairs = zip(self._parts(moved), self._parts(fixed), strict=True)
+        losses = [one.weighted(*pair, weights) for one, pair in zip(self.similarities, pairs, strict=True)]
+        return self._sum(losses)
 
     def compare(self, alignment: Alignment) -> Tensor:
-        return sum(w * one.compare(alignment) for w, one in zip(self.weights, self.similarities, strict=True))
+        return self._sum([one.compare(alignment) for one in self.similarities])
 
     def maps(self, image: Tensor) -> list:
-        return [one.maps(image) for one in self.similarities]
+        return [one.maps(part) for one, part in zip(self.similarities, self._parts(image), strict=True)]
 
     def distance(self, moved: list, fixed: list, weights: Tensor | None = None) -> Tensor:
         return self.against(fixed, weights)(moved)
 
     def against(self, fixed: list, weights: Tensor | None = None) -> Callable[[list], Tensor]:
         measures = [one.against(maps, weights) for one, maps in zip(self.similarities, fixed, strict=True)]
+        return lambda moved: self._sum([measure(maps) for measure, maps in zip(measures, moved, strict=True)])
 
-        def distance(moved: list) -> Tensor:
-            return sum(w * measure(maps) for w, measure, maps in zip(self.weights, measures, moved, strict=True))
+    def _parts(self, image: Tensor) -> Sequence[Tensor]:
+        """What each similarity sees of an image."""
+        return [image] * len(self.weights)
 
-        return distance
+    def _sum(self, losses: Sequence[Tensor]) -> Tensor:
+        return sum(weight * loss for weight, loss in zip(self.weights, losses, strict=True))
 
 
 def check_pair(moved: Tensor, fixed: Tensor) -> None:

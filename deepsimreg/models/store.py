@@ -10,21 +10,17 @@ from torch import nn
 
 from deepsimreg.errors import WeightsError
 from deepsimreg.files import whole
+from deepsimreg.lazy import Registry
 from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
 
 _NAMES = {"seg": "unet", "ae": "autoencoder"}  # in files, since the first version
 RETIRED = {"stages": 1}  # options of older files, with the value that equals today's network
 
 
-def model_class(name: str) -> type[nn.Module]:
-    """The class of a network by the name that files have for it. KeyError for another name."""
-    kinds = {_NAMES.get(kind, kind): kind for kind in EXTRACTORS}
-    return EXTRACTORS[kinds[name]] if name in kinds else ARCHITECTURES[name]
-
-
-def model_names() -> list[str]:
-    """The names that files have for networks."""
-    return [*(_NAMES.get(kind, kind) for kind in EXTRACTORS), *ARCHITECTURES]
+def known_models() -> Registry:
+    """Networks by the names that files have for them."""
+    extractors = {_NAMES.get(kind, kind): place for kind, place in EXTRACTORS.places.items()}
+    return Registry(extractors | ARCHITECTURES.places)
 
 
 def save_model(model: nn.Module, path: Path) -> Path:
@@ -32,7 +28,7 @@ def save_model(model: nn.Module, path: Path) -> Path:
 
     WeightsError for a class that is not in the registry, such as a subclass of one that is.
     """
-    name = next((name for name in model_names() if type(model) is model_class(name)), None)
+    name = next((name for name, kind in known_models().items() if type(model) is kind), None)
     if name is None:
         raise WeightsError(
             f"{path}: {type(model).__name__} is not registered, so it could not be loaded again: add its class to "
@@ -58,9 +54,10 @@ def load_model(path: Path, kind: type[nn.Module] | None = None) -> nn.Module:
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except SafetensorError as error:
         raise WeightsError(f"{path}: damaged or not safetensors ({error}); train or fetch it again") from error
-    if metadata.get("model") not in model_names():
-        raise WeightsError(f"{path}: not a network of deepsimreg (known: {', '.join(model_names())})")
-    cls = model_class(metadata["model"])
+    known = known_models()
+    if metadata.get("model") not in known:
+        raise WeightsError(f"{path}: not a network of deepsimreg (known: {', '.join(known)})")
+    cls = known[metadata["model"]]
     if kind is not None and cls is not kind:
         raise WeightsError(f"{path}: holds weights of {cls.__name__}, but {kind.__name__} is needed; name another run")
     try:

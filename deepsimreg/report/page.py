@@ -23,7 +23,7 @@ STYLE = {
     "legend.frameon": False,
     "pdf.fonttype": 42,
 }
-LEFT, TOP, GAP, ROW_GAP, LINE, TITLE = 0.75, 0.85, 0.15, 0.55, 0.21, 1.5  # inches; the last, of a panel's title
+LEFT, TOP, GAP, ROW_GAP, LINE = 0.75, 0.85, 0.15, 0.55, 0.21  # inches
 LEVELS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe & Ito (2008)
 
 
@@ -33,20 +33,16 @@ def draw(registration: Registration, title: str, numbers: Mapping[str, str]) -> 
     One scale, in inches per mm, holds for all panels.
     """
     planes = views(registration)
-    flat, longest = len(planes) == 1, max(plane.size.max() for plane in planes)
-    columns, side, rows = (3, 3.2, planes * 3) if flat else (9, 1.7, planes)
-    scale = side / longest
-    width = max(TITLE, *(plane.size[0] * scale for plane in planes))
+    flat = len(planes) == 1
+    columns, side, rows, parts = (3, 3.2, planes * 3, 1) if flat else (9, 1.7, planes, 2)
+    scale = side / max(plane.size.max() for plane in planes)
+    width = max(0.88 * side, *(plane.size[0] * scale for plane in planes))  # at least that of a title
     heights = [plane.size[1] * scale for plane in rows]
     lefts = LEFT + (width + GAP) * np.arange(columns)
     tops = TOP + np.cumsum([0, *heights[:-1]]) + ROW_GAP * np.arange(len(rows))
     right, bars = lefts[-1] + width, tops[-1] + heights[-1] + 0.48
-    lines = LINE * -(-len(numbers) // (1 if flat else 2))
-    loss = (right + 1.0, TOP, 3.8, 2.4) if flat else (LEFT, bars + 1.0, 0.34 * right, 2.0)
-    table = (
-        (right + 0.5, TOP + 3.2, 4.3, lines) if flat else (0.34 * right + 1.4, bars + 0.9, 0.66 * right - 1.4, lines)
-    )
-    size = (table[0] + table[2] + 0.3, 0.15 + max(bars + 0.6, table[1] + lines, loss[1] + loss[3] + 0.5))
+    below, middle, lines = bars + 1.0, 0.34 * right, LINE * -(-len(numbers) // parts)
+    size = (right + 0.3, below + max(lines, 2.5) + 0.15)
     with rc_context(STYLE):
         figure, panels = Figure(figsize=size), Panels(registration)
         points = min(12, 72 * (size[0] - LEFT - 2.8) / (0.65 * len(title)))  # a letter is about .65 of them wide
@@ -64,8 +60,8 @@ def draw(registration: Registration, title: str, numbers: Mapping[str, str]) -> 
                 _bar(_axes(figure, left, bars, span * (width + GAP) - GAP, 0.1), shown, name)
         if panels.labels:
             _legend(figure, 1 - 0.3 / size[0], 1 - 0.3 / size[1])
-        _loss(_axes(figure, *loss), registration)
-        _table(_axes(figure, *table), numbers, 1 if flat else 2)
+        _loss(_axes(figure, LEFT, below, middle, 2.0), registration)
+        _table(_axes(figure, middle + 1.4, below, right - middle - 1.4, lines), numbers, parts)
     return figure
 
 
