@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from deepsimreg.errors import DataError
 from deepsimreg.files import OUTPUTS, check_writable, read_rows, whole, write_rows
+from deepsimreg.image import as_image, as_labels
 from deepsimreg.registration import register
 from deepsimreg.report import check_report, write_report
 
@@ -25,20 +26,26 @@ def register_files(
     outputs: Sequence[str] = OUTPUTS,
     report: Path | None = None,
     verbose: bool = False,
+    channel: int | None = None,
+    page: int | None = None,
     **options,
 ) -> dict[str, Any]:
     """Register one pair and write it to `out`, whose place is checked before the work.
 
     files: `FILES` by their names. report: a page about it to write. verbose: also the seconds of each step and
-    `peak_memory_gib`. options: as `register`. Returns its metrics, seconds, and the files it wrote.
+    `peak_memory_gib`. channel, page: of every file that holds several (`as_image`). options: as `register`. Returns its
+    metrics, seconds, and the files it wrote.
     """
     out = check_writable(out)
     if report is not None:
         check_report(report)
-    labels = files.get("labels"), files.get("fixed_labels")
-    given = None if labels[0] is None else labels if labels[1] is not None else labels[0]
-    masks = {name: files[name] for name in ("moving_mask", "fixed_mask") if files.get(name) is not None}
-    result = register(files["moving"], files["fixed"], labels=given, **masks, **options)
+    read = {
+        key: None if files.get(key) is None else _read(key, files[key], channel, page, options.get("spacing"))
+        for key in FILES
+    }
+    labels = None if read["labels"] is None else (read["labels"], read["fixed_labels"])
+    masks = {"moving_mask": read["moving_mask"], "fixed_mask": read["fixed_mask"]}
+    result = register(read["moving"], read["fixed"], labels=labels, **masks, **options)
     written = result.save(out, outputs) + ([] if report is None else [write_report(result, report)])
     found = dict(result.metrics) | {"seconds": result.seconds["total"]}
     if "inverse_field" in outputs:
@@ -49,11 +56,19 @@ def register_files(
     return found | {"files": [str(path) for path in written]}
 
 
+def _read(key: str, source: Any, channel: int | None, page: int | None, spacing: Sequence[float] | None) -> Any:
+    """An image, labels or a mask of a file; images of several files as a list."""
+    if isinstance(source, list):
+        return [_read(key, one, channel, page, spacing) for one in source]
+    read, what = (as_labels, key.replace("_", " ")) if "label" in key else (as_image, key.replace("_", " "))
+    return read(source, "moving labels" if key == "labels" else what, spacing=spacing, channel=channel, page=page)
+
+
 def register_pairs(table: str | Path, out: str | Path, outputs: Sequence[str] = OUTPUTS, **options) -> Path:
     """Register the pairs of a CSV table into `out`/<name>/ and write `out`/results.csv, a row for each.
 
-    A pair that fails has its reason in the column `error`, and the others go on. Pairs that are in results.csv without
-    an error are not registered again.
+    A pair that fails has its reason in the column `error`, and the others go on. A pair that is in results.csv without
+    an error is registered again only if its files have changed: their names, sizes or times, in the column `inputs`.
 
     Raises:
         DataError: a column or a file is missing, a name occurs twice, or `out` holds results of other options.
@@ -62,16 +77,20 @@ def register_pairs(table: str | Path, out: str | Path, outputs: Sequence[str] = 
     pairs, out = _read_pairs(Path(table)), check_writable(out)
     _check_options(out / "options.json", {"outputs": list(outputs)} | options)
     results = out / "results.csv"
-    rows = {row["name"]: row for row in (read_rows(results) if results.is_file() else ()) if not row.get("error")}
+    before = read_rows(results) if results.is_file() else []
+    rows = {row["name"]: row for row in before if not row.get("error") and row["name"] in pairs}
     for name, files in tqdm(pairs.items(), desc="pairs", unit="pair"):
-        if name in rows:
+        inputs = _inputs(files)
+        if rows.get(name, {}).get("inputs") == inputs:
             continue
+        rows[name] = {"name": name, "inputs": inputs}
         try:
             found = register_files(files, out / name, outputs, progress=False, **options)
-            rows[name] = {"name": name} | {key: value for key, value in found.items() if key != "files"}
+            rows[name] |= {key: value for key, value in found.items() if key != "files"}
         except WHAT_CAN_FAIL as error:
-            rows[name] = {"name": name, "error": " ".join(str(error).split())}
+            rows[name]["error"] = " ".join(str(error).split())
         write_rows(results, [rows[done] for done in pairs if done in rows])
+    write_rows(results, [rows[name] for name in pairs])
     failed = [name for name, row in rows.items() if row.get("error")]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(pairs)} pairs failed, {results} says why; first {failed[0]}")
@@ -90,11 +109,22 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
+def _inputs(files: Mapping[str, Path | None]) -> str:
+    """What would show that files have changed."""
+    there = {key: path for key, path in files.items() if path is not None}
+    return " ".join(f"{key}={p}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for key, p in there.items())
+
+
 def _read_pairs(table: Path) -> dict[str, dict[str, Path | None]]:
     """Name → files."""
+    if not table.is_file():
+        raise DataError(f"{table} does not exist: give a CSV file with the columns moving and fixed")
     rows, pairs = read_rows(table), {}
     if not rows or not {"moving", "fixed"} <= rows[0].keys():
         raise DataError(f"{table} has no rows, or not the columns moving and fixed: add them")
+    unknown = {*rows[0]} - {*FILES, "name"}
+    if unknown:
+        raise DataError(f"{table} has the columns {', '.join(map(str, unknown))}: there is name, {', '.join(FILES)}")
     for row in rows:
         files = {key: table.parent / row[key] if row.get(key) else None for key in FILES}
         for key, path in files.items():
@@ -103,6 +133,10 @@ def _read_pairs(table: Path) -> dict[str, dict[str, Path | None]]:
         name = row.get("name") or "--".join(path.name.split(".")[0] for path in (files["moving"], files["fixed"]))
         if name in pairs:
             raise DataError(f"{table} names two pairs {name}: give each its own in the column name")
+        if Path(name).name != name:
+            raise DataError(f"{table}: the name {name!r} is no name of a folder: leave out / and ..")
+        if files["fixed_labels"] and not files["labels"]:
+            raise DataError(f"{table}: {name} has fixed_labels without labels, those of the moving image: add them")
         pairs[name] = files
     return pairs
 

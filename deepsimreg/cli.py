@@ -4,6 +4,7 @@ Commands import what they need when they run, so that `--help` is quick.
 """
 
 import json
+import math
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -21,7 +22,7 @@ EXPECTED = (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError, Imp
 def show(result: dict, as_json: bool) -> None:
     """A result for a person, or for a program."""
     if as_json:
-        finite = {name: None if value != value else value for name, value in result.items()}  # JSON has no NaN
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in result.items()}
         click.echo(json.dumps(finite, allow_nan=False))
         return
     for name, value in result.items():
@@ -162,8 +163,9 @@ def register(moving, fixed, out, start, outputs, report, also, landmarks, as_jso
 def batch(pairs, out, outputs, **options) -> None:
     """Register every pair of PAIRS, a CSV file with the columns moving and fixed, into folders of --out.
 
-    Further columns may be name, labels and fixed_labels. Paths are relative to the file. results.csv has a row for each
-    pair; a run that was ended goes on where it was.
+    Further columns may be name, labels, fixed_labels, moving_mask and fixed_mask. Paths are relative to the file.
+    results.csv has a row for each pair; a run that was ended goes on where it was, and a pair whose files have changed
+    is registered again.
 
     \b
     deepsimreg batch pairs.csv --out results --similarity mind

@@ -14,7 +14,12 @@ OUTPUTS = ("moved", "moved_labels", "field", "inverse_field", "affine", "velocit
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path to write to, beside `path` and with its suffixes; it takes its place when the writing has succeeded."""
+    """A path to write to, beside `path` and with its suffixes; it takes its place when the writing has succeeded.
+
+    DataError for what is there and is no file, such as a folder or a device.
+    """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is no file that could be replaced: choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
     try:
@@ -26,7 +31,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 def check_writable(folder: str | Path) -> Path:
     """Make a folder for results. DataError if it cannot be made or written: better before the work than after it."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     probe = folder / f".writable-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from deepsimreg.io import itk_affine, itk_array, read_image
 
 ImageLike = str | Path | np.ndarray | Tensor | nibabel.spatialimages.SpatialImage | Any
 ROUNDED = 1e-3  # how far a label that is stored as a float, or scaled by its header, may be from an integer
+EXACT = {torch.float32: 2**24, torch.float64: 2**53}  # up to there all integers are told apart
 _UNITS = {"micron": 1e-3, "meter": 1e3}
 
 
@@ -24,6 +25,7 @@ class Image:
     """Values and the grid that they lie on.
 
     data: (N, C, *spatial). name: what errors call it. dtype: of the source. from_file: it was read from one.
+    channel_dtypes: of the sources of its channels, if it is made of several.
     """
 
     data: Tensor
@@ -31,6 +33,7 @@ class Image:
     name: str
     dtype: np.dtype
     from_file: bool = False
+    channel_dtypes: tuple[np.dtype, ...] = ()
 
     @property
     def ndim(self) -> int:
@@ -83,7 +86,7 @@ def as_image(
         data = array.clone() if array.is_inference() else array
         data = data.float() if data.dtype in (torch.bfloat16, torch.float16) else data
     else:
-        data = torch.from_numpy(np.ascontiguousarray(array, _plain(dtype)))
+        data = torch.from_numpy(np.require(array, _plain(dtype), ["C", "W"]))
     if data.ndim in (2, 3):
         data = data[None, None]
     elif data.ndim not in (4, 5) or not isinstance(source, Tensor):
@@ -117,7 +120,10 @@ def as_labels(source: ImageLike | Image, what: str, **options) -> Image:
     rounded = image.data.round()
     if (image.data - rounded).abs().max() > ROUNDED:
         raise ValueError(f"{image.name} holds values that are no integers: give labels, not probabilities")
-    return replace(image, data=rounded.long(), dtype=np.dtype(np.int32))
+    largest = rounded.abs().max().item()
+    if largest > EXACT[rounded.dtype]:
+        raise ValueError(f"{image.name} holds labels up to {largest:g} as floats, which round them: store integers")
+    return replace(image, data=rounded.long(), dtype=np.dtype(np.int32 if largest < 2**31 else np.int64))
 
 
 def check_same_grid(image: Image, reference: Image) -> None:
@@ -195,6 +201,8 @@ def _read(
     if isinstance(source, nibabel.spatialimages.SpatialImage):
         array, affine = np.asarray(source.dataobj), source.affine.copy()
         affine[:3] *= _UNITS.get(getattr(source.header, "get_xyzt_units", lambda: ("mm",))()[0], 1.0)
+    elif getattr(source, "has_components", False) or getattr(source, "GetNumberOfComponentsPerPixel", int)() > 1:
+        raise ValueError(f"{what} holds several values a voxel, colours or vectors: give one channel")
     elif type(source).__module__.startswith("SimpleITK"):
         array, affine = itk_array(source), itk_affine(source.GetOrigin(), source.GetSpacing(), source.GetDirection())
     elif type(source).__module__.startswith("ants"):

@@ -138,14 +138,15 @@ def read_page(path: str | Path, page: int) -> np.ndarray:
 def write_image(path: str | Path, array: np.ndarray, grid: Grid | None = None) -> None:
     """Write an array with its dtype; the file appears whole or not at all.
 
-    grid: where ITK is to place it; None: voxels of 1 mm. TIFF and PNG keep no place. DataError for a suffix that is not
-    written, and for a type that the format does not have.
+    grid: where ITK is to place it; None: voxels of 1 mm, and in a TIFF (page, row, column). TIFF and PNG keep no place.
+    DataError for a suffix that is not written, and for a type that the format does not have.
     """
     path, array = Path(path), np.asarray(array)
     suffix = _suffix(path, WRITTEN)
     if suffix in tiff.SUFFIXES:
+        pages = array if grid is None else grid.to_file(array).T  # page, row, column
         with whole(path) as partial:
-            tifffile.imwrite(partial, array, photometric="minisblack")  # three pages are no colours
+            tifffile.imwrite(partial, pages, photometric="minisblack")  # three pages are no colours
         return
     array = array.astype(np.uint8) if array.dtype == bool else array
     array = array.astype(np.float32) if array.dtype == np.float16 else array

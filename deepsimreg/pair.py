@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from deepsimreg.alignment import align_affinely
 from deepsimreg.grid import FLIP, positions, voxel_map
 from deepsimreg.image import Image, ImageLike, antialiased, as_image, as_labels, as_mask, check_same_grid, unit_range
+from deepsimreg.losses.base import joint_weights
 from deepsimreg.optimise import Landmarks, Optimised
 from deepsimreg.transform import Registration
 from deepsimreg.warps import inside, sample_image
@@ -74,14 +75,11 @@ def prepared(
     labels: tuple[ImageLike, ImageLike] | ImageLike | None = None,
     masks: tuple[ImageLike | None, ImageLike | None] = (None, None),
     affine: str | None = None,
-    options: Mapping | None = None,
+    spacing: Sequence[float] | None = None,
 ) -> Pair:
-    """The pair, its moving values pulled onto the fixed grid; arguments and errors as `register`.
-
-    options: of `as_image`.
-    """
-    clock, options = {"start": time.perf_counter()}, options or {}
-    moving, fixed = _channels(moving, "moving", options), _channels(fixed, "fixed", options)
+    """The pair, its moving values pulled onto the fixed grid; arguments and errors as `register`."""
+    clock = {"start": time.perf_counter()}
+    moving, fixed = _channels(moving, "moving", spacing), _channels(fixed, "fixed", spacing)
     _check_together(moving, fixed)
     moving, fixed = _in_one_world(moving, fixed, affine), _in_one_world(fixed, moving, affine)
     given = _labels(labels, moving, fixed)
@@ -102,19 +100,23 @@ def prepared(
         weights = None if seen.all() else seen
     clock["prepare"] = time.perf_counter()
     weights = weights, None if fixed_mask is None else fixed_mask.data.to(device)
+    both = joint_weights(*weights)
+    if both is not None and not both.any():
+        raise ValueError(f"the masks of {moving.name} and {fixed.name} have nothing in common where the images lie now")
     return Pair(moving, fixed, tuple(given), (values, target), weights, matrix, transform, device, clock)
 
 
-def _channels(sources: ImageLike | Sequence[ImageLike], what: str, options: Mapping) -> Image:
+def _channels(sources: ImageLike | Sequence[ImageLike], what: str, spacing: Sequence[float] | None) -> Image:
     """An image, or several on one grid as its channels."""
     if not isinstance(sources, list | tuple):
-        return as_image(sources, what, **options)
-    images = [as_image(source, what, **options) for source in sources]
+        return as_image(sources, what, spacing)
+    images = [as_image(source, what, spacing) for source in sources]
     if not images:
         raise ValueError(f"no {what} image: give one at least")
     for image in images[1:]:
         check_same_grid(image, images[0])
-    return replace(images[0], data=torch.cat([image.data.float() for image in images], dim=1))
+    dtypes = tuple(image.dtype for image in images)
+    return replace(images[0], data=torch.cat([image.data.float() for image in images], dim=1), channel_dtypes=dtypes)
 
 
 def _check_together(moving: Image, fixed: Image) -> None:
@@ -165,7 +167,7 @@ def _check_overlap(matrix: np.ndarray, moving: Image, fixed: Image) -> None:
     coarse = [np.linspace(0, size - 1, 16) for size in fixed.shape]
     points = np.stack(np.meshgrid(*coarse, indexing="ij")).reshape(fixed.ndim, -1)
     there = matrix[: fixed.ndim, : fixed.ndim] @ points + matrix[: fixed.ndim, fixed.ndim :]
-    share = ((there > -1) & (there < np.array(moving.shape)[:, None])).all(0).mean()
+    share = ((there >= -0.5) & (there < np.array(moving.shape)[:, None] - 0.5)).all(0).mean()
     remedy = "check their headers, or give affine='rigid', which first aligns their centres"
     if share == 0:
         raise ValueError(f"{moving.name} and {fixed.name} do not overlap in the world: {remedy}")

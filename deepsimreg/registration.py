@@ -47,8 +47,6 @@ def register(
     start: str | Path | Sequence[str | Path] | None = None,
     fill: float | None = None,
     background: int = 0,
-    channel: int | None = None,
-    page: int | None = None,
     model: str = "velocity",
     extract: str = "once",
     learning_rate: float = LEARNING_RATE,
@@ -62,7 +60,8 @@ def register(
 
     Args:
         moving, fixed: paths (NIfTI, TIFF, NRRD, MetaImage, MGH, PNG), images of nibabel, SimpleITK or ANTs, arrays
-            (H, W) or (X, Y, Z), tensors (N, C, *spatial); or lists of these, on one grid: several channels.
+            (H, W) or (X, Y, Z), tensors (N, C, *spatial); or lists of these, on one grid: several channels. Of a file
+            that holds more than one image, `as_image(path, "moving", page=3)`.
             Images on different grids are brought together by their affines; a moving image that is finer than the
             fixed grid is smoothed for the comparison. Grey values that leave [0, 1], or stay below 0.5, are scaled
             from their 1 % and 99 % quantiles for it.
@@ -84,7 +83,6 @@ def register(
         start: displacement fields or affines (`deepsimreg.apply`) of any tool, to go on from.
         fill: grey value of what lies outside the moving image; None: its lowest.
         background: the label of what lies outside, and of the class that counts as background in Dice.
-        channel, page: of files that hold several channels, time points or pages (`as_image`).
         model, extract, learning_rate: as `optimise`.
         spacing: mm, array axis order, for images that carry none, in place of what a TIFF's tags say.
         device: where it runs; None: a GPU if there is one.
@@ -96,9 +94,7 @@ def register(
         ValueError: images that do not go together, are empty, constant or not finite; an unknown name or option.
         WeightsError: weights that cannot be used.
     """
-    options = {"spacing": spacing, "channel": channel, "page": page}
-    masks = moving_mask, fixed_mask
-    pair = prepared(moving, fixed, _device(device), labels, masks, affine, options)
+    pair = prepared(moving, fixed, _device(device), labels, (moving_mask, fixed_mask), affine, spacing)
     several = isinstance(fixed, list | tuple) and len(fixed) > 1
     compared = _similarity(similarity, extractor, pair.fixed, several)
     if several:
@@ -190,13 +186,16 @@ def _similarity(similarity, extractor, image: Image, one_by_one: bool) -> Simila
                 "a weight file, or a network with a method features(image)"
             )
         extractors[kind] = extractor
-        if extractor == RANDOM:
+        if isinstance(extractor, str) and extractor == RANDOM:
+            if any(name.startswith("classes") for name in similarity_terms(similarity)):
+                raise ValueError("a random network knows no classes: compare its features, as deepsim-seg does")
             extractors[kind] = random_features(image.ndim)
         elif isinstance(extractor, str | Path) and Path(extractor).suffix in (".pt", ".pth", ".ts"):
             extractors[kind] = TorchScriptFeatures(extractor)
         elif isinstance(extractor, str | Path):
-            named = str(extractor) in pretrained() or Path(extractor).is_file()
-            extractors[kind] = load(extractor if named else f"{extractor}/{kind}", EXTRACTORS.get(kind))
+            path = Path(extractor).expanduser()
+            found = str(extractor) if str(extractor) in pretrained() else path if path.is_file() else None
+            extractors[kind] = load(found or f"{extractor}/{kind}", EXTRACTORS.get(kind))
         if hasattr(extractors[kind], "at_spacing"):
             extractors[kind] = extractors[kind].at_spacing(image.spacing)
         _check_network(extractors[kind], image.ndim, 1 if one_by_one else image.data.shape[1])

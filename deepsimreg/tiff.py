@@ -4,6 +4,7 @@ Pages that were appended one by one and those of one series read alike. Arrays a
 """
 
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,7 +16,9 @@ from deepsimreg.errors import DataError
 from deepsimreg.grid import FLIP, Grid
 
 SUFFIXES = (".tif", ".tiff")
-_MM = {"nm": 1e-6, "um": 1e-3, "micron": 1e-3, "microns": 1e-3, "mm": 1.0, "cm": 10.0, "m": 1e3, "inch": 25.4}
+_MM = {"nm": 1e-6, "nanometer": 1e-6, "um": 1e-3, "micron": 1e-3, "micrometer": 1e-3, "mm": 1.0, "millimeter": 1.0}
+_MM |= {"cm": 10.0, "centimeter": 10.0, "m": 1e3, "meter": 1e3, "inch": 25.4, "in": 25.4}
+_SIZELESS = ("", "pixel", "none")  # what ImageJ writes where nothing was measured; its ratios count, as mm
 _MICRO = re.compile(r"\\u00b5|[µμ]", re.IGNORECASE)
 
 
@@ -38,21 +41,23 @@ def layout(file: tifffile.TiffFile) -> tuple[str, tuple[int, ...], Callable[[], 
 def read_tiff(path: Path, channel: int | None, page: int | None) -> tuple[np.ndarray, Grid]:
     """A plane, or a volume of its Z pages, and where it lies.
 
-    channel: of several (axes C and S). page: of a time-lapse (T), or of any stack that is to be read as one plane.
+    channel: of several (axes C and S). page: of a time-lapse (T); of any other stack that is to be read as one plane.
     DataError for several channels or time points none of which is chosen, and for a choice that there is not.
     """
     with tifffile.TiffFile(path) as file:
         axes, shape, read = layout(file)
         array, steps = decoded(path, read).reshape(shape), _steps(file)
+    timed = "T" in axes
     for letter in axes:
         index = axes.index(letter)
-        if letter in "YX" or (letter in "ZQ" and page is None):
+        if letter in "YX" or (letter in "ZQ" and (page is None or timed)):
             continue
         what, chosen = ("channel", channel) if letter in "CS" else ("page", page)
         count = array.shape[index]
         if chosen is None and count > 1:
             kind = {"C": "channels", "S": "colours", "T": "time points"}.get(letter, f"entries along axis {letter}")
-            raise DataError(f"{path} holds {count} {kind}, and no depth: choose one with {what} (0 to {count - 1})")
+            depth = "" if set("ZQ") & set(axes) else ", and no depth"
+            raise DataError(f"{path} holds {count} {kind}{depth}: choose one with {what} (0 to {count - 1})")
         array = take(array, index, chosen or 0, what, path)
         axes = axes.replace(letter, "", 1)
     order = ["ZQYX".index(letter) for letter in axes]
@@ -105,7 +110,7 @@ def _steps(file: tifffile.TiffFile) -> dict[str, float]:
         }
         return {axis: float(size) * mm for axis, (size, unit) in given.items() if size and (mm := _mm(unit))}
     found = file.imagej_metadata or {}
-    unit = _mm(str(found.get("unit", "pixel")))
+    unit = _mm(str(found.get("unit", "pixel"))) if file.is_imagej else None
     if not unit:
         return {}
     tags = file.pages.first.tags
@@ -114,5 +119,9 @@ def _steps(file: tifffile.TiffFile) -> dict[str, float]:
 
 
 def _mm(unit: str) -> float | None:
-    """mm of a unit of length; None if it is none."""
-    return _MM.get(_MICRO.sub("u", unit))
+    """mm of a unit of length; 1 where nothing was measured. None, and a warning, for one that is not known."""
+    name = _MICRO.sub("u", unit).strip().lower().replace("metre", "meter")
+    name = {"inches": "inch", "pixels": "pixel"}.get(name, name if name in _MM else name.removesuffix("s"))
+    if name not in _MM and name not in _SIZELESS:
+        warnings.warn(f"the unit {unit!r} of a TIFF is not known, its voxels count as 1 mm: give spacing", stacklevel=2)
+    return 1.0 if name in _SIZELESS else _MM.get(name)

@@ -96,7 +96,8 @@ class Registration:
         return positions(self.matrix, self.displacement)
 
     def _sampled(self, data: Tensor) -> Tensor:
-        outside = data.min().item() if self.fill is None else self.fill
+        lowest = data.amin(dim=(0, *range(2, data.ndim)), keepdim=True).to(self.displacement.device)
+        outside = lowest if self.fill is None else self.fill
         return sample_image(data.to(self.displacement.device), self._positions, outside)
 
     def warp(self, image: ImageLike) -> Tensor:
@@ -151,7 +152,8 @@ class Registration:
         return list(files)
 
     def _write_moved(self, path: Path, channel: int = 0) -> None:
-        write_image(path, as_type(self.moved[:, channel:], self.moving.dtype), self.fixed.grid)
+        dtype = (self.moving.channel_dtypes or [self.moving.dtype] * (channel + 1))[channel]
+        write_image(path, as_type(self.moved[:, channel:], dtype), self.fixed.grid)
 
     def _write_moved_labels(self, path: Path) -> None:
         write_image(path, as_type(self.moved_labels, self.moving_labels.dtype), self.fixed.grid)
@@ -188,5 +190,5 @@ def as_type(values: Tensor, dtype: np.dtype) -> np.ndarray:
     array = values[0, 0].cpu().numpy()
     dtype = np.dtype({"b": np.uint8, "f": np.float32}.get(dtype.kind, dtype))
     if dtype.kind in "iu" and array.dtype.kind == "f":
-        array = np.clip(np.rint(array), np.iinfo(dtype).min, np.iinfo(dtype).max)
+        array = np.clip(np.rint(array.astype(np.float64)), np.iinfo(dtype).min, np.iinfo(dtype).max)
     return array.astype(dtype.newbyteorder("="))

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import os
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 import torch
 from click.testing import CliRunner
 from scipy.spatial.transform import Rotation
@@ -271,3 +273,83 @@ def test_the_inverse_of_a_field_is_that_of_the_whole_warp_wherever_the_moving_im
     back = sent(read_transforms([f"inverse:{tmp_path / 'whole.nii.gz'}"], 3), there)
     assert np.median(np.linalg.norm(back - points, axis=1)) < 0.1
     assert np.linalg.norm(back - points, axis=1).max() < 0.5
+
+
+def test_integers_of_32_bits_and_planes_of_tiff_pass_unchanged(tmp_path):
+    rng = np.random.default_rng(8)
+    numbers = rng.integers(-(2**31), 2**31 - 1, (16, 18, 20)).astype(np.int32)
+    path = saved(tmp_path / "numbers.nii.gz", numbers, np.eye(4))
+    still = register(path, path, "mse", network=Given(torch.zeros(1, 3, 16, 18, 20)), steps=0, progress=False)
+    still.save(tmp_path, ["field"])
+    apply_to_image(path, [tmp_path / "field.nii.gz"], tmp_path / "again.nii.gz")
+    np.testing.assert_array_equal(np.asarray(nibabel.load(tmp_path / "again.nii.gz").dataobj), numbers)
+
+    plane = rng.integers(0, 60000, (40, 30)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "plane.tif", plane)
+    tiff = tmp_path / "plane.tif"
+    still = register(tiff, tiff, "mse", network=Given(torch.zeros(1, 2, 40, 30)), steps=0, progress=False)
+    still.save(tmp_path / "tiff", ["field"])
+    apply_to_image(tiff, [tmp_path / "tiff" / "field.nii.gz"], tmp_path / "again.tif")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "again.tif"), plane)
+
+
+def test_channels_keep_their_types_and_their_own_background(tmp_path):
+    rng, shape = np.random.default_rng(9), (20, 22, 18)
+    bright = (100 + 100 * smooth(rng, shape)).astype(np.uint8)
+    scanner = (smooth(rng, shape) * 0.9 - 1000).astype(np.float32)
+    paths = [saved(tmp_path / f"{k}.nii.gz", array, np.eye(4)) for k, array in enumerate((bright, scanner))]
+    away = torch.zeros(1, 3, *shape)
+    away[:, 0] = 6
+    result = register(paths, paths, "mse", network=Given(away), steps=0, progress=False)
+    result.save(tmp_path / "out", ["moved"])
+    moved = [nibabel.load(tmp_path / "out" / name) for name in ("moved.nii.gz", "moved1.nii.gz")]
+    assert [one.get_data_dtype() for one in moved] == [np.uint8, np.float32]
+    for one, source in zip(moved, (bright, scanner), strict=True):
+        values = one.get_fdata()
+        np.testing.assert_allclose(values[:-6], source[6:].astype(float), atol=1e-4)
+        assert (values[-6:] == source.min()).all()
+
+
+@pytest.mark.parametrize("row", ["4,5", "1,2,3,4", "1,2,x"])
+def test_rows_of_points_that_are_no_points_are_named(tmp_path, saved_registration, row):
+    (tmp_path / "p.csv").write_text(f"x,y,z\n1,2,3\n{row}\n")
+    with pytest.raises(DataError, match=r"p\.csv, row 2"):
+        apply_to_points(tmp_path / "p.csv", [saved_registration[0] / "field.nii.gz"], tmp_path / "out.csv")
+
+
+def test_a_pair_whose_files_have_changed_is_registered_again(tmp_path):
+    rng = np.random.default_rng(10)
+    for name in "abc":
+        saved(tmp_path / f"{name}.nii.gz", smooth(rng, (20, 22, 18)), np.eye(4))
+    table, command = tmp_path / "pairs.csv", ["batch", f"{tmp_path}/pairs.csv", "--out", f"{tmp_path}/out"]
+    command += ["--steps", "1", "--outputs", "moved"]
+
+    def registered(text):
+        table.write_text(text)
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0, done.output
+        with (tmp_path / "out" / "results.csv").open() as file:
+            return {row["name"]: row["sd_log_jacobian"] for row in csv.DictReader(file)}
+
+    first = registered("name,moving,fixed\none,a.nii.gz,b.nii.gz\ntwo,b.nii.gz,c.nii.gz\n")
+    second = registered("name,moving,fixed\none,c.nii.gz,a.nii.gz\n")
+    assert set(first) == {"one", "two"}
+    assert set(second) == {"one"}
+    assert second["one"] != first["one"]
+    for text, message in (
+        ("moving,fixed,fixed_labels\na.nii.gz,b.nii.gz,c.nii.gz\n", "fixed_labels without labels"),
+        ("moving,fixed,lable\na.nii.gz,b.nii.gz,c.nii.gz\n", "has the columns lable"),
+        ("name,moving,fixed\n../out,a.nii.gz,b.nii.gz\n", "is no name of a folder"),
+    ):
+        table.write_text(text)
+        assert message in CliRunner().invoke(main, command).output
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path, saved_registration):
+    points = write_points(tmp_path / "points.csv", saved_registration[3])
+    (tmp_path / "folder.csv").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
+    for name in ("folder.csv", "pipe.csv"):
+        with pytest.raises(DataError, match="is no file that could be replaced"):
+            apply_to_points(points, [saved_registration[0] / "field.nii.gz"], tmp_path / name)
+    assert (tmp_path / "pipe.csv").is_fifo()

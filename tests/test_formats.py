@@ -212,3 +212,59 @@ def test_labels_that_a_header_scales_are_rounded_and_probabilities_are_refused(t
     np.testing.assert_array_equal(as_labels(tmp_path / "scaled.nii.gz", "labels").data[0, 0], labels)
     with pytest.raises(ValueError, match="no integers: give labels, not probabilities"):
         as_labels(smooth((12, 12, 12)), "labels")
+
+
+def test_a_tiff_that_is_written_on_a_grid_has_pages_of_rows(tmp_path):
+    """An array of a NIfTI, (X, Y, Z): columns are x, rows y, pages z, as ITK reads a TIFF."""
+    array = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5)
+    write_image(tmp_path / "a.tif", array, Grid.of(array.shape))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.tif"))).T, array)
+    tifffile.imwrite(tmp_path / "plane.tif", array[0])
+    stored = read_image(tmp_path / "plane.tif")
+    write_image(tmp_path / "again.tif", *stored)
+    np.testing.assert_array_equal(read_image(tmp_path / "again.tif").array, array[0])
+
+
+@pytest.mark.parametrize(
+    ("unit", "mm"), [("micrometer", 1e-3), ("Micrometers", 1e-3), ("millimeter", 1), ("inches", 25.4)]
+)
+def test_units_of_a_tiff_are_read_when_they_are_written_out(tmp_path, unit, mm):
+    stack = np.zeros((3, 20, 30), np.uint8)
+    options = {"imagej": True, "resolution": (2, 2), "metadata": {"axes": "ZYX", "spacing": 3, "unit": unit}}
+    tifffile.imwrite(tmp_path / "a.tif", stack, **options)
+    np.testing.assert_allclose(read_image(tmp_path / "a.tif").grid.spacing, np.array([3, 0.5, 0.5]) * mm)
+
+
+def test_ratios_without_a_unit_count_and_an_unknown_unit_is_said(tmp_path):
+    stack = np.zeros((3, 20, 30), np.uint8)
+    for unit in ("pixel", "furlong"):
+        metadata = {"axes": "ZYX", "spacing": 3, "unit": unit}
+        tifffile.imwrite(tmp_path / f"{unit}.tif", stack, imagej=True, resolution=(1, 1), metadata=metadata)
+    np.testing.assert_allclose(read_image(tmp_path / "pixel.tif").grid.spacing, (3, 1, 1))
+    with pytest.warns(UserWarning, match="unit 'furlong' of a TIFF is not known"):
+        read_image(tmp_path / "furlong.tif")
+
+
+def test_a_page_of_a_series_of_volumes_is_a_volume(tmp_path):
+    series = np.arange(2 * 3 * 20 * 30, dtype=np.uint16).reshape(2, 3, 20, 30)
+    tifffile.imwrite(tmp_path / "a.tif", series, imagej=True, metadata={"axes": "TZYX"})
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif", page=1).array, series[1])
+    with pytest.raises(DataError, match=r"holds 2 time points: choose one with page"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_colours_of_other_libraries_are_no_depth():
+    ants = pytest.importorskip("ants")
+    colours = np.random.default_rng(0).random((20, 30, 3)).astype(np.float32)
+    for source in (sitk.GetImageFromArray(colours, isVector=True), ants.from_numpy(colours, has_components=True)):
+        with pytest.raises(ValueError, match="several values a voxel"):
+            as_image(source, "moving")
+
+
+def test_large_labels_stay_what_they_are():
+    labels = np.array([[0, 2**31 + 5], [2**40, 7]], np.float64).repeat(4, 0).repeat(4, 1)
+    found = as_labels(labels, "labels")
+    np.testing.assert_array_equal(found.data[0, 0].numpy(), labels.astype(np.int64))
+    assert found.dtype == np.int64
+    with pytest.raises(ValueError, match="store integers"):
+        as_labels(labels.astype(np.float32), "labels")

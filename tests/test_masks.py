@@ -216,3 +216,14 @@ def test_voxels_without_a_counterpart_do_not_count(tmp_path):
     error = (result.displacement - truth).norm(dim=1)[0, 30:-6, 6:-6].mean()
     assert error < 0.4
     assert truth.norm(dim=1)[0, 30:-6, 6:-6].mean() > 1
+
+
+def test_masks_without_anything_in_common_are_refused():
+    image = smooth(0)
+    with pytest.raises(ValueError, match="have nothing in common"):
+        register(image, image, "mse", moving_mask=half(), fixed_mask=1 - half(), progress=False)
+
+
+def test_classes_of_a_random_network_are_refused():
+    with pytest.raises(ValueError, match="knows no classes"):
+        register(smooth(0), smooth(1), "classes-seg", extractor="random", progress=False)

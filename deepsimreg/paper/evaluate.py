@@ -147,10 +147,9 @@ def _write_moved(folder: Path, pair: Pair, displacement: Tensor) -> None:
 
 def write_sample(stem: Path, values: Tensor, like: Sample) -> None:
     """Write (*spatial) on the grid of a sample: NIfTI for volumes, TIFF for planes."""
-    suffix = ".nii.gz" if values.ndim == 3 else ".tif"
-    write_image(
-        stem.with_name(stem.name + suffix), values.cpu().numpy(), Grid.of(values.shape, like.spacing, like.affine)
-    )
+    volume = values.ndim == 3
+    path = stem.with_name(stem.name + (".nii.gz" if volume else ".tif"))
+    write_image(path, values.cpu().numpy(), Grid.of(values.shape, like.spacing, like.affine) if volume else None)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

@@ -42,7 +42,7 @@ def warp_labels(labels: Tensor, displacement: Tensor) -> Tensor:
     return sample_labels(labels, positions)
 
 
-def sample_image(image: Tensor, positions: Tensor, outside: float | None = None) -> Tensor:
+def sample_image(image: Tensor, positions: Tensor, outside: float | Tensor | None = None) -> Tensor:
     """Values of `image` (N, C, *size) at `positions` (N, D, *spatial), voxels of the image, linear; (N, C, *spatial).
 
     The image may have another size than the grid of positions. outside: value there (`inside`); None: the nearest edge.
