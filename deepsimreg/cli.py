@@ -14,8 +14,16 @@ from deepsimreg import __version__
 from deepsimreg.files import OUTPUTS
 from deepsimreg.losses.registry import DEFAULT, SIMILARITIES
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-PATH = click.Path(exists=True, path_type=Path)
+
+class HomePath(click.Path):
+    """A path, in which ~ is the user's home where no shell has expanded it."""
+
+    def convert(self, value, param, context):
+        return super().convert(Path(value).expanduser(), param, context)
+
+
+FILE = HomePath(exists=True, dir_okay=False, path_type=Path)
+PATH = HomePath(exists=True, path_type=Path)
 EXPECTED = (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError, ImportError)  # what a user can mend
 
 
@@ -86,7 +94,7 @@ def main() -> None:
     """Image registration with semantic similarity (DeepSim)."""
 
 
-OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of results.")
+OUT = click.option("--out", type=HomePath(file_okay=False, path_type=Path), required=True, help="Folder of results.")
 OPTIONS = (
     click.option(
         "--similarity", default=DEFAULT, show_default=True, help=f"{', '.join(SIMILARITIES)}; or a sum of them."
@@ -130,7 +138,7 @@ def registering(command):
 @click.option("--also", type=FILE, nargs=2, multiple=True, help="A further channel, on the grids of MOVING and FIXED.")
 @click.option("-v", "--verbose", is_flag=True, help="Also the seconds of each step, and the peak memory.")
 @click.option("--channel-weights", type=Numbers(), help="As 1,0.5: of MOVING and FIXED, and of each --also.")
-@click.option("--report", type=click.Path(path_type=Path), help="One page to look at: .png, .pdf or .html.")
+@click.option("--report", type=HomePath(path_type=Path), help="One page to look at: .png, .pdf or .html.")
 @JSON
 def register(moving, fixed, out, start, outputs, report, also, landmarks, as_json, **options) -> None:
     """Pull MOVING onto FIXED; write moved.nii.gz, field.nii.gz for ITK, ANTs and Slicer, its inverse and more to --out.
@@ -150,6 +158,8 @@ def register(moving, fixed, out, start, outputs, report, also, landmarks, as_jso
     files = {name: options.pop(name) for name in FILES[2:]}
     if files["fixed_labels"] is not None and files["labels"] is None:
         raise click.UsageError("--fixed-labels needs --labels, those of the moving image")
+    if options["channel_weights"] and len(options["channel_weights"]) != 1 + len(also):
+        raise click.UsageError("--channel-weights: give one for MOVING and FIXED, and one for each --also")
     files |= {"moving": [moving, *(pair[0] for pair in also)], "fixed": [fixed, *(pair[1] for pair in also)]}
     marks = tuple(read_points(path)[1] for path in landmarks) if landmarks else None
     options |= {"start": start or None, "landmarks": marks, "progress": not as_json}
@@ -177,7 +187,7 @@ def batch(pairs, out, outputs, **options) -> None:
 
 @main.command()
 @click.argument("transforms", nargs=-1, required=True, metavar="TRANSFORM... IMAGE")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The result.")
+@click.option("--out", type=HomePath(dir_okay=False, path_type=Path), required=True, help="The result.")
 @click.option("--labels", is_flag=True, help="IMAGE holds labels: take the nearest voxel.")
 @click.option("--reference", type=FILE, help="The result lies on the grid of this image; default: of the first field.")
 @click.option("--fill", type=float, help="Grey value outside IMAGE; default: its lowest.")
@@ -186,14 +196,15 @@ def batch(pairs, out, outputs, **options) -> None:
     "--voxels", type=FILE, nargs=2, help="Points are voxels of the first image and become those of the second."
 )
 @click.option("--learn2reg", is_flag=True, help="Write TRANSFORM, in voxels of IMAGE, as Learn2Reg's disp_*.nii.gz.")
-def apply(transforms, out, labels, reference, fill, background, voxels, learn2reg) -> None:
+@click.option("--channel", type=int, help="Of an IMAGE that holds several, from 0.")
+@click.option("--page", type=int, help="Of a time series, or of a stack of which one plane is meant, from 0.")
+def apply(transforms, out, labels, reference, fill, background, voxels, learn2reg, channel, page) -> None:
     """Pull IMAGE through transforms, or send the points of a CSV file through them.
 
     TRANSFORM: displacement fields, and affines (.mat, .txt, .tfm) of any tool that writes ITK's, or Learn2Reg's
-    disp_*.nii.gz; inverse:FILE is the inverse. As in ANTs the first acts first on a point.
-    They take points of the fixed image to
-    the moving image, and pull the moving image onto the fixed one. So points (columns x, y, z; mm, LPS) that were
-    marked in the fixed image go through the field, and points of the moving image through the inverse field.
+    disp_*.nii.gz; inverse:FILE is the inverse. As in ANTs the first acts first on a point. They take points of the
+    fixed image to the moving image, and pull the moving image onto the fixed one. So points (columns x, y, z; mm, LPS)
+    that were marked in the fixed image go through the field, and points of the moving image through the inverse field.
 
     \b
     deepsimreg apply result/field.nii.gz moving_labels.nii.gz --labels --out moved_labels.nii.gz
@@ -206,22 +217,30 @@ def apply(transforms, out, labels, reference, fill, background, voxels, learn2re
 
     from deepsimreg.apply import apply_to_image, apply_to_points, displacement_of, reference_grid
     from deepsimreg.files import check_writable
-    from deepsimreg.image import as_image
+    from deepsimreg.image import as_image, as_labels
     from deepsimreg.learn2reg import write_disp
 
     *names, image = transforms
     if not names:
         raise click.UsageError("give transforms, and then the image or the points")
     check_writable(out.parent)
-    if Path(image).suffix.lower() == ".csv":
+    points = Path(image).suffix.lower() == ".csv"
+    if points != (out.suffix.lower() == ".csv"):
+        raise click.UsageError(f"--out is {out}: points are written as .csv, images as images")
+    if points and (labels or learn2reg or any(one is not None for one in (reference, fill, channel, page))):
+        raise click.UsageError("points take no options of images: leave them out")
+    if voxels and not points:
+        raise click.UsageError("--voxels is for points")
+    if points:
         grids = tuple(as_image(path, "image").grid for path in voxels) if voxels else None
         click.echo(f"{out}: {apply_to_points(image, names, out, grids)} points")
         return
+    source = (as_labels if labels else as_image)(image, "image", channel=channel, page=page)
     if learn2reg:
         grid = reference_grid(names) if reference is None else as_image(reference, "reference").grid
-        write_disp(out, displacement_of(names, grid, as_image(image, "image").grid, np.eye(grid.ndim + 1)), grid)
+        write_disp(out, displacement_of(names, grid, source.grid, np.eye(grid.ndim + 1)), grid)
     else:
-        apply_to_image(image, names, out, labels, reference, fill, background)
+        apply_to_image(source, names, out, labels, reference, fill, background)
     click.echo(out)
 
 
@@ -250,8 +269,10 @@ def evaluate(moved_labels, fixed_labels, field, learn2reg, as_json) -> None:
             raise click.UsageError("--learn2reg needs --field, the displacement")
         show(evaluate_fields(field, moved_labels, fixed_labels), as_json)
         return
+    from dataclasses import replace
+
     from deepsimreg.image import as_labels, check_same_grid
-    from deepsimreg.itk import from_itk, read_field
+    from deepsimreg.learn2reg import read_disp
     from deepsimreg.metrics import indexed_labels, label_metrics, smoothness
 
     moved, fixed = as_labels(moved_labels, "moved labels"), as_labels(fixed_labels, "fixed labels")
@@ -259,7 +280,9 @@ def evaluate(moved_labels, fixed_labels, field, learn2reg, as_json) -> None:
     a, b, classes = indexed_labels(moved.data, fixed.data)
     result = label_metrics(a, b, classes, fixed.spacing)
     if field is not None:
-        result |= smoothness(from_itk(*read_field(field)))
+        displacement, grid = read_disp(field)
+        check_same_grid(replace(fixed, grid=grid, data=displacement, name=str(field)), fixed)
+        result |= smoothness(displacement)
     show(result, as_json)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepsimreg.errors import DataError
+
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to LPS, and back
 TILT = 0.01  # of its length, by which an axis of one slice may leave the plane of the other
 
@@ -23,7 +25,7 @@ class Grid:
     shape: voxels along each array axis. affine: (4, 4), index in the file to world, RAS, mm. axes: of each array axis,
     its axis in the file. file_ndim: axes of the file as ITK counts them, 2 or 3. itk: as `affine`, where ITK places the
     file. placed: the source says where it lies. code: of the space, as NIfTI numbers them; 0: unknown.
-    ValueError for an affine that is singular or sheared.
+    DataError for an affine that is singular or sheared.
     """
 
     shape: tuple[int, ...]
@@ -40,23 +42,23 @@ class Grid:
         for affine in (self.affine, self.itk):
             steps = np.linalg.norm(affine[:3, :3], axis=0)
             if not np.isfinite(affine).all() or not steps.all():
-                raise ValueError(f"affine {affine.tolist()} is singular: give every axis a size")
+                raise DataError(f"affine {affine.tolist()} is singular: give every axis a size")
             cosines = (affine[:3, :3] / steps).T @ (affine[:3, :3] / steps)
             if np.abs(cosines - np.eye(3)).max() > 1e-3:
-                raise ValueError(f"affine {affine.tolist()} is sheared: resample the image to a grid with right angles")
+                raise DataError(f"affine {affine.tolist()} is sheared: resample the image to a grid with right angles")
 
     @classmethod
     def of(cls, shape: Sequence[int], spacing: Sequence[float] | None = None, affine: np.ndarray | None = None):
         """The grid of an array of two or three axes.
 
         spacing: mm, array axis order; None: 1. affine: (4, 4) or, in 2D, (3, 3), in place of the spacing.
-        ValueError for an affine that is singular, sheared or of another size, or that tilts a plane.
+        DataError for an affine that is singular or sheared, or tilts a plane, ValueError for another size.
         """
         ndim, placed = len(shape), affine is not None
         if placed:
             given, affine, inside = np.asarray(affine, dtype=float), np.eye(4), [*range(ndim), 3]
             if given.shape == (4, 4) and ndim == 2 and (given[:2, 2].any() or given[2, :2].any()):
-                raise ValueError(f"affine {given.tolist()} tilts a 2D image out of its plane: give a volume of 1 slice")
+                raise DataError(f"affine {given.tolist()} tilts a 2D image out of its plane: give a volume of 1 slice")
             if given.shape not in ((4, 4), (ndim + 1, ndim + 1)):
                 raise ValueError(f"affine has shape {given.shape}: give (4, 4)")
             affine[np.ix_(inside, inside)] = given if len(given) == ndim + 1 else given[np.ix_(inside, inside)]

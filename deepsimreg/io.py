@@ -273,11 +273,12 @@ def _found(path: str | Path) -> Iterator[tuple[Path, str]]:
 def readable(path: Path, kind: str) -> Iterator[None]:
     """Raise a DataError that names the file if it is missing, or if reading it as that kind fails."""
     if not path.is_file():
-        raise DataError(f"{path} does not exist: check the path, or fetch the data again")
+        what = "is a folder: name a file in it" if path.is_dir() else "does not exist: check the path"
+        raise DataError(f"{path} {what}, or fetch the data again")
     try:
         yield
-    except DataError:
-        raise
+    except DataError as error:
+        raise error if path.name in str(error) else DataError(f"{path}: {error}") from error
     except BROKEN_FILE as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise DataError(f"{path} is truncated or not {kind} ({reason}): fetch it again") from error

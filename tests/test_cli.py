@@ -156,3 +156,34 @@ def test_a_folder_that_cannot_be_written_is_named_before_the_work(files, monkeyp
     assert done.exit_code == 1
     assert "taken/below cannot be written" in done.stderr
     assert "choose another folder" in done.stderr
+
+
+def test_home_is_found_and_options_that_would_do_nothing_are_refused(files, monkeypatch):
+    monkeypatch.setenv("HOME", str(files))
+    moving, fixed = "~/moving.nii.gz", "~/fixed.nii.gz"
+    done = call("register", moving, fixed, "--out", "~/home", "--steps", 1, "--outputs", "field")
+    assert done.exit_code == 0, done.output
+    assert (files / "home" / "field.nii.gz").is_file()
+    done = call("apply", "~/home/field.nii.gz", moving, "--out", "~/home/moved.nii.gz")
+    assert done.exit_code == 0, done.output
+    (files / "points.csv").write_text("x,y,z\n1,2,3\n")
+    points = ["apply", "~/home/field.nii.gz", "~/points.csv", "--out"]
+    for command, message in (
+        ([*points, "~/points.nii.gz"], "points are written as .csv"),
+        ([*points, "~/sent.csv", "--labels"], "no options of images"),
+        (["apply", "~/home/field.nii.gz", moving, "--out", "~/a.nii.gz", "--voxels", moving, fixed], "is for points"),
+        (["register", moving, fixed, "--out", "~/home", "--channel-weights", "1,2"], "one for each --also"),
+    ):
+        done = call(*command)
+        assert done.exit_code == 2, command
+        assert message in done.output
+
+
+def test_a_field_of_another_grid_is_not_scored(files):
+    nibabel.save(nibabel.Nifti1Image(np.ones((8, 9, 10), np.uint8), np.eye(4)), files / "small.nii.gz")
+    done = call("register", files / "moving.nii.gz", files / "fixed.nii.gz", "--out", files / "o", "--steps", 1)
+    assert done.exit_code == 0, done.output
+    small, there = files / "small.nii.gz", files / "o" / "field.nii.gz"
+    done = call("evaluate", small, small, "--field", there)
+    assert done.exit_code == 1
+    assert "field.nii.gz has shape" in done.output

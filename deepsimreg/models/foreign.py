@@ -108,7 +108,11 @@ class ForeignFeatures(nn.Module):
             for name in filter(lambda layer: isinstance(layer, str), self.layers or ()):
                 note = partial(lambda name, _, __, out: taken.update({name: out}), name)
                 hooks.enter_context(self.network.get_submodule(name).register_forward_hook(note))
-            found = self.network(padded)
+            try:
+                found = self.network(padded)
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise ValueError(f"the network takes no images of shape {tuple(padded.shape)}: {reason}") from error
         outputs = [found] if isinstance(found, Tensor) else list(found.values() if isinstance(found, dict) else found)
         known = dict(enumerate(outputs)) | taken
         try:

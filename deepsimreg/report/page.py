@@ -102,7 +102,7 @@ def _loss(axes: Axes, registration: Registration) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if not losses:
         axes.set(xticks=[], yticks=[])
-        axes.text(0.5, 0.5, "no optimisation: the network alone", ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no step was optimised", ha="center", transform=axes.transAxes)
         return
     for level, (end, count) in enumerate(zip(np.cumsum(steps), steps, strict=True)):
         color, label = LEVELS[level % len(LEVELS)], f"level {level + 1}" if len(steps) > 1 else None

@@ -17,7 +17,7 @@ from torch import Tensor
 from deepsimreg.grid import positions
 from deepsimreg.image import Image, unit_range
 from deepsimreg.transform import Registration
-from deepsimreg.warps import sample_image, sample_labels
+from deepsimreg.warps import inside, sample_image, sample_labels
 
 IMAGES = ("fixed", "moving, before", "moving, after")
 CHECKERS = ("checkerboard, before", "checkerboard, after")
@@ -140,11 +140,15 @@ class Panels:
         self.still = positions(registration.matrix, 0 * registration.displacement[:1])
         there = positions(registration.matrix, registration.displacement[:1])
         moving = unit_range(registration.moving)[:1, :1].to(there)
-        pulled = [_first(sample_image(moving, place)) for place in (self.still, there)]
+        pulled = [_first(sample_image(moving, place, 0.0)) for place in (self.still, there)]
+        shown = [_first(inside(place, registration.moving.shape)) > 0 for place in (self.still, there)]
         self.images = dict(zip(IMAGES, [_first(unit_range(registration.fixed)), *pulled], strict=True))
         pair = np.stack([self.images["fixed"], self.images["moving, before"]])
         self.window = tuple(float(end) for end in np.quantile(pair, (1 - USUAL, USUAL)))
-        self.differences = {name: image - self.images["fixed"] for name, image in zip(DIFFERENCES, pulled, strict=True)}
+        self.differences = {  # 0 where the moving image shows nothing
+            name: np.where(seen, image - self.images["fixed"], 0)
+            for name, image, seen in zip(DIFFERENCES, pulled, shown, strict=True)
+        }
         self.limit = max(float(np.quantile(np.abs(each), USUAL)) for each in self.differences.values()) or 1.0
         self.displacement = registration.displacement[0].detach().cpu().numpy()
         self.jacobian = registration.jacobian[0].detach().cpu().numpy()

@@ -84,7 +84,7 @@ def report_numbers(registration: Registration) -> dict[str, str]:
     fixed, metrics = registration.fixed, registration.metrics
     spacing = np.reshape(fixed.spacing, (-1, *[1] * fixed.ndim))
     length = np.linalg.norm(registration.displacement[0].detach().cpu().numpy() * spacing, axis=0)
-    numbers = {"Similarity": registration.similarity or "none, the network alone"}
+    numbers = {"Similarity": registration.similarity or "none, no step was optimised"}
     if registration.lam is not None:
         numbers |= {"Weight λ of the regulariser": f"{registration.lam:g}"}
     if registration.steps:
