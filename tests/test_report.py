@@ -156,7 +156,7 @@ def test_each_level_has_its_own_loss_curve():
     np.testing.assert_array_equal(curves[1], [[4, 5], [5, 4]])
     alone = panels(registration(losses=(), steps=(), similarity=None, lam=None))[0]["loss by level"]
     assert not alone.lines
-    assert "network alone" in alone.texts[0].get_text()
+    assert "no step was optimised" in alone.texts[0].get_text()
 
 
 def test_numbers_are_in_mm_and_say_what_came_before():
