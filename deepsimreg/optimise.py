@@ -35,6 +35,7 @@ CONTROL_POINTS = 5  # at least, along the sides of the coarsest level: fewer mis
 CORRECTIONS = 5  # of the velocity of a displacement that is started from
 START_GRID = 8  # voxels of a control point, at most, on the level that begins at a start: a coarser one would blur it
 WHOLE = 0.999  # a pulled weight that is less is none
+KEPT, LOST = 0.5, 100.0  # of the voxels that count at the start, those that must; what it costs to lose them all
 SQUARINGS = 5  # of the velocity's integration
 
 
@@ -228,21 +229,17 @@ class _Pair:
             self.moving_weights, fixed_weights = (
                 None if w is None else pooled_least(w, self.resolution) for w in weights
             )
-            measured = None
-            if maps is not None and self.moving_weights is None:
-                measured = similarity.against(still, fixed_weights)
-
-        def measure(moved, pulled: Tensor | None) -> Tensor:
-            if measured is not None:
-                return measured(moved)
-            both = joint_weights(pulled, fixed_weights)
-            return (
-                similarity.weighted(moved[0], still[0], both)
-                if maps is None
-                else similarity.distance(moved, still, both)
+            both = joint_weights(self.moving_weights, fixed_weights)
+            self.fixed_weights, self.counted = fixed_weights, None if both is None else both.sum().clamp(min=1)
+        if maps is None:
+            self.measure = lambda moved, pulled: similarity.weighted(
+                moved[0], still[0], joint_weights(pulled, fixed_weights)
             )
-
-        self.measure = measure
+        elif self.moving_weights is not None:
+            self.measure = lambda moved, pulled: similarity.distance(moved, still, joint_weights(pulled, fixed_weights))
+        else:
+            prepared = similarity.against(still, fixed_weights)
+            self.measure = lambda moved, pulled: prepared(moved)
         ratios = [step / min(grid) for step in grid]  # the field counts in steps of the grid
         uneven = spacing is not None or max(ratios) > 1
         self.spacing = [r * s for r, s in zip(ratios, spacing or [1.0] * len(grid), strict=True)] if uneven else None
@@ -254,6 +251,9 @@ class _Pair:
             with torch.no_grad():  # what is masked in part is masked
                 pulled = (self._warped(self.moving_weights, flow) > WHOLE).to(flow)
         loss = self.measure(self._warped(self.maps, flow), pulled) + lam * diffusion(flow, self.spacing)
+        if pulled is not None:  # no answer: a warp that moves what disagrees out of the image
+            kept = joint_weights(pulled, self.fixed_weights).sum() / self.counted
+            loss = loss + LOST * (KEPT - kept).clamp(min=0)
         return loss if self.landmarks is None else loss + self._apart(flow)
 
     def _apart(self, flow: Tensor) -> Tensor:

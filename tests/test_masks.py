@@ -12,6 +12,7 @@ from deepsimreg.losses.base import Alignment
 from deepsimreg.losses.mse import MSE
 from deepsimreg.losses.registry import build_similarity
 from deepsimreg.models.foreign import random_features
+from deepsimreg.optimise import Level, optimise
 from deepsimreg.warps import invert, warp_image
 
 CASES = ["mse", "ncc", "ncc-3", "nmi", "mind", "vgg", "deepsim-seg", "classes-seg", "ncc-seg"]
@@ -227,3 +228,19 @@ def test_masks_without_anything_in_common_are_refused():
 def test_classes_of_a_random_network_are_refused():
     with pytest.raises(ValueError, match="knows no classes"):
         register(smooth(0), smooth(1), "classes-seg", extractor="random", progress=False)
+
+
+@pytest.mark.parametrize("name", ["mse", "mind"])
+@pytest.mark.parametrize("extract", ["once", "always"])
+def test_a_warp_does_not_win_by_moving_what_disagrees_out_of_the_image(name, extract):
+    """Unrelated images, and a start that has pushed the masked part out, where nothing is left to disagree: it costs more."""
+    moving, fixed, weights = smooth(1), smooth(2), torch.zeros(1, 1, *SHAPE)
+    weights[:, :, 24:40] = 1
+    away = torch.zeros(1, 2, *SHAPE)
+    away[:, 0] = -30
+    options = {"extract": extract, "progress": False, "weights": (weights, None)}
+    here, there = (
+        optimise(moving, fixed, built(name), 0.0, [Level(1, 4, 1)], start=start, **options).losses[0]
+        for start in (torch.zeros_like(away), away)
+    )
+    assert there > here > 0

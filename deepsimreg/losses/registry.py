@@ -52,7 +52,7 @@ SIMILARITIES: dict[str, SimilarityRecord] = {
     "classes-seg": SimilarityRecord("Classes (seg)", "#8B5A2B", _CLASSES, 0.015, extractor="seg"),
 }
 
-DEFAULT = "ncc-25"  # of `register`: best on the validation pairs of three data sets together
+DEFAULT = "ncc-25"  # of `register`
 
 
 def record(name: str) -> SimilarityRecord:
