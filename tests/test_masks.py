@@ -233,7 +233,7 @@ def test_classes_of_a_random_network_are_refused():
 @pytest.mark.parametrize("name", ["mse", "mind"])
 @pytest.mark.parametrize("extract", ["once", "always"])
 def test_a_warp_does_not_win_by_moving_what_disagrees_out_of_the_image(name, extract):
-    """Unrelated images, and a start that has pushed the masked part out, where nothing is left to disagree: it costs more."""
+    """Unrelated images: a start that has pushed the masked part out has nothing left to disagree, and costs more."""
     moving, fixed, weights = smooth(1), smooth(2), torch.zeros(1, 1, *SHAPE)
     weights[:, :, 24:40] = 1
     away = torch.zeros(1, 2, *SHAPE)
