@@ -8,8 +8,8 @@ scaling and squaring (Arsigny et al., MICCAI 2006), or v itself. v starts at zer
 brought to the grid of the first level. It lives on a grid of `grid` voxels, the comparison on one of `resolution`
 voxels: position i of a grid of r voxels is the centre of the voxels r·i … r·i + r − 1. Both are counted in the finest
 spacing, so that an axis of thick slices is pooled less. Adam does the steps (descent.py); the best of each level is
-kept, and a level ends early when it no longer improves. What a coarse level has found is dropped where the next one,
-which sees more, finds what it started from more similar, as it may if the pair is nearly aligned.
+kept, and a level ends early when it no longer improves. Where a level, from what the coarser one has found, does not
+become better than the start is, as may be if the pair is nearly aligned, it begins again from the start.
 """
 
 import itertools
@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from deepsimreg.descent import Adam, descend
 from deepsimreg.losses.base import Similarity, joint_weights
+from deepsimreg.losses.maps import halves, on_grid, steps_of
 from deepsimreg.losses.regularisers import diffusion
 from deepsimreg.warps import expand, expansion, grid_step, integrate, pooled, pooled_least, pull, sample_image
 
@@ -79,8 +80,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def default_levels(shape: Sequence[int], spacing: Sequence[float] | None = None, started: bool = False) -> list[Level]:
     """Coarse to fine: at most 8, 4, 2 and 1 voxels of the finest spacing per position, a control point every four
-    positions, and on the coarsest at least `CONTROL_POINTS` of them along each side; in a volume along all but the
-    shortest, which may be that of a few thick slices.
+    positions, or every two on the finest level of a plane. The coarsest has at least `CONTROL_POINTS` of them along
+    each side; in a volume along all but the shortest, which may be that of a few thick slices.
 
     shape: voxels. spacing: mm, array axis order; None: the same along all axes. started: there is a displacement to
     start from; then no control grid is coarser than `START_GRID`.
@@ -91,7 +92,7 @@ def default_levels(shape: Sequence[int], spacing: Sequence[float] | None = None,
         grid = level.factors(len(shape), spacing)[1]
         return sorted(-(-size // step) for size, step in zip(shape, grid, strict=True))[-2]
 
-    return [*(level for level in levels if points(level) >= CONTROL_POINTS), Level(1, 4, 16)]
+    return [*(level for level in levels if points(level) >= CONTROL_POINTS), Level(1, 2 if len(shape) == 2 else 4, 16)]
 
 
 @dataclass(frozen=True)
@@ -162,19 +163,20 @@ def optimise(
     shape, ndim = fixed.shape[2:], fixed.ndim - 2
     total = sum(level.steps for level in levels)
     bar = tqdm(total=total, desc="register", unit="step", disable=not progress, leave=False)
-    field, begun, pair, losses, taken, adam = None, None, None, [], [], Adam(learning_rate)
+    field, pair, losses, taken, adam = None, None, [], [], Adam(learning_rate)
     with bar, evaluating(similarity):
         with torch.no_grad():
-            maps = _halves(similarity.maps(torch.cat([moving, fixed]))) if extract == "once" else None
+            maps = halves(similarity.maps(torch.cat([moving, fixed]))) if extract == "once" else None
         for level in levels:
             resolution, grid = level.factors(ndim, spacing)
             control = [-(-size // step) for size, step in zip(shape, grid, strict=True)]
             origin = fixed.new_zeros(len(fixed), ndim, *control) if start is None else _field_of(start, grid, model)
-            coarser = [] if pair is None else [_finer(one, pair.grid, grid, control) for one in (field, begun)]
+            begun = origin if pair is None else _finer(field, pair.grid, grid, control)
             pair = _Pair(moving, fixed, similarity, maps, resolution, grid, model, spacing, weights, landmarks)
-            begun = pair.best([*coarser, origin], lam)
             after = partial(_after, pair, bar, losses, observe)
             field = descend(begun, partial(pair.loss, lam), level.steps, adam, losses, after)
+            if begun is not origin and not pair.better(field, origin, lam):
+                field = descend(origin, partial(pair.loss, lam), level.steps, adam, losses, after)
             taken.append(len(losses) - sum(taken))
     velocity = field if model == "velocity" else None
     return Optimised(pair.displacement(field), velocity, tuple(losses), tuple(taken))
@@ -219,13 +221,13 @@ class _Pair:
         self.grid, self.model, self.landmarks = grid, model, landmarks
         self.full = shape = fixed.shape[2:]
         if maps is not None:
-            finest = [min(steps) for steps in zip(*_steps(maps, shape), strict=True)]
+            finest = [min(steps) for steps in zip(*steps_of(maps, shape), strict=True)]
             resolution = [max(wanted, there) for wanted, there in zip(resolution, finest, strict=True)]
         self.resolution = [min(position, point) for position, point in zip(resolution, grid, strict=True)]
         self.shape = [-(-size // step) for size, step in zip(shape, self.resolution, strict=True)]
-        self.maps = [pooled(moving, self.resolution)] if maps is None else _at(maps[0], self.shape)
+        both = ([moving], [fixed]) if maps is None else maps
         with torch.no_grad():
-            still = [pooled(fixed, self.resolution)] if maps is None else _at(maps[1], self.shape)
+            self.maps, still = (on_grid(one, self.shape, own) for one, own in zip(both, weights, strict=True))
             self.moving_weights, fixed_weights = (
                 None if w is None else pooled_least(w, self.resolution) for w in weights
             )
@@ -265,9 +267,9 @@ class _Pair:
         return self.landmarks.weight * ((found - wanted.to(flow)) * steps / steps.min()).square().sum(1).mean()
 
     @torch.no_grad()
-    def best(self, fields: Sequence[Tensor], lam: float) -> Tensor:
-        """The first of the fields with the lowest loss."""
-        return fields[0] if len(fields) == 1 else min(fields, key=lambda one: self.loss(lam, one).item())
+    def better(self, field: Tensor, other: Tensor, lam: float) -> bool:
+        """Whether the loss of the one field is lower."""
+        return self.loss(lam, field).item() < self.loss(lam, other).item()
 
     def _warped(self, maps, flow: Tensor):
         """Maps at the resolution of the comparison or a coarser one, pulled through a flow on the level's grid."""
@@ -283,28 +285,6 @@ class _Pair:
     def displacement(self, field: Tensor) -> Tensor:
         """The displacement of a field, on the images' own grid."""
         return _finer(_flow(field, self.model), self.grid, [1] * len(self.grid), self.full)
-
-
-def _halves(maps):
-    """Maps of a batch that holds all moving and then all fixed images, as those of either."""
-    if isinstance(maps, Tensor):
-        return maps.chunk(2)
-    return list(zip(*(_halves(one) for one in maps), strict=True))
-
-
-def _steps(maps, shape: Sequence[int]) -> list[list[int]]:
-    """Voxels of a position along each axis, of each map."""
-    if isinstance(maps, Tensor):
-        return [[grid_step(size, own) for size, own in zip(shape, maps.shape[2:], strict=True)]]
-    return [step for one in maps for step in _steps(one, shape)]
-
-
-def _at(maps, target: Sequence[int]):
-    """Maps that are finer than the comparison, pooled to it; coarser ones as they are."""
-    if isinstance(maps, Tensor):
-        factors = [grid_step(own, min(own, size)) for own, size in zip(maps.shape[2:], target, strict=True)]
-        return pooled(maps, factors) if max(factors) > 1 else maps
-    return [_at(one, target) for one in maps]
 
 
 def _finer(field: Tensor, grid: Sequence[int], target: Sequence[int], shape: Sequence[int]) -> Tensor:

@@ -101,7 +101,7 @@ def register(
         compared = ChannelMean(compared, channel_weights or [1.0] * len(fixed))
     compared = compared.to(pair.device)
     marks = None if landmarks is None else pair.landmarks(landmarks, landmark_weight)
-    lam = default_lam(similarity) if lam is None else float(lam)
+    lam = default_lam(similarity, pair.fixed.ndim) if lam is None else float(lam)
     if start is not None and (network is not None or affine is not None):
         raise ValueError("start, network and affine each give where to begin: choose one, or write them into one field")
     begin = _started(start, network, pair)

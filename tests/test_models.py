@@ -289,7 +289,7 @@ def test_correlation_is_the_cosine_at_every_shift(shape):
     "code",
     [
         "from deepsimreg.models.registry import ARCHITECTURES as A, EXTRACTORS as E; found = 'seg' in E, 'x' in A, *A",
-        "from deepsimreg.losses.registry import default_lam as f; found = f('ncc + 0.5 mse')",
+        "from deepsimreg.losses.registry import default_lam as f; found = f('ncc + 0.5 mse', 3)",
     ],
     ids=["networks", "similarities"],
 )

@@ -84,7 +84,8 @@ def test_the_inverse_undoes_the_warp_and_is_the_flow_of_minus_the_velocity(shape
     result = register(moving, warp_image(moving, bump(shape)), "mse", lam=1e-3, **QUIET)
     inside = (..., *[slice(4, -4)] * len(shape))
     assert compose(result.displacement, result.inverse)[inside].abs().max() < 0.01
-    back = 4 * upsample(integrate(-result.velocity, 5), 4)[(..., *map(slice, shape))]
+    grid = 4 if len(shape) == 3 else 2  # of the finest level
+    back = grid * upsample(integrate(-result.velocity, 5), grid)[(..., *map(slice, shape))]
     assert (result.inverse - back)[inside].norm(dim=1).mean() < 0.15 * result.displacement[inside].norm(dim=1).mean()
 
 
@@ -95,7 +96,7 @@ def test_the_inverse_undoes_the_warp_and_is_the_flow_of_minus_the_velocity(shape
 @SHAPES
 def test_a_warp_of_less_than_a_voxel_is_recovered(shape, similarity, peak):
     moving, truth = smooth(shape), bump(shape, peak) * (peak / bump(shape, peak).abs().max())
-    result = register(moving, warp_image(moving, truth), similarity, lam=1e-3, **QUIET)
+    result = register(moving, warp_image(moving, truth), similarity, **QUIET)
     assert error(result.displacement, truth) < 0.5 * error(0 * truth, truth)
 
 
@@ -234,7 +235,8 @@ def test_no_grid_is_finer_than_what_is_compared(shape):
 def test_a_start_begins_on_a_grid_that_holds_it():
     shape = (256, 320)
     assert default_levels(shape)[0] == Level(8, 32, 30)
-    assert default_levels(shape, started=True) == [Level(2, 8, 30), Level(1, 4, 16)]
+    assert default_levels(shape, started=True) == [Level(2, 8, 30), Level(1, 2, 16)]
+    assert default_levels((256, 320, 256))[-1] == Level(1, 4, 16)
     moving, truth = smooth(shape, period=20), bump(shape, 6.0)
     fixed = warp_image(moving, truth)
     alone = register(moving, fixed, "mse", 0.01, network=Constant(truth), steps=1, **QUIET)

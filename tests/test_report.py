@@ -222,7 +222,7 @@ def test_register_knows_what_the_report_says(tmp_path):
     found = register(*images, "mse + 0.5 ncc", steps=3, progress=False)
     assert found.similarity == "mse + 0.5 ncc"
     assert sum(found.steps) == len(found.losses)
-    assert found.lam == default_lam("mse") + 0.5 * default_lam("ncc")
+    assert found.lam == default_lam("mse", 2) + 0.5 * default_lam("ncc", 2)
     for name, image in zip(("moving.tif", "fixed.tif"), images, strict=True):
         tifffile.imwrite(tmp_path / name, image.astype(np.float32))
     given = [

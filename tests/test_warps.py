@@ -8,6 +8,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from deepsimreg.warps import (
     affine_displacement,
+    coarsened,
     compose,
     control,
     crop,
@@ -410,3 +411,27 @@ def test_an_image_pulled_through_a_control_grid_is_warped_by_its_displacement(sh
     moved = [warp_image(image, displacement), control.pull(image, field, matrices, [4 / pool] * len(shape))]
     torch.testing.assert_close(*moved)
     torch.testing.assert_close(*[torch.autograd.grad((one * weight).sum(), field)[0] for one in moved])
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_coarsening_is_a_gaussian_at_the_centres_of_blocks(factor):
+    voxels, ends = np.arange(8 * 40.0), np.arange(40) * factor + (factor - 1) / 2
+    wave = 2 * np.pi / (5 * factor)
+    image = torch.from_numpy(np.cos(wave * voxels[: 40 * factor])[:, None] + np.zeros(6))[None, None]
+    found = coarsened(image, (factor, 1))[0, 0, 2:-2, 0].numpy()
+    damped = np.exp(-((wave * factor / 2) ** 2) / 2)  # what a Gaussian with σ of half a block leaves of this wave
+    np.testing.assert_allclose(found, damped * np.cos(wave * ends)[2:-2], atol=0.02)
+    finest = coarsened(torch.from_numpy((-1.0) ** voxels)[None, None, :, None], (factor, 1))
+    assert finest.abs()[..., 2:-2, :].max() < 0.02, "texture of one voxel is left, and not as a pattern"
+
+
+def test_coarsening_with_weights_leaves_out_what_has_none():
+    image = torch.linspace(0, 1, 40, dtype=torch.float64).expand(1, 2, 40, 40).clone()
+    weights = torch.ones(1, 1, 40, 40, dtype=torch.float64)
+    weights[..., 10:20, 10:20] = 0
+    image[..., 10:20, 10:20] = 100.0
+    found = coarsened(image, (4, 4), weights)
+    assert found.max() <= 1
+    torch.testing.assert_close(coarsened(torch.ones_like(image), (4, 4), weights), torch.ones(1, 2, 10, 10).double())
+    nothing = coarsened(image, (4, 4), torch.zeros_like(weights))
+    assert torch.all(nothing == 0)

@@ -1,7 +1,7 @@
 """Spatial transforms: displacement (N, D, *spatial) in voxels, pulling moved(x) = moving(x + u(x))."""
 
 from deepsimreg.warps.affine import affine_displacement
-from deepsimreg.warps.control import expand, expansion, pull
+from deepsimreg.warps.control import coarsened, expand, expansion, pull
 from deepsimreg.warps.displacement import (
     compose,
     inside,
@@ -30,6 +30,7 @@ from deepsimreg.warps.velocity import integrate
 __all__ = [
     "INTERPOLATION",
     "affine_displacement",
+    "coarsened",
     "compose",
     "crop",
     "displacement_at",

@@ -1,7 +1,7 @@
-"""Displacements on a coarse control grid: brought to a finer one, and images pulled through them.
+"""Images on coarser grids; displacements on a control grid, brought to a finer one, and images pulled through them.
 
-Linear interpolation is a matrix for each axis, so bringing a field to a finer grid is one product after the other: on a
-CPU several times faster than `interpolate`, its gradient more so. `pull` never holds the fine displacement: it warps a
+Each of these changes of grid is a matrix for each axis, so it is one product after the other: on a CPU several times
+faster than `interpolate`, its gradient more so. `pull` never holds the fine displacement: it warps a
 few rows of the image at a time, and again for the gradient.
 """
 
@@ -14,6 +14,7 @@ from torch.nn import functional
 
 ROWS = 2**18  # positions that `pull` holds at a time on a CPU: they fit its cache
 BAND = 512  # largest matrix that is multiplied as a whole; of larger ones only the band that is not zero
+SIGMA, REACH = 0.5, 3  # of the Gaussian that makes an image coarser: in positions; and how many of it are looked at
 LINEAR, BORDER = 0, 1  # modes of `grid_sample`, as its gradient takes them
 
 
@@ -48,6 +49,29 @@ def _product(field: Tensor, matrix: Tensor, axis: int) -> Tensor:
     if axis == field.ndim - 3:
         return field @ matrix.mT
     return (matrix @ field.flatten(axis + 3)).unflatten(-1, field.shape[axis + 3 :])
+
+
+def averaging(size: int, factor: int) -> Tensor:
+    """(⌈size / factor⌉, size): a mean around the centre of every `factor` voxels, weighted by a Gaussian."""
+    centres = (torch.arange(-(-size // factor)) + 0.5) * factor - 0.5
+    distance = (torch.arange(size) - centres[:, None]) / (SIGMA * factor)
+    weights = torch.exp(-distance.square() / 2).where(distance.abs() <= REACH, 0)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def coarsened(image: Tensor, factors: Sequence[int], weights: Tensor | None = None) -> Tensor:
+    """(N, C, *spatial), smoothed, at every `factor`-th place: (N, C, *⌈spatial / factor⌉), the grid of `pooled`.
+
+    Means over blocks would alias: texture and noise that a coarser grid cannot hold would mislead what compares them.
+    weights: (N or 1, 1, *spatial), of the voxels in the means; where all are 0, so is the result.
+    """
+    if weights is not None:
+        total = coarsened(weights, factors)
+        return coarsened(image * weights, factors) / total.where(total > 0, 1)
+    for axis, factor in reversed(list(enumerate(factors))):
+        if factor > 1:
+            image = _along(image, averaging(image.shape[axis + 2], factor).to(image), axis)
+    return image
 
 
 def pull(image: Tensor, field: Tensor, matrices: Sequence[Tensor], steps: Sequence[float]) -> Tensor:
