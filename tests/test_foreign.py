@@ -147,7 +147,7 @@ def test_the_loss_is_the_weighted_correlation_of_image_and_channels():
     network, (moved, fixed) = random_features(2), (blobs(seed=1), blobs(seed=2))
     similarity = FeatureCorrelation(network, components=3, weight=2.0, window=5)
     channels = similarity.maps(torch.cat([moved, fixed]))[0]
-    ncc = NCC(5)
+    ncc = NCC(5, signed=True)
     parts = [ncc(channels[:1, k : k + 1], channels[1:, k : k + 1]) for k in range(4)]
     expected = (parts[0] + 2 * torch.stack(parts[1:]).mean()) / 3
     torch.testing.assert_close(similarity(moved, fixed), expected)

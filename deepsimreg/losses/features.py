@@ -23,19 +23,26 @@ SAMPLES = 2**17  # positions, at most, from which the principal components are f
 
 
 class FeatureCorrelation(NetworkSimilarity):
-    """Local NCC of two images (N, 1, *spatial) and of their feature channels, in [0, 1]; 0 for identical images.
+    """Local NCC of two images (N, 1, *spatial) and of their feature channels, in [0, 2]; 0 for identical images.
 
     extractor: as `DeepSim`. components: how many channels. weight: of all of them together, against the image's 1.
-    window: of the correlation, voxels. Only the moved image gets a gradient; the components have none.
+    window, signed: of the correlation, as `NCC`. Only the moved image gets a gradient; the components have none.
     """
 
-    def __init__(self, extractor, components: int = 4, weight: float = 1.0, window: int = 5):
+    def __init__(
+        self,
+        extractor,
+        components: int = 4,
+        weight: float = 1.0,
+        window: int | tuple[int, int] = (5, 3),
+        signed: bool | tuple[bool, bool] = (True, False),
+    ):
         if not callable(getattr(extractor, "features", None)):
             raise TypeError(f"extractor {type(extractor).__name__} has no method features(image) -> list of tensors")
         if components < 1 or weight <= 0:
             raise ValueError(f"components is {components} and weight {weight}: give at least 1, and more than 0")
         super().__init__(extractor)
-        self.components, self.weight, self.ncc = components, weight, NCC(window)
+        self.components, self.weight, self.ncc = components, weight, NCC(window, signed=signed)
 
     def forward(self, moved: Tensor, fixed: Tensor, weights: Tensor | None = None) -> Tensor:
         check_pair(moved, fixed)

@@ -49,8 +49,8 @@ SIMILARITIES: dict[str, SimilarityRecord] = {
     "vgg": SimilarityRecord("VGG", "#000000", _DEEPSIM, 1.0, extractor="vgg"),
     "deepsim-ae": SimilarityRecord("DeepSim (AE)", "#009E73", _DEEPSIM, 0.25, extractor="ae"),
     "deepsim-seg": SimilarityRecord("DeepSim (seg)", "#D55E00", _DEEPSIM, 0.5, extractor="seg"),
-    "ncc-ae": SimilarityRecord("NCC + features (AE)", "#66A61E", _CORRELATED, 1.0, extractor="ae"),
-    "ncc-seg": SimilarityRecord("NCC + features (seg)", "#7570B3", _CORRELATED, 1.0, extractor="seg"),
+    "ncc-ae": SimilarityRecord("NCC + features (AE)", "#66A61E", _CORRELATED, (1.0, 0.8), extractor="ae"),
+    "ncc-seg": SimilarityRecord("NCC + features (seg)", "#7570B3", _CORRELATED, (1.0, 0.8), extractor="seg"),
     "classes-seg": SimilarityRecord("Classes (seg)", "#8B5A2B", _CLASSES, 0.015, extractor="seg"),
 }
 
