@@ -102,6 +102,7 @@ class Description(_Settings):
     kind: Literal["planes", "volumes", "stacks"]
     images: Pattern
     labels: Pattern | None = None
+    mask: Pattern | None = None
     classes: Classes | None = None
     intensity: Intensity = Intensity(quantiles=(0.01, 0.99))
     split: Split = Split()

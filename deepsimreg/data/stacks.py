@@ -34,7 +34,7 @@ class Stacks(LabelledFiles):
         """Neighbouring planes, as above."""
         return self.neighbours(split, (1, 2) if split == "train" else (1,))
 
-    def intensities(self, image: np.ndarray, path: Path) -> np.ndarray:
+    def intensities(self, image: np.ndarray, path: Path, counted: np.ndarray | None = None) -> np.ndarray:
         if image.min() < 0 or image.max() > 255:
             raise DataError(f"{path} has values from {image.min():g} to {image.max():g}: 8 bit are expected")
         return image / 256
