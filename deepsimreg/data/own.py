@@ -50,7 +50,7 @@ class OwnData(LabelledFiles):
         if (len(self.shape) == 3) != (own.kind == "volumes"):
             raise DataError(f"{self.path}: kind is {own.kind}, but the images have {len(self.shape)} axes")
         self._policy = own.pairs or ("neighbours" if own.kind == "stacks" else "all")
-        if own.labels and not self._listed:
+        if own.labels:
             self._check_pairs()
 
     def fingerprint(self) -> str:
@@ -153,12 +153,19 @@ class OwnData(LabelledFiles):
         return {split: [row[:2] for row in rows if row[2] == split] for split in SPLITS}
 
     def _check_pairs(self) -> None:
-        """DataError for a split without a pair; a warning if neighbours are no more alike than images far apart."""
+        """DataError for a split without a pair; a warning if neighbours are no more alike than images far apart.
+
+        A file of pairs may have none to train on: optimisation needs none.
+        """
         series: dict[str, list[str]] = {}
+        table = self.settings.pairs["file"] if self._listed and "file" in self.settings.pairs else None
         for split in SPLITS:
             names = self.splits[split]
-            if not len(self.pairs(split)):
+            if not len(self.pairs(split)) and table is None:
                 raise DataError(f"{self.path}: split.{split}: no pair of its {len(names)} images: give the split more")
+            if not len(self.pairs(split)) and split != "train":
+                row = ",".join([*(names * 2)[:2], split])
+                raise DataError(f"{self.path.parent / table} has no row of the split {split}: add some, such as {row}")
             for name in names if self._policy == "neighbours" else ():
                 stack = self.files[name].image.name if self.settings.kind == "stacks" else split
                 series.setdefault(stack, []).append(name)

@@ -57,10 +57,18 @@ def test_named_splits_an_atlas_and_listed_pairs(nuclei):
     split = {"train": names[:4], "validation": names[4:6], "test": names[6:9]}
     data = load_dataset(changed(nuclei, split=split, pairs={"atlas": "slide9"}))
     assert [pair.name for pair in data.pairs("test")] == [f"slide{n}--slide9" for n in (6, 7, 8)]
-    (nuclei.parent / "pairs.csv").write_text("moving,fixed,split\nslide0,slide1,train\nslide8,slide6,test\n")
+    rows = ["moving,fixed,split", "slide0,slide1,train", "slide4,slide5,validation", "slide8,slide6,test"]
+    table = nuclei.parent / "pairs.csv"
+    table.write_text("\n".join(rows))
     data = load_dataset(changed(nuclei, pairs={"file": "pairs.csv"}))
     assert [pair.name for pair in data.pairs("test")] == ["slide8--slide6"]
-    assert len(data.pairs("validation")) == 0
+    assert [pair.name for pair in data.pairs("validation")] == ["slide4--slide5"]
+    table.write_text("\n".join([rows[0], *rows[2:]]))
+    assert len(load_dataset(str(nuclei)).pairs("train")) == 0, "optimisation needs none"
+    for split, example, left in (("validation", "slide4,slide5", (0, 1, 3)), ("test", "slide6,slide7", (0, 1, 2))):
+        table.write_text("\n".join(rows[i] for i in left))
+        with pytest.raises(DataError, match=rf"pairs.csv has no row of the split {split}: .* {example},{split}$"):
+            load_dataset(str(nuclei))
 
 
 def test_stacks_pair_their_neighbours(tmp_path):
