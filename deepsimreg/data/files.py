@@ -21,7 +21,7 @@ from deepsimreg.data.base import Dataset, LazySequence, Pair, Sample, check_spli
 from deepsimreg.data.digests import file_digests
 from deepsimreg.data.grids import distance, downsampled, header, padded_sample, plane, turned
 from deepsimreg.errors import DataError
-from deepsimreg.io import image_shape, read_image, read_page
+from deepsimreg.io import advising, image_shape, read_image, read_page
 from deepsimreg.paths import data_root
 from deepsimreg.tiff import SUFFIXES as TIFF_SUFFIXES
 
@@ -84,7 +84,8 @@ class LabelledFiles(Dataset):
             if not names:
                 raise DataError(f"{self.name} has no images for the split {split}: assign some, or {self.remedy}")
         self.root, self.files, self.splits = root, dict(files), {split: list(names) for split, names in splits.items()}
-        headers = {path: header(path) for path in dict.fromkeys(p for entry in files.values() for p in entry.paths)}
+        with advising(self.remedy):
+            headers = {path: header(path) for path in dict.fromkeys(p for entry in files.values() for p in entry.paths)}
         placed = [headers[entry.image][1] for entry in files.values() if headers[entry.image][1] is not None]
         self._axes = io_orientation(placed[0]) if placed else None
         extents = [self._extent(entry, headers) for entry in files.values()]
@@ -205,9 +206,10 @@ class LabelledFiles(Dataset):
 
     def _voxels(self, path: Path, page: int | None) -> tuple[np.ndarray, tuple[float, ...], np.ndarray | None]:
         """Array, spacing and affine of a file or a page; the axes run as those of the first image with an affine."""
-        if page is not None:
-            return read_page(path, page), (1.0, 1.0), None
-        array, grid = read_image(path)
+        with advising(self.remedy):
+            if page is not None:
+                return read_page(path, page), (1.0, 1.0), None
+            array, grid = read_image(path)
         array, affine, order = turned(array, grid.affine if grid.placed else None, self._axes)
         return array, tuple((*grid.spacing, 1.0)[axis] for axis in order), affine
 

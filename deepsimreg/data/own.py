@@ -13,6 +13,7 @@ from deepsimreg.data.base import SPLITS, LazySequence, Pair, Sample, check_split
 from deepsimreg.data.description import read_description
 from deepsimreg.data.files import SUBJECT, Files, LabelledFiles, found_files, read_table, stack_pages
 from deepsimreg.errors import DataError
+from deepsimreg.io import advising
 from deepsimreg.warps import pooled
 
 ALIKE = 0.8  # of the dissimilarity of images far apart: neighbours that show the same things have less
@@ -80,10 +81,11 @@ class OwnData(LabelledFiles):
         def beside(pattern: str | None, name: str) -> Path | None:
             return pattern and folder / Path(pattern.replace(SUBJECT, name)).expanduser()
 
-        return {
-            name: make(name, image, beside(own.labels, name), mask=beside(own.mask, name))
-            for name, image in images.items()
-        }
+        with advising(self.remedy):
+            return {
+                name: make(name, image, beside(own.labels, name), mask=beside(own.mask, name))
+                for name, image in images.items()
+            }
 
     def _splits(self, subjects: dict[str, dict[str, Files]]) -> dict[str, list[str]]:
         """Split → names of images; DataError if one is empty or two share an image."""

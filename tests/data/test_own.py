@@ -334,8 +334,12 @@ def test_faults_of_the_files(nuclei):
     ):
         load_dataset(changed(nuclei, classes={0: "background", 1: "nucleus"}))
     (nuclei.parent / "labels" / "slide2_mask.tif").write_bytes(b"II*\0")
-    with pytest.raises(DataError, match=r"slide2_mask.tif is truncated or not TIFF"):
+    mine = "correct it, remove it, or change nuclei.yaml$"
+    with pytest.raises(DataError, match=rf"slide2_mask.tif is truncated or not TIFF .*: {mine}"):
         load_dataset(str(nuclei))
+    (nuclei.parent / "images" / "slide0.tif").write_bytes(b"II*\0")
+    with pytest.raises(DataError, match=rf"slide0.tif is truncated or not TIFF .*: {mine}"):
+        load_dataset(changed(nuclei, kind="stacks"))
     nuclei.write_text("- name: nuclei\n")
     with pytest.raises(DataError, match="no keys in the description; the keys are name, kind"):
         load_dataset(str(nuclei))
