@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from deepsimreg.apply import file_of
 from deepsimreg.errors import DataError
-from deepsimreg.files import OUTPUTS, check_writable, read_rows, whole, write_rows
+from deepsimreg.files import OUTPUTS, check_writable, read_rows, remove_outputs, whole, write_rows
 from deepsimreg.image import as_image, as_labels
 from deepsimreg.registration import register
 from deepsimreg.report import check_report, write_report
@@ -30,7 +31,8 @@ def register_files(
     page: int | None = None,
     **options,
 ) -> dict[str, Any]:
-    """Register one pair and write it to `out`, whose place is checked before the work.
+    """Register one pair and write it to `out`, whose place is checked before the work; the files of an earlier
+    registration that it does not write anew are removed, but for what it was made from.
 
     files: `FILES` by their names. report: a page about it to write. verbose: also the seconds of each step and
     `peak_memory_gib`. channel, page: of every file that holds several (`as_image`). options: as `register`. Returns its
@@ -47,6 +49,7 @@ def register_files(
     masks = {"moving_mask": read["moving_mask"], "fixed_mask": read["fixed_mask"]}
     result = register(read["moving"], read["fixed"], labels=labels, **masks, **options)
     written = result.save(out, outputs) + ([] if report is None else [write_report(result, report)])
+    remove_outputs(out, but=[*written, *_sources(files, options.get("start"))])
     found = dict(result.metrics) | {"seconds": result.seconds["total"]}
     if "inverse_field" in outputs:
         found |= result.inverse_residual
@@ -54,6 +57,13 @@ def register_files(
         found |= {f"seconds_{step}": value for step, value in result.seconds.items() if step != "total"}
         found |= {"peak_memory_gib": peak_memory(result.displacement.device)}
     return found | {"files": [str(path) for path in written]}
+
+
+def _sources(files: Mapping[str, Any], start: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    """The files that a registration is made from."""
+    given = [*files.values(), start]
+    names = [name for one in given for name in (one if isinstance(one, list | tuple) else [one]) if name is not None]
+    return [file_of(name) for name in names]
 
 
 def _read(key: str, source: Any, channel: int | None, page: int | None, spacing: Sequence[float] | None) -> Any:

@@ -94,7 +94,12 @@ def main() -> None:
     """Image registration with semantic similarity (DeepSim)."""
 
 
-OUT = click.option("--out", type=HomePath(file_okay=False, path_type=Path), required=True, help="Folder of results.")
+OUT = click.option(
+    "--out",
+    type=HomePath(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of results; those of an earlier run give way.",
+)
 OPTIONS = (
     click.option(
         "--similarity", default=DEFAULT, show_default=True, help=f"{', '.join(SIMILARITIES)}; or a sum of them."

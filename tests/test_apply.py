@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import warnings
 
 import nibabel
 import numpy as np
@@ -19,6 +20,7 @@ from deepsimreg.alignment import write_affine
 from deepsimreg.apply import apply_to_image, apply_to_points, displacement_of, read_transforms
 from deepsimreg.cli import main
 from deepsimreg.errors import DataError
+from deepsimreg.grid import Grid
 from deepsimreg.itk import from_itk, read_field, write_field
 from deepsimreg.warps import grid_step, integrate, upsample
 
@@ -176,6 +178,34 @@ def test_a_field_of_another_tool_is_gone_on_from(tmp_path, suffix):
     expected = np.array([itk.TransformPhysicalPointToContinuousIndex(point) for point in there.tolist()])
     np.testing.assert_allclose(result.warp_points(voxels.round()).numpy(), expected, atol=1e-3)
     assert gentle.std() > 0.1
+
+
+def test_a_start_that_covers_a_part_of_the_fixed_grid_is_warned_of(tmp_path):
+    """Fields on a part of the grid, alone, behind an affine, and inverted; counted voxel by voxel."""
+    rng, affine = np.random.default_rng(5), oblique()
+    fixed = saved(tmp_path / "fixed.nii.gz", smooth(rng, SHAPE, 2), affine)
+    parts = {"whole": SHAPE, "half": (SHAPE[0] // 2, *SHAPE[1:])}
+    for name, shape in parts.items():
+        write_field(tmp_path / f"{name}.nii.gz", torch.zeros(1, 3, *shape), Grid.of(shape, affine=affine))
+    step = np.eye(4)  # three rows on
+    step[:3, 3] = affine[:3, 0] * 3
+    write_affine(tmp_path / "step.mat", step, 3)
+    whole, half, step = (str(tmp_path / name) for name in ("whole.nii.gz", "half.nii.gz", "step.mat"))
+    rows = SHAPE[0]
+    for names, expected in (
+        ([whole], {}),
+        ([f"inverse:{whole}"], {}),
+        ([half], {"half": rows // 2 / rows}),
+        ([f"inverse:{half}"], {"half": rows // 2 / rows}),
+        ([step, whole, half], {"whole": (rows - 3) / rows, "half": (rows // 2 - 3) / rows}),
+        ([whole, step], {}),
+    ):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            register(fixed, fixed, "mse", start=names, steps=0, progress=False)
+        texts = [str(one.message) for one in told if "covers" in str(one.message)]
+        found = [f"{tmp_path / name}.nii.gz covers {share:.1%} of the fixed grid" for name, share in expected.items()]
+        assert [text.split(":")[0] for text in texts] == found, names
 
 
 def test_transforms_that_cannot_be_used_are_named(tmp_path, saved_registration):
