@@ -148,7 +148,8 @@ def registering(command):
 def register(moving, fixed, out, start, outputs, report, also, landmarks, as_json, **options) -> None:
     """Pull MOVING onto FIXED; write moved.nii.gz, field.nii.gz for ITK, ANTs and Slicer, its inverse and more to --out.
 
-    Images: NIfTI, TIFF, NRRD, MetaImage, MGH, PNG.
+    Images: NIfTI, TIFF, NRRD, MetaImage, MGH, PNG. folds, sd_log_jacobian and jacobian.nii.gz are of the deformation,
+    without the affine pre-alignment.
 
     \b
     deepsimreg register moving.nii.gz fixed.nii.gz --out result
@@ -259,6 +260,8 @@ def apply(transforms, out, labels, reference, fill, background, voxels, learn2re
 @JSON
 def evaluate(moved_labels, fixed_labels, field, learn2reg, as_json) -> None:
     """Overlap and surface distance of MOVED_LABELS and FIXED_LABELS, on one grid.
+
+    folds and sd_log_jacobian are of the deformation in --field: its affine part changes neither.
 
     With --learn2reg the labels that --field moves, and those of the fixed image; or folders of labels and of fields.
 

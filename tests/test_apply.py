@@ -22,7 +22,8 @@ from deepsimreg.cli import main
 from deepsimreg.errors import DataError
 from deepsimreg.grid import Grid
 from deepsimreg.itk import from_itk, read_field, write_field
-from deepsimreg.warps import grid_step, integrate, upsample
+from deepsimreg.learn2reg import read_disp
+from deepsimreg.warps import grid_step, integrate, jacobian_determinant, upsample
 
 SHAPE = (30, 34, 28)
 
@@ -99,6 +100,24 @@ def test_the_field_holds_the_affine_which_is_written_alone_as_well(saved_registr
         sent(itk_field(folder / "affine" / "field.nii.gz"), points), sent(affine, points), atol=1e-3
     )
     assert not np.allclose(result.transform, np.eye(4), atol=1e-2)
+
+
+def test_folds_and_sd_log_jacobian_are_of_the_deformation_alone(tmp_path):
+    """The whole warp and the deformation have the same, though the affine part makes volumes a fifth larger."""
+    rng = np.random.default_rng(0)
+    image, labels = smooth(rng, SHAPE, 2), np.ones(SHAPE, np.uint8)
+    moving = saved(tmp_path / "moving.nii.gz", image, np.diag([1.2, 1.5, 2, 1]))
+    fixed = saved(tmp_path / "fixed.nii.gz", image, np.diag([1, 1.5, 2, 1]))
+    given = {"affine": "affine", "network": Given(field(rng, SHAPE, 3.0)), "steps": 0}
+    result = register(moving, fixed, "mse", progress=False, **given)
+    result.save(tmp_path, ["field"])
+    path = str(saved(tmp_path / "labels.nii.gz", labels, np.diag([1, 1.5, 2, 1])))
+    done = CliRunner().invoke(main, ["evaluate", path, path, "--field", f"{tmp_path}/field.nii.gz", "--json"])
+    measured = json.loads(done.stdout)
+    assert jacobian_determinant(read_disp(tmp_path / "field.nii.gz")[0]).mean() > 1.15 * result.jacobian.mean()
+    assert measured["sd_log_jacobian"] == pytest.approx(result.metrics["sd_log_jacobian"], rel=1e-3)
+    assert measured["folds"] == result.metrics["folds"]
+    assert result.metrics["sd_log_jacobian"] > 0.05
 
 
 def test_points_and_labels_go_where_itk_sends_them(saved_registration):
