@@ -279,6 +279,8 @@ def test_volumes_with_their_affine(tmp_path):
     ("keys", "message"),
     [
         ({"clases": []}, "unknown key clases; the keys are name, kind"),
+        ({"neighbours": [0]}, "neighbours.0: Input should be greater than 0, found 0"),
+        ({"intensity": {"range": [1, 0]}}, r"intensity: give either range: \[low, high\]"),
         ({"kind": "movie"}, "kind: Input should be 'planes', 'volumes' or 'stacks', found 'movie'"),
         ({"images": "images/*.tif"}, r"images: must contain {subject}, as in .*, found 'images/\*.tif'"),
         ({"images": "scans/{subject}.tif"}, r"images: no file is called .*scans/{subject}.tif"),
