@@ -23,6 +23,7 @@ from deepsimreg.errors import DataError
 from deepsimreg.grid import Grid
 from deepsimreg.itk import from_itk, read_field, write_field
 from deepsimreg.learn2reg import read_disp
+from deepsimreg.models.foreign import TorchScriptFeatures
 from deepsimreg.warps import grid_step, integrate, jacobian_determinant, upsample
 
 SHAPE = (30, 34, 28)
@@ -268,6 +269,73 @@ def test_a_table_of_pairs_is_resumed_and_a_pair_that_fails_does_not_end_it(tmp_p
     (tmp_path / "wrong.csv").write_text("moving,fixed\na.nii.gz,c.nii.gz\n")
     wrong = CliRunner().invoke(main, ["batch", f"{tmp_path}/wrong.csv", "--out", f"{tmp_path}/other"])
     assert "c.nii.gz is no file" in wrong.output
+
+
+def test_a_table_of_pairs_may_name_landmarks_a_start_and_a_report(tmp_path):
+    """Images without structure in common, so that the landmarks alone, or the start alone, say where to go."""
+    rng = np.random.default_rng(7)
+    names = [saved(tmp_path / f"{name}.nii.gz", smooth(rng, (20, 22, 18), 3), np.eye(4)).name for name in "ab"]
+    points = rng.uniform(6, 11, (12, 3))
+    for name, shift in (("there", 2.0), ("here", 0.0)):
+        write_points(tmp_path / f"{name}.csv", (points + np.array([shift, 0, 0])) * [-1, -1, 1])
+    step = np.eye(4)
+    step[0, 3] = 2
+    write_affine(tmp_path / "step.mat", step, 3)
+    rows = [",".join(["name", "moving", "fixed", "moving_landmarks", "fixed_landmarks", "start"])]
+    rows += [",".join(["marks", *names, "there.csv", "here.csv", ""]), ",".join(["start", *names, "", "", "step.mat"])]
+    table, out = tmp_path / "pairs.csv", tmp_path / "out"
+    table.write_text("\n".join(rows))
+    command = ["batch", str(table), "--out", str(out), "--similarity", "mse", "--lam", "0.01", "--report", "png"]
+    done = CliRunner().invoke(main, [*command, "--landmark-weight", "10", "--outputs", "field"])
+    assert done.exit_code == 0, done.output
+    for name in ("marks", "start"):
+        assert {path.name for path in (out / name).iterdir()} == {"field.nii.gz", "report.png"}
+    world = points * [-1, -1, 1]
+    moved = sent(itk_field(out / "marks" / "field.nii.gz"), world) - world
+    np.testing.assert_allclose(moved, np.tile([-2.0, 0, 0], (12, 1)), atol=0.7)
+    start = ["--start", f"{tmp_path}/step.mat", "--similarity", "mse", "--lam", "0.01", "--outputs", "field"]
+    single = CliRunner().invoke(main, ["register", *(f"{tmp_path}/{n}" for n in names), "--out", f"{out}/one", *start])
+    assert single.exit_code == 0, single.output
+    a, b = (nibabel.load(out / name / "field.nii.gz").get_fdata() for name in ("start", "one"))
+    np.testing.assert_allclose(a, b, atol=1e-5)
+    table.write_text("\n".join([rows[0], rows[1].replace("there.csv", "")]))
+    done = CliRunner().invoke(main, [*command[:2], "--out", f"{tmp_path}/other"])
+    assert "marks has landmarks of one image: give moving_landmarks and fixed_landmarks" in done.output
+
+
+class Colours(torch.nn.Module):
+    """A network that takes three channels, and sizes that 4 divides."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.down = torch.nn.Conv3d(3, 4, 4, stride=4)
+
+    def forward(self, image):
+        assert image.shape[2] % 4 == 0, "4 does not divide it"
+        return torch.tanh(self.down(image))
+
+
+def test_what_a_torchscript_file_takes_is_said_on_the_command_line(tmp_path):
+    rng = np.random.default_rng(8)
+    pair = [str(saved(tmp_path / f"{name}.nii.gz", smooth(rng, (18, 21, 19), 2), np.eye(4))) for name in "ab"]
+    torch.jit.script(Colours().eval()).save(tmp_path / "colours.pt")
+    given = ["--similarity", "deepsim-seg", "--lam", "0.1", "--extractor", f"{tmp_path}/colours.pt", "--steps", "2"]
+    options = ["--extractor-channels", "3", "--extractor-multiple", "4"]
+    command = ["register", *pair, "--out", f"{tmp_path}/out", *given, "--outputs", "field"]
+    assert CliRunner().invoke(main, command).exit_code == 1
+    done = CliRunner().invoke(main, [*command, *options])
+    assert done.exit_code == 0, done.output
+    extractor = TorchScriptFeatures(tmp_path / "colours.pt", channels=3, multiple=4)
+    result = register(*pair, "deepsim-seg", lam=0.1, extractor=extractor, steps=2, progress=False)
+    result.save(tmp_path / "python", ["field"])
+    ours, theirs = (nibabel.load(tmp_path / name / "field.nii.gz").get_fdata() for name in ("out", "python"))
+    np.testing.assert_array_equal(ours, theirs)
+    (tmp_path / "pairs.csv").write_text("moving,fixed\na.nii.gz,b.nii.gz\n")
+    done = CliRunner().invoke(main, ["batch", f"{tmp_path}/pairs.csv", "--out", f"{tmp_path}/all", *given, *options])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(main, ["register", *pair, "--out", f"{tmp_path}/out", *options])
+    assert "are those of a TorchScript file: give it, too" in done.output
 
 
 def test_a_result_in_json_has_no_nan(tmp_path):
