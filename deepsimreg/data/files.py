@@ -202,7 +202,10 @@ class LabelledFiles(Dataset):
             raise DataError(f"{mask_path} is 0 everywhere: give more than 0 where voxels count")
         image, label = self.intensities(image, image_path, mask), self.class_indices(label, label_path)
         sample = padded_sample(image, label, full, name, step, affine, mask)
-        return sample if self.downsample == 1 else downsampled(sample, self.downsample)
+        sample = sample if self.downsample == 1 else downsampled(sample, self.downsample)
+        if sample.mask is not None and not sample.mask.any():
+            raise DataError(f"{mask_path} has no block of {self.downsample} voxels that counts: downsample less")
+        return sample
 
     def _voxels(self, path: Path, page: int | None) -> tuple[np.ndarray, tuple[float, ...], np.ndarray | None]:
         """Array, spacing and affine of a file or a page; the axes run as those of the first image with an affine."""

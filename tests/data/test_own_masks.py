@@ -144,6 +144,9 @@ def test_masks_that_do_not_fit_are_named(masked):
     data = load_dataset(changed(masked, mask=PATTERN))
     with pytest.raises(DataError, match=r"slide7.tif is 0 everywhere: give more than 0 where voxels count"):
         data.sample("slide7")
+    tifffile.imwrite(path, np.indices((24, 31)).sum(0).astype(np.uint8) % 2)
+    with pytest.raises(DataError, match=r"slide7.tif has no block of 2 voxels that counts: downsample less"):
+        load_dataset(str(masked), downsample=2).sample("slide7")
     tifffile.imwrite(path, np.ones((20, 31), np.uint8))
     with pytest.raises(DataError, match=r"slide7.tif has shape \(20, 31\), its image slide7.tif \(24, 31\): resample"):
         load_dataset(changed(masked, mask=PATTERN))
