@@ -5,6 +5,7 @@ from there onto the fixed grid, and it sends a point of the fixed image to the m
 the moving image to the fixed one. As in ANTs, several act on a point from the first to the last.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def read_transforms(names: Sequence[str | Path], ndim: int, moving: Grid | None 
     """
     composite = SimpleITK.CompositeTransform(ndim)
     for name in reversed(list(map(str, names))):  # ITK applies first what was added last
-        path, inverse = _path(name), name.startswith(INVERSE)
+        path, inverse = file_of(name), name.startswith(INVERSE)
         transform = _affine(path, inverse) if _is_affine(path) else _field(path, inverse, moving)
         if transform.GetDimension() != ndim:
             raise DataError(
@@ -47,11 +48,45 @@ def read_transforms(names: Sequence[str | Path], ndim: int, moving: Grid | None 
 
 
 def displacement_of(names: Sequence[str | Path], fixed: Grid, moving: Grid, matrix: np.ndarray) -> torch.Tensor:
-    """The displacement (1, D, *spatial), voxels of the fixed grid, that before `matrix` (`voxel_map`) does the same."""
+    """The displacement (1, D, *spatial), voxels of the fixed grid, that before `matrix` (`voxel_map`) does the same.
+
+    A field that covers a part of the fixed grid is warned of.
+    """
+    transform = read_transforms(names, fixed.file_ndim, moving)
+    _check_cover(transform, names, fixed)
     sampling = SimpleITK.TransformToDisplacementFieldFilter()
     sampling.SetReferenceImage(_blank(fixed))
-    field = sampling.Execute(read_transforms(names, fixed.file_ndim, moving))
-    return from_itk(itk_array(field), fixed, moving, matrix)
+    return from_itk(itk_array(sampling.Execute(transform)), fixed, moving, matrix)
+
+
+def _check_cover(transform: SimpleITK.CompositeTransform, names: Sequence[str | Path], fixed: Grid) -> None:
+    """A warning for each field that does not reach as far as the points of the fixed grid that come to it."""
+    before, grid = [SimpleITK.Transform(fixed.file_ndim, SimpleITK.sitkIdentity)], _blank(fixed)
+    for name, number in zip(names, reversed(range(len(names))), strict=True):
+        for part in _parts(transform.GetNthTransform(number)):
+            if isinstance(part, SimpleITK.DisplacementFieldTransform):
+                field = part.GetDisplacementField()
+                there = SimpleITK.Image(field.GetSize(), SimpleITK.sitkUInt8) + 1
+                there.CopyInformation(field)
+                so_far = SimpleITK.CompositeTransform(before[::-1])
+                seen = SimpleITK.Resample(there, grid, so_far, SimpleITK.sitkNearestNeighbor, 0.0)
+                share = SimpleITK.GetArrayViewFromImage(seen).mean()
+                if share < 1:
+                    warnings.warn(
+                        f"{file_of(name)} covers {share:.1%} of the fixed grid: beside that it does nothing, and tears "
+                        "at its border; give a field on all of the grid",
+                        stacklevel=3,
+                    )
+            before.append(part)
+
+
+def _parts(transform: SimpleITK.Transform) -> list[SimpleITK.Transform]:
+    """The transforms of a composite, of composites in it, too, in the order in which they act."""
+    transform = transform.Downcast()
+    if not isinstance(transform, SimpleITK.CompositeTransform):
+        return [transform]
+    numbers = reversed(range(transform.GetNumberOfTransforms()))
+    return [part for number in numbers for part in _parts(transform.GetNthTransform(number))]
 
 
 def apply_to_image(
@@ -131,7 +166,8 @@ def _blank(grid: Grid) -> SimpleITK.Image:
     return itk_image(grid.to_file(np.zeros(grid.shape, np.uint8)), grid.itk)
 
 
-def _path(name: str | Path) -> Path:
+def file_of(name: str | Path) -> Path:
+    """The file of a transform, inverted or not."""
     return Path(str(name).removeprefix(INVERSE)).expanduser()
 
 
@@ -182,7 +218,7 @@ def _world(grid: Grid, ndim: int) -> np.ndarray:
 def reference_grid(names: Sequence[str | Path]) -> Grid:
     """The grid of the first field of a list."""
     for name in map(str, names):
-        path = _path(name)
+        path = file_of(name)
         if not _is_affine(path) and not name.startswith(INVERSE):
             return (read_disp(path) if is_disp(path) else read_field(path))[1].squeezed()
     raise ValueError("no transform has a grid of its own: give reference, an image on the grid that is wanted")

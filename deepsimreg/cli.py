@@ -94,7 +94,12 @@ def main() -> None:
     """Image registration with semantic similarity (DeepSim)."""
 
 
-OUT = click.option("--out", type=HomePath(file_okay=False, path_type=Path), required=True, help="Folder of results.")
+OUT = click.option(
+    "--out",
+    type=HomePath(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of results; those of an earlier run give way.",
+)
 OPTIONS = (
     click.option(
         "--similarity", default=DEFAULT, show_default=True, help=f"{', '.join(SIMILARITIES)}; or a sum of them."
@@ -103,12 +108,17 @@ OPTIONS = (
         "--lam", type=float, help="Weight λ of the mean squared derivatives, mm per mm; default: the similarity's."
     ),
     click.option("--network", help="Registration network to start from: a pretrained name or a weight file."),
-    click.option("--extractor", help="For DeepSim: a pretrained dataset, or the weight file of an extractor."),
+    click.option("--extractor", help="For DeepSim: a pretrained dataset, a weight file, or a TorchScript file (.pt)."),
+    click.option("--extractor-channels", type=click.IntRange(1), default=1, help="Of a TorchScript file's input."),
+    click.option(
+        "--extractor-multiple", type=click.IntRange(1), default=1, help="Of voxels, that its input must have."
+    ),
     click.option("--steps", type=click.IntRange(0), help="Of each level; 0 with --network: the network alone."),
     click.option("--affine", type=click.Choice(["rigid", "affine"]), help="Align the images by that first."),
     click.option("--spacing", type=Numbers(), help="mm, as 0.5,0.5: of arrays, PNG and TIFF, in place of its tags."),
     click.option("--channel", type=int, help="Of files that hold several, from 0."),
     click.option("--page", type=int, help="Of a time series, or of a stack of which one plane is meant, from 0."),
+    click.option("--landmark-weight", type=float, default=0.1, show_default=True, help="Of their squared distance."),
     click.option("--fill", type=float, help="Grey value outside the moving image; default: its lowest."),
     click.option("--background", type=int, default=0, show_default=True, help="Label outside, and not scored."),
     click.option("--device", help="cpu or cuda; by default a GPU if there is one."),
@@ -134,7 +144,6 @@ def registering(command):
 @click.option("--moving-mask", type=FILE, help="Voxels of the moving image that count are more than 0.")
 @click.option("--fixed-mask", type=FILE, help="The same of the fixed image.")
 @click.option("--landmarks", type=FILE, nargs=2, help="Points that should meet, as for apply: of MOVING, and of FIXED.")
-@click.option("--landmark-weight", type=float, default=0.1, show_default=True, help="Of their mean squared distance.")
 @click.option("--also", type=FILE, nargs=2, multiple=True, help="A further channel, on the grids of MOVING and FIXED.")
 @click.option("-v", "--verbose", is_flag=True, help="Also the seconds of each step, and the peak memory.")
 @click.option("--channel-weights", type=Numbers(), help="As 1,0.5: of MOVING and FIXED, and of each --also.")
@@ -143,7 +152,8 @@ def registering(command):
 def register(moving, fixed, out, start, outputs, report, also, landmarks, as_json, **options) -> None:
     """Pull MOVING onto FIXED; write moved.nii.gz, field.nii.gz for ITK, ANTs and Slicer, its inverse and more to --out.
 
-    Images: NIfTI, TIFF, NRRD, MetaImage, MGH, PNG.
+    Images: NIfTI, TIFF, NRRD, MetaImage, MGH, PNG. folds, sd_log_jacobian and jacobian.nii.gz are of the deformation,
+    without the affine pre-alignment.
 
     \b
     deepsimreg register moving.nii.gz fixed.nii.gz --out result
@@ -152,8 +162,7 @@ def register(moving, fixed, out, start, outputs, report, also, landmarks, as_jso
     deepsimreg register moving.nii.gz fixed.nii.gz --out result \\
         --network hippocampus-mr/registration --steps 0
     """
-    from deepsimreg.apply import read_points
-    from deepsimreg.batch import FILES, register_files
+    from deepsimreg.batch import FILES, LANDMARKS, register_files
 
     files = {name: options.pop(name) for name in FILES[2:]}
     if files["fixed_labels"] is not None and files["labels"] is None:
@@ -161,28 +170,28 @@ def register(moving, fixed, out, start, outputs, report, also, landmarks, as_jso
     if options["channel_weights"] and len(options["channel_weights"]) != 1 + len(also):
         raise click.UsageError("--channel-weights: give one for MOVING and FIXED, and one for each --also")
     files |= {"moving": [moving, *(pair[0] for pair in also)], "fixed": [fixed, *(pair[1] for pair in also)]}
-    marks = tuple(read_points(path)[1] for path in landmarks) if landmarks else None
-    options |= {"start": start or None, "landmarks": marks, "progress": not as_json}
-    show(register_files(files, out, outputs, report, **options), as_json)
+    files |= {"start": start or None} | dict(zip(LANDMARKS, landmarks or (), strict=False))
+    show(register_files(files, out, outputs, report, progress=not as_json, **options), as_json)
 
 
 @main.command()
 @click.argument("pairs", type=FILE)
 @OUT
 @registering
-def batch(pairs, out, outputs, **options) -> None:
+@click.option("--report", type=click.Choice(["html", "pdf", "png"]), help="One page to look at of each pair.")
+def batch(pairs, out, outputs, report, **options) -> None:
     """Register every pair of PAIRS, a CSV file with the columns moving and fixed, into folders of --out.
 
-    Further columns may be name, labels, fixed_labels, moving_mask and fixed_mask. Paths are relative to the file.
-    results.csv has a row for each pair; a run that was ended goes on where it was, and a pair whose files have changed
-    is registered again.
+    Further columns may be name, labels, fixed_labels, moving_mask, fixed_mask, moving_landmarks, fixed_landmarks and
+    start, as the options of register. Paths are relative to the file. results.csv has a row for each pair; a run that
+    was ended goes on where it was, and a pair whose files have changed is registered again.
 
     \b
     deepsimreg batch pairs.csv --out results --similarity mind
     """
     from deepsimreg.batch import register_pairs
 
-    click.echo(register_pairs(pairs, out, outputs, **options))
+    click.echo(register_pairs(pairs, out, outputs, report, **options))
 
 
 @main.command()
@@ -254,6 +263,8 @@ def apply(transforms, out, labels, reference, fill, background, voxels, learn2re
 @JSON
 def evaluate(moved_labels, fixed_labels, field, learn2reg, as_json) -> None:
     """Overlap and surface distance of MOVED_LABELS and FIXED_LABELS, on one grid.
+
+    folds and sd_log_jacobian are of the deformation in --field: its affine part changes neither.
 
     With --learn2reg the labels that --field moves, and those of the fixed image; or folders of labels and of fields.
 

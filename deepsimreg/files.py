@@ -2,7 +2,8 @@
 
 import csv
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from deepsimreg.errors import DataError
 
 OUTPUTS = ("moved", "moved_labels", "field", "inverse_field", "affine", "velocity", "jacobian")  # of a registration
+WRITTEN = re.compile(rf"({'|'.join(OUTPUTS)}|moved\d+)\.(nii\.gz|mat)")  # the names of their files
 
 
 @contextmanager
@@ -40,6 +42,14 @@ def check_writable(folder: str | Path) -> Path:
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error.strerror}): choose another folder, or free it") from error
     return folder
+
+
+def remove_outputs(folder: Path, but: Iterable[Path]) -> None:
+    """Remove the files of an earlier registration from a folder, but those given."""
+    kept = {path.resolve() for path in but}
+    for path in folder.iterdir():
+        if WRITTEN.fullmatch(path.name) and path.is_file() and path.resolve() not in kept:
+            path.unlink()
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

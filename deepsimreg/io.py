@@ -16,7 +16,7 @@ import numpy as np
 import tifffile
 
 from deepsimreg import tiff
-from deepsimreg.errors import DataError
+from deepsimreg.errors import DataError, UnreadableError
 from deepsimreg.files import whole
 from deepsimreg.grid import FLIP, Grid
 from deepsimreg.tiff import take
@@ -132,7 +132,7 @@ def read_page(path: str | Path, page: int) -> np.ndarray:
                 return found if found.shape == file.pages[page].shape else found[page]
         return np.array(tifffile.memmap(path, mode="r")[page])
     except (*BROKEN_FILE, IndexError) as error:
-        raise DataError(f"{path}: page {page} cannot be read ({error}): fetch the file again") from error
+        raise UnreadableError(f"{path}: page {page} cannot be read ({error})") from error
 
 
 def write_image(path: str | Path, array: np.ndarray, grid: Grid | None = None) -> None:
@@ -271,14 +271,23 @@ def _found(path: str | Path) -> Iterator[tuple[Path, str]]:
 
 @contextmanager
 def readable(path: Path, kind: str) -> Iterator[None]:
-    """Raise a DataError that names the file if it is missing, or if reading it as that kind fails."""
+    """Raise an UnreadableError that names the file if it is missing, or if reading it as that kind fails."""
     if not path.is_file():
-        what = "is a folder: name a file in it" if path.is_dir() else "does not exist: check the path"
-        raise DataError(f"{path} {what}, or fetch the data again")
+        found = ("is a folder", "name a file in it") if path.is_dir() else ("does not exist", "check the path")
+        raise UnreadableError(f"{path} {found[0]}", found[1])
     try:
         yield
     except DataError as error:
         raise error if path.name in str(error) else DataError(f"{path}: {error}") from error
     except BROKEN_FILE as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise DataError(f"{path} is truncated or not {kind} ({reason}): fetch it again") from error
+        raise UnreadableError(f"{path} is truncated or not {kind} ({reason})") from error
+
+
+@contextmanager
+def advising(remedy: str) -> Iterator[None]:
+    """Tell this remedy for a file that cannot be read."""
+    try:
+        yield
+    except UnreadableError as error:
+        raise DataError(f"{error.fault}: {remedy}") from error

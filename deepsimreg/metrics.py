@@ -143,7 +143,8 @@ def hausdorff_distance_95(a: Tensor, b: Tensor, spacing: Sequence[float]) -> flo
 def smoothness(displacement: Tensor) -> dict[str, float]:
     """`folds`: fraction of J ≤ 0; `sd_log_jacobian` over the rest.
 
-    displacement: (1, D, *spatial), voxels. J is the same in mm: an axis-wise scale cancels in det(I + ∇u).
+    displacement: (1, D, *spatial), voxels. J is the same in mm: an axis-wise scale cancels in det(I + ∇u). Both are of
+    the deformation alone: an affine part of the warp multiplies J by a constant, which changes neither.
     """
     jacobian = jacobian_determinant(displacement.double())
     unfolded = jacobian[jacobian > 0]

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from deepsimreg.descent import Adam, descend
-from deepsimreg.losses.base import Similarity, joint_weights
+from deepsimreg.losses.base import Similarity, joint_weights, whole_weights
 from deepsimreg.losses.maps import halves, on_grid, steps_of
 from deepsimreg.losses.regularisers import diffusion
 from deepsimreg.warps import expand, expansion, grid_step, integrate, pooled, pooled_least, pull, sample_image
@@ -35,7 +35,6 @@ LEARNING_RATE = 0.15  # of Adam, in control points
 CONTROL_POINTS = 5  # at least, along the sides of the coarsest level: fewer mislead the levels that follow
 CORRECTIONS = 5  # of the velocity of a displacement that is started from
 START_GRID = 8  # voxels of a control point, at most, on the level that begins at a start: a coarser one would blur it
-WHOLE = 0.999  # a pulled weight that is less is none
 KEPT, LOST = 0.5, 100.0  # of the voxels that count at the start, those that must; what it costs to lose them all
 SQUARINGS = 5  # of the velocity's integration
 
@@ -250,8 +249,8 @@ class _Pair:
         """Similarity, landmarks and regulariser of a field on the level's grid."""
         flow, pulled = _flow(field, self.model), None
         if self.moving_weights is not None:
-            with torch.no_grad():  # what is masked in part is masked
-                pulled = (self._warped(self.moving_weights, flow) > WHOLE).to(flow)
+            with torch.no_grad():
+                pulled = whole_weights(self._warped(self.moving_weights, flow))
         loss = self.measure(self._warped(self.maps, flow), pulled) + lam * diffusion(flow, self.spacing)
         if pulled is not None:  # no answer: a warp that moves what disagrees out of the image
             kept = joint_weights(pulled, self.fixed_weights).sum() / self.counted

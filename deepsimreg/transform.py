@@ -68,7 +68,10 @@ class Registration:
 
     @cached_property
     def metrics(self) -> Mapping[str, float]:
-        """Folds and SD log J of the first image, and Dice if labels of both images were given; computed when asked."""
+        """Folds and SD log J of the first image, and Dice if labels of both images were given; computed when asked.
+
+        Folds and SD log J are of the deformation: an affine pre-alignment is not in them.
+        """
         found = smoothness(self.displacement[:1])
         if self.moved_labels is None or self.fixed_labels is None:
             return found
@@ -77,7 +80,7 @@ class Registration:
 
     @cached_property
     def jacobian(self) -> Tensor:
-        """Determinant of x → x + u(x), (N, *spatial): 1 keeps volume, 0 or less folds."""
+        """Determinant of x → x + u(x), (N, *spatial): 1 keeps volume, 0 or less folds; without the pre-alignment."""
         return jacobian_determinant(self.displacement)
 
     @cached_property
@@ -122,7 +125,7 @@ class Registration:
         moved (of further channels moved1, …), moved_labels: on the fixed image's grid, in the types of their sources.
         field: the whole warp, the pre-alignment included, from the fixed to the moving image's world. inverse_field:
         back, on the moving image's grid. affine.mat: the pre-alignment alone. velocity: on its control grid, mm.
-        jacobian: its determinant.
+        jacobian: the determinant of the deformation, the pre-alignment left out.
 
         Args:
             folder: is made.

@@ -120,7 +120,7 @@ network, history = train_registration(plan, run, data)
 
 # %% tags=["nbval-ignore-output"]
 columns = ["train_loss", "validation_loss", "train_dice", "validation_dice", "validation_folds"]
-figures.learning_curve(history, columns)
+figures.learning_curve(history, columns) if run.settings.fit.steps else "initial weights, not trained"
 
 # %% [markdown]
 # Labels play no part in these losses (but in `ncc-sup`). That Dice rises all the same is the evidence that the similarity pulls anatomy

@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 
 from deepsimreg.paper import figures
+from deepsimreg.paper.evaluate import timed, weights_of
 from deepsimreg.paper.extractors import load_extractor
 from deepsimreg.paper.landscape import loss_landscape_curves
 from deepsimreg.paper.methods import method
@@ -124,7 +125,7 @@ pair = next(p for p in data.pairs("test") if p.name == gain.index[len(gain) // 2
 moving, fixed = pair.moving.image[None], pair.fixed.image[None]
 results = {}
 for name in means["method"].unique()[1:]:
-    displacement = method(plan, dataset, name)(moving, fixed)
+    displacement, _ = timed(method(plan, dataset, name), moving, fixed, weights_of(pair))
     moved_label = warp_labels(pair.moving.label[None], displacement)
     results[name] = (warp_image(moving, displacement), moved_label, displacement)
 panel = figures.sample_panel(moving, fixed, results, pair.moving.label, pair.fixed.label, data.classes, data.colors)

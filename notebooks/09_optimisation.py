@@ -36,6 +36,7 @@ pair_index: int = 0  # test pair that is looked at
 # %%
 from deepsimreg.paper import figures
 from deepsimreg import register
+from deepsimreg.paper.evaluate import weights_of
 from deepsimreg.paper.extractors import load_extractor
 from deepsimreg.paper.optimisation import best_on_validation, optimisation
 from deepsimreg.paper.plan import Profile
@@ -66,7 +67,9 @@ moving, fixed = pair.moving.image[None], pair.fixed.image[None]
 labels = pair.moving.label[None], pair.fixed.label[None]
 sees = "extractor-seg" in [run.name for run in plan.extractors(dataset)]  # a method of the profile uses it
 extractor, terms = (load_extractor(plan, dataset, "seg"), "ncc + deepsim-seg") if sees else (None, "ncc")
-result = register(moving, fixed, terms, lam=1, extractor=extractor, spacing=data.spacing, labels=labels, progress=False)
+masks = dict(zip(("moving_mask", "fixed_mask"), weights_of(pair) or (), strict=False))
+options = {"spacing": data.spacing, "labels": labels, **masks, "progress": False}
+result = register(moving, fixed, terms, lam=1, extractor=extractor, **options)
 print(f"Dice {result.metrics['dice']:.3f}, folds {result.metrics['folds']:.3%}")
 
 # %% tags=["nbval-ignore-output"]
@@ -155,7 +158,6 @@ import ipywidgets as widgets
 @lru_cache(maxsize=32)
 def registered(similarity: str, lam: float, steps: int):
     given = extractor if "-seg" in similarity else None
-    options = {"spacing": data.spacing, "labels": labels, "progress": False}
     return register(moving, fixed, similarity, lam, extractor=given, steps=steps, **options)
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import warnings
 
 import nibabel
 import numpy as np
@@ -19,8 +20,11 @@ from deepsimreg.alignment import write_affine
 from deepsimreg.apply import apply_to_image, apply_to_points, displacement_of, read_transforms
 from deepsimreg.cli import main
 from deepsimreg.errors import DataError
+from deepsimreg.grid import Grid
 from deepsimreg.itk import from_itk, read_field, write_field
-from deepsimreg.warps import grid_step, integrate, upsample
+from deepsimreg.learn2reg import read_disp
+from deepsimreg.models.foreign import TorchScriptFeatures
+from deepsimreg.warps import grid_step, integrate, jacobian_determinant, upsample
 
 SHAPE = (30, 34, 28)
 
@@ -97,6 +101,24 @@ def test_the_field_holds_the_affine_which_is_written_alone_as_well(saved_registr
         sent(itk_field(folder / "affine" / "field.nii.gz"), points), sent(affine, points), atol=1e-3
     )
     assert not np.allclose(result.transform, np.eye(4), atol=1e-2)
+
+
+def test_folds_and_sd_log_jacobian_are_of_the_deformation_alone(tmp_path):
+    """The whole warp and the deformation have the same, though the affine part makes volumes a fifth larger."""
+    rng = np.random.default_rng(0)
+    image, labels = smooth(rng, SHAPE, 2), np.ones(SHAPE, np.uint8)
+    moving = saved(tmp_path / "moving.nii.gz", image, np.diag([1.2, 1.5, 2, 1]))
+    fixed = saved(tmp_path / "fixed.nii.gz", image, np.diag([1, 1.5, 2, 1]))
+    given = {"affine": "affine", "network": Given(field(rng, SHAPE, 3.0)), "steps": 0}
+    result = register(moving, fixed, "mse", progress=False, **given)
+    result.save(tmp_path, ["field"])
+    path = str(saved(tmp_path / "labels.nii.gz", labels, np.diag([1, 1.5, 2, 1])))
+    done = CliRunner().invoke(main, ["evaluate", path, path, "--field", f"{tmp_path}/field.nii.gz", "--json"])
+    measured = json.loads(done.stdout)
+    assert jacobian_determinant(read_disp(tmp_path / "field.nii.gz")[0]).mean() > 1.15 * result.jacobian.mean()
+    assert measured["sd_log_jacobian"] == pytest.approx(result.metrics["sd_log_jacobian"], rel=1e-3)
+    assert measured["folds"] == result.metrics["folds"]
+    assert result.metrics["sd_log_jacobian"] > 0.05
 
 
 def test_points_and_labels_go_where_itk_sends_them(saved_registration):
@@ -178,6 +200,34 @@ def test_a_field_of_another_tool_is_gone_on_from(tmp_path, suffix):
     assert gentle.std() > 0.1
 
 
+def test_a_start_that_covers_a_part_of_the_fixed_grid_is_warned_of(tmp_path):
+    """Fields on a part of the grid, alone, behind an affine, and inverted; counted voxel by voxel."""
+    rng, affine = np.random.default_rng(5), oblique()
+    fixed = saved(tmp_path / "fixed.nii.gz", smooth(rng, SHAPE, 2), affine)
+    parts = {"whole": SHAPE, "half": (SHAPE[0] // 2, *SHAPE[1:])}
+    for name, shape in parts.items():
+        write_field(tmp_path / f"{name}.nii.gz", torch.zeros(1, 3, *shape), Grid.of(shape, affine=affine))
+    step = np.eye(4)  # three rows on
+    step[:3, 3] = affine[:3, 0] * 3
+    write_affine(tmp_path / "step.mat", step, 3)
+    whole, half, step = (str(tmp_path / name) for name in ("whole.nii.gz", "half.nii.gz", "step.mat"))
+    rows = SHAPE[0]
+    for names, expected in (
+        ([whole], {}),
+        ([f"inverse:{whole}"], {}),
+        ([half], {"half": rows // 2 / rows}),
+        ([f"inverse:{half}"], {"half": rows // 2 / rows}),
+        ([step, whole, half], {"whole": (rows - 3) / rows, "half": (rows // 2 - 3) / rows}),
+        ([whole, step], {}),
+    ):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            register(fixed, fixed, "mse", start=names, steps=0, progress=False)
+        texts = [str(one.message) for one in told if "covers" in str(one.message)]
+        found = [f"{tmp_path / name}.nii.gz covers {share:.1%} of the fixed grid" for name, share in expected.items()]
+        assert [text.split(":")[0] for text in texts] == found, names
+
+
 def test_transforms_that_cannot_be_used_are_named(tmp_path, saved_registration):
     folder = saved_registration[0]
     for names, message in (
@@ -219,6 +269,73 @@ def test_a_table_of_pairs_is_resumed_and_a_pair_that_fails_does_not_end_it(tmp_p
     (tmp_path / "wrong.csv").write_text("moving,fixed\na.nii.gz,c.nii.gz\n")
     wrong = CliRunner().invoke(main, ["batch", f"{tmp_path}/wrong.csv", "--out", f"{tmp_path}/other"])
     assert "c.nii.gz is no file" in wrong.output
+
+
+def test_a_table_of_pairs_may_name_landmarks_a_start_and_a_report(tmp_path):
+    """Images without structure in common, so that the landmarks alone, or the start alone, say where to go."""
+    rng = np.random.default_rng(7)
+    names = [saved(tmp_path / f"{name}.nii.gz", smooth(rng, (20, 22, 18), 3), np.eye(4)).name for name in "ab"]
+    points = rng.uniform(6, 11, (12, 3))
+    for name, shift in (("there", 2.0), ("here", 0.0)):
+        write_points(tmp_path / f"{name}.csv", (points + np.array([shift, 0, 0])) * [-1, -1, 1])
+    step = np.eye(4)
+    step[0, 3] = 2
+    write_affine(tmp_path / "step.mat", step, 3)
+    rows = [",".join(["name", "moving", "fixed", "moving_landmarks", "fixed_landmarks", "start"])]
+    rows += [",".join(["marks", *names, "there.csv", "here.csv", ""]), ",".join(["start", *names, "", "", "step.mat"])]
+    table, out = tmp_path / "pairs.csv", tmp_path / "out"
+    table.write_text("\n".join(rows))
+    command = ["batch", str(table), "--out", str(out), "--similarity", "mse", "--lam", "0.01", "--report", "png"]
+    done = CliRunner().invoke(main, [*command, "--landmark-weight", "10", "--outputs", "field"])
+    assert done.exit_code == 0, done.output
+    for name in ("marks", "start"):
+        assert {path.name for path in (out / name).iterdir()} == {"field.nii.gz", "report.png"}
+    world = points * [-1, -1, 1]
+    moved = sent(itk_field(out / "marks" / "field.nii.gz"), world) - world
+    np.testing.assert_allclose(moved, np.tile([-2.0, 0, 0], (12, 1)), atol=0.7)
+    start = ["--start", f"{tmp_path}/step.mat", "--similarity", "mse", "--lam", "0.01", "--outputs", "field"]
+    single = CliRunner().invoke(main, ["register", *(f"{tmp_path}/{n}" for n in names), "--out", f"{out}/one", *start])
+    assert single.exit_code == 0, single.output
+    a, b = (nibabel.load(out / name / "field.nii.gz").get_fdata() for name in ("start", "one"))
+    np.testing.assert_allclose(a, b, atol=1e-5)
+    table.write_text("\n".join([rows[0], rows[1].replace("there.csv", "")]))
+    done = CliRunner().invoke(main, [*command[:2], "--out", f"{tmp_path}/other"])
+    assert "marks has landmarks of one image: give moving_landmarks and fixed_landmarks" in done.output
+
+
+class Colours(torch.nn.Module):
+    """A network that takes three channels, and sizes that 4 divides."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.down = torch.nn.Conv3d(3, 4, 4, stride=4)
+
+    def forward(self, image):
+        assert image.shape[2] % 4 == 0, "4 does not divide it"
+        return torch.tanh(self.down(image))
+
+
+def test_what_a_torchscript_file_takes_is_said_on_the_command_line(tmp_path):
+    rng = np.random.default_rng(8)
+    pair = [str(saved(tmp_path / f"{name}.nii.gz", smooth(rng, (18, 21, 19), 2), np.eye(4))) for name in "ab"]
+    torch.jit.script(Colours().eval()).save(tmp_path / "colours.pt")
+    given = ["--similarity", "deepsim-seg", "--lam", "0.1", "--extractor", f"{tmp_path}/colours.pt", "--steps", "2"]
+    options = ["--extractor-channels", "3", "--extractor-multiple", "4"]
+    command = ["register", *pair, "--out", f"{tmp_path}/out", *given, "--outputs", "field"]
+    assert CliRunner().invoke(main, command).exit_code == 1
+    done = CliRunner().invoke(main, [*command, *options])
+    assert done.exit_code == 0, done.output
+    extractor = TorchScriptFeatures(tmp_path / "colours.pt", channels=3, multiple=4)
+    result = register(*pair, "deepsim-seg", lam=0.1, extractor=extractor, steps=2, progress=False)
+    result.save(tmp_path / "python", ["field"])
+    ours, theirs = (nibabel.load(tmp_path / name / "field.nii.gz").get_fdata() for name in ("out", "python"))
+    np.testing.assert_array_equal(ours, theirs)
+    (tmp_path / "pairs.csv").write_text("moving,fixed\na.nii.gz,b.nii.gz\n")
+    done = CliRunner().invoke(main, ["batch", f"{tmp_path}/pairs.csv", "--out", f"{tmp_path}/all", *given, *options])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(main, ["register", *pair, "--out", f"{tmp_path}/out", *options])
+    assert "are those of a TorchScript file: give it, too" in done.output
 
 
 def test_a_result_in_json_has_no_nan(tmp_path):

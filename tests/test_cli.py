@@ -73,6 +73,31 @@ def test_register_apply_and_evaluate_agree(files):
     assert 0 <= measured["hd95_1"] <= 4
 
 
+def names_in(folder):
+    return {path.name.split(".")[0] for path in folder.iterdir()}
+
+
+def test_what_an_earlier_run_left_gives_way(files):
+    """All of it but what is no output, and what the later run is made from."""
+    out, pair = files / "out", [files / "moving.nii.gz", files / "fixed.nii.gz"]
+    first = ["--affine", "rigid", "--labels", files / "moving_labels.nii.gz", "--also", *pair, "--steps", 1]
+    done = call("register", *pair, "--out", out, *first)
+    assert done.exit_code == 0, done.output
+    results = {"moved", "field", "inverse_field", "velocity", "jacobian"}
+    assert names_in(out) == {*results, "moved1", "moved_labels", "affine"}
+    for name in ("moved_by_hand.nii.gz", "moved2.txt", "field.nrrd"):
+        (out / name).touch()
+    own = {"moved_by_hand", "moved2", "field"}
+    for further, left in (
+        (["--start", out / "affine.mat"], {*results, "affine"}),
+        ([], results),
+        (["--outputs", "field,moved"], {"field", "moved"}),
+    ):
+        done = call("register", *pair, "--out", out, "--steps", 1, *further)
+        assert done.exit_code == 0, done.output
+        assert names_in(out) == left | own
+
+
 def test_errors_name_the_file_and_end_with_one(files):
     (files / "cut.nii.gz").write_bytes((files / "moving.nii.gz").read_bytes()[:300])
     done = call("register", files / "cut.nii.gz", files / "fixed.nii.gz", "--out", files / "out")

@@ -52,10 +52,15 @@ def test_files_that_cannot_be_used_are_named(tmp_path):
         read_image(tmp_path / "image.bmp")
     with pytest.raises(DataError, match=r"image.bmp.*\.nii\.gz"):
         write_image(tmp_path / "image.bmp", np.zeros((4, 4)))
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match=r"image.nii does not exist: check the path$"):
         read_image(tmp_path / "image.nii")
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(b"text" * 100))
     (tmp_path / "a.tif").write_bytes(b"text")
     for name in ("a.nii.gz", "a.tif"):
-        with pytest.raises(DataError, match=rf"{name} is truncated"):
+        with pytest.raises(DataError, match=rf"{name} is truncated .*: copy it anew, or give another file$"):
             read_image(tmp_path / name)
+    with pytest.raises(DataError, match=r"a.tif: page 3 cannot be read .*: copy it anew, or give another file$"):
+        read_page(tmp_path / "a.tif", 3)
+    (tmp_path / "b.tif").mkdir()
+    with pytest.raises(DataError, match=r"is a folder: name a file in it$"):
+        read_image(tmp_path / "b.tif")

@@ -1,7 +1,8 @@
 """What every dataset provides: labelled images, pairs of them to register, three splits, and where it comes from.
 
-Image (1, *spatial) float32 in [0, 1]; label (1, *spatial) uint8, one class index per voxel; displacement
-(D, *spatial), voxels, components in array axis order, on the fixed grid: fixed(x) = moving(x + u(x)).
+Image (1, *spatial) float32 in [0, 1]; label (1, *spatial) uint8, one class index per voxel; mask (1, *spatial) uint8,
+0 where a voxel neither counts nor pulls; displacement (D, *spatial), voxels, components in array axis order, on the
+fixed grid: fixed(x) = moving(x + u(x)).
 """
 
 import colorsys
@@ -42,13 +43,16 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One labelled image. Spacing in mm, array axis order; affine (4, 4): voxel to world (RAS, mm), or None."""
+    """One labelled image. Spacing in mm, array axis order; affine (4, 4): voxel to world (RAS, mm), or None; mask or
+    None: every voxel counts.
+    """
 
     image: Tensor
     label: Tensor
     name: str
     spacing: tuple[float, ...]
     affine: np.ndarray | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +66,12 @@ class Pair:
     @property
     def name(self) -> str:
         return f"{self.moving.name}--{self.fixed.name}"
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The masks that there are as `moving_weights` and `fixed_weights` (1, *spatial) float32, for a similarity."""
+        masks = {"moving_weights": self.moving.mask, "fixed_weights": self.fixed.mask}
+        return {name: mask.float() for name, mask in masks.items() if mask is not None}
 
 
 class LazySequence(Sequence):

@@ -33,7 +33,7 @@ class BrainMri(LabelledFiles):
         f"brain_mris/ under the data root: metadata.csv (subject_id, SPLIT), data/<subject_id>/ with {IMAGE} and "
         f"{LABEL}, atlas/ with the same two files. A public stand-in is neurite-oasis-3d"
     )
-    name = "brain-mri"
+    name, remedy = "brain-mri", "correct it, or copy it from your own data again"
     shape, limits = (160, 192, 224), (0, 128)
     classes = tuple(STRUCTURES.split(", "))
     colors = spread_colors(len(classes))

@@ -8,6 +8,7 @@ import pydantic
 import yaml
 
 from deepsimreg.data.base import SPLITS
+from deepsimreg.data.faults import told
 from deepsimreg.data.files import SUBJECT
 from deepsimreg.errors import DataError
 
@@ -102,6 +103,7 @@ class Description(_Settings):
     kind: Literal["planes", "volumes", "stacks"]
     images: Pattern
     labels: Pattern | None = None
+    mask: Pattern | None = None
     classes: Classes | None = None
     intensity: Intensity = Intensity(quantiles=(0.01, 0.99))
     split: Split = Split()
@@ -131,16 +133,4 @@ def read_description(path: Path) -> Description:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not YAML: {error}") from error
     except pydantic.ValidationError as error:
-        raise DataError("\n".join(f"{path}: {_line(fault)}" for fault in error.errors())) from None
-
-
-def _line(fault: dict[str, Any]) -> str:
-    place = [part for part in fault["loc"] if part != "[key]"]
-    key = ".".join(map(str, place)) or "the description"
-    wrong = {"extra_forbidden": "unknown key", "missing": "missing key", "model_type": "no keys in"}.get(fault["type"])
-    if wrong:
-        own = Description.model_fields.get(str(place[0])) if place else None
-        inside = own and (len(place) > 1 or fault["type"] == "model_type")
-        return f"{wrong} {key}; the keys are {', '.join((own.annotation if inside else Description).model_fields)}"
-    found = f", found {fault['input']!r}" if place else ""
-    return f"{key}: {fault['msg'].removeprefix('Value error, ')}{found}"
+        raise DataError(told(error, path, Description)) from None

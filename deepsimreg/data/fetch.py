@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from deepsimreg.data import DATASETS
 from deepsimreg.data.base import Source
 from deepsimreg.errors import DataError
+from deepsimreg.io import advising
 from deepsimreg.paths import data_root
 
 TIMEOUT = 30  # s
@@ -100,7 +101,8 @@ def _place(source: Source, raw: Path, target: Path) -> None:
         ready = raw
         if source.prepare:
             ready = Path(folder) / "ready"
-            source.prepare(raw, ready)
+            with advising(f"remove {raw.name} if it is there, and fetch the data again"):
+                source.prepare(raw, ready)
         os.replace(ready, target)
 
 

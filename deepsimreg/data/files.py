@@ -21,7 +21,7 @@ from deepsimreg.data.base import Dataset, LazySequence, Pair, Sample, check_spli
 from deepsimreg.data.digests import file_digests
 from deepsimreg.data.grids import distance, downsampled, header, padded_sample, plane, turned
 from deepsimreg.errors import DataError
-from deepsimreg.io import image_shape, read_image, read_page
+from deepsimreg.io import advising, image_shape, read_image, read_page
 from deepsimreg.paths import data_root
 from deepsimreg.tiff import SUFFIXES as TIFF_SUFFIXES
 
@@ -30,15 +30,21 @@ APART = 0.1  # voxels that a label may lie beside its image by their headers: th
 
 
 class Files(NamedTuple):
-    """The files of one image; `page` of both if they are stacks; label None: there is none."""
+    """The files of one image; `page` of each if they are stacks; label, mask None: there is none."""
 
     image: Path
     label: Path | None
     page: int | None = None
+    mask: Path | None = None
+
+    @property
+    def beside(self) -> dict[str, Path]:
+        """What lies beside the image, by the word for it."""
+        return {what: path for what, path in (("label", self.label), ("mask", self.mask)) if path}
 
     @property
     def paths(self) -> list[Path]:
-        return [path for path in self[:2] if path]
+        return [self.image, *self.beside.values()]
 
 
 class LabelledFiles(Dataset):
@@ -72,13 +78,14 @@ class LabelledFiles(Dataset):
             spacing: mm, array axis order; None: that of the files, which must agree.
 
         Raises:
-            DataError: a file is missing or damaged, or a label lies elsewhere than its image; an empty split.
+            DataError: a file is missing or damaged, a label or a mask lies elsewhere than its image; an empty split.
         """
         for split, names in splits.items():
             if not names:
                 raise DataError(f"{self.name} has no images for the split {split}: assign some, or {self.remedy}")
         self.root, self.files, self.splits = root, dict(files), {split: list(names) for split, names in splits.items()}
-        headers = {path: header(path) for path in dict.fromkeys(p for entry in files.values() for p in entry.paths)}
+        with advising(self.remedy):
+            headers = {path: header(path) for path in dict.fromkeys(p for entry in files.values() for p in entry.paths)}
         placed = [headers[entry.image][1] for entry in files.values() if headers[entry.image][1] is not None]
         self._axes = io_orientation(placed[0]) if placed else None
         extents = [self._extent(entry, headers) for entry in files.values()]
@@ -142,14 +149,16 @@ class LabelledFiles(Dataset):
         content = f"{sorted(digests.items())} {sorted(self.splits.items())} {self.downsample}"
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
-    def intensities(self, image: np.ndarray, path: Path) -> np.ndarray:
+    def intensities(self, image: np.ndarray, path: Path, counted: np.ndarray | None = None) -> np.ndarray:
         """Grey values of a file, clipped at the limits or quantiles and mapped to [0, 1]; without these, unchanged.
 
-        DataError if the image is constant or, unchanged, outside [0, 1].
+        counted: bool, where the quantiles are taken; None: everywhere. DataError if the image is constant there or,
+        unchanged, outside [0, 1].
         """
-        low, high = self.limits or (np.quantile(image, self.quantiles) if self.quantiles else (0, 1))
+        seen = image if counted is None else image[counted]
+        low, high = self.limits or (np.quantile(seen, self.quantiles) if self.quantiles else (0, 1))
         if low == high:
-            raise DataError(f"{path} is constant: {self.remedy}")
+            raise DataError(f"{path} is constant{'' if counted is None else ' in its mask'}: {self.remedy}")
         if not (self.limits or self.quantiles) and (image.min() < 0 or image.max() > 1):
             found = f"values from {image.min():g} to {image.max():g}"
             raise DataError(f"{path} has {found}: they must lie in [0, 1]: {self.remedy}")
@@ -175,7 +184,7 @@ class LabelledFiles(Dataset):
         return {key: value for key, value in self.__dict__.items() if key != "_cached"}
 
     def _read(self, name: str) -> Sample:
-        image_path, label_path, page = self.files[name]
+        image_path, label_path, page, mask_path = self.files[name]
         image, step, affine = self._voxels(image_path, page)
         label = self._voxels(label_path, page)[0] if label_path else np.zeros(image.shape, np.uint8)
         if not np.isfinite(image).all():
@@ -188,32 +197,41 @@ class LabelledFiles(Dataset):
                 f"{image_path} has voxels of {step} mm, the images before it {self._step}: resample them to one size"
             )
         full = [side * self.downsample for side in self.shape]
-        image, label = self.intensities(image, image_path), self.class_indices(label, label_path)
-        sample = padded_sample(image, label, full, name, step, affine)
-        return sample if self.downsample == 1 else downsampled(sample, self.downsample)
+        mask = None if mask_path is None else self._voxels(mask_path, page)[0].reshape(image.shape) > 0
+        if mask is not None and not mask.any():
+            raise DataError(f"{mask_path} is 0 everywhere: give more than 0 where voxels count")
+        image, label = self.intensities(image, image_path, mask), self.class_indices(label, label_path)
+        sample = padded_sample(image, label, full, name, step, affine, mask)
+        sample = sample if self.downsample == 1 else downsampled(sample, self.downsample)
+        if sample.mask is not None and not sample.mask.any():
+            raise DataError(f"{mask_path} has no block of {self.downsample} voxels that counts: downsample less")
+        return sample
 
     def _voxels(self, path: Path, page: int | None) -> tuple[np.ndarray, tuple[float, ...], np.ndarray | None]:
         """Array, spacing and affine of a file or a page; the axes run as those of the first image with an affine."""
-        if page is not None:
-            return read_page(path, page), (1.0, 1.0), None
-        array, grid = read_image(path)
+        with advising(self.remedy):
+            if page is not None:
+                return read_page(path, page), (1.0, 1.0), None
+            array, grid = read_image(path)
         array, affine, order = turned(array, grid.affine if grid.placed else None, self._axes)
         return array, tuple((*grid.spacing, 1.0)[axis] for axis in order), affine
 
     def _extent(self, entry: Files, headers: Mapping[Path, tuple[np.ndarray, np.ndarray | None]]) -> tuple[int, ...]:
-        """Shape of one image; DataError unless it is a plane or a volume and its label lies where it lies."""
-        (image, affine, _), (label, there, _) = (turned(*headers[p], self._axes) for p in (entry.paths * 2)[:2])
-        if image.shape != label.shape:
-            raise DataError(
-                f"{entry.label} has shape {label.shape}, its image {entry.image.name} {image.shape}: resample the "
-                f"label to the image, or {self.remedy}"
-            )
-        apart = 0 if affine is None or there is None else distance(affine, there, image.shape)
-        if apart > APART:
-            raise DataError(
-                f"{entry.label} lies up to {apart:.1f} voxels beside its image {entry.image.name}, as their "
-                "headers say: resample the label to the image, or mend its header"
-            )
+        """Shape of one image; DataError unless it is a plane or a volume, and its label and mask lie where it lies."""
+        image, affine, _ = turned(*headers[entry.image], self._axes)
+        for what, path in entry.beside.items():
+            other, there, _ = turned(*headers[path], self._axes)
+            if image.shape != other.shape:
+                raise DataError(
+                    f"{path} has shape {other.shape}, its image {entry.image.name} {image.shape}: resample the "
+                    f"{what} to the image, or {self.remedy}"
+                )
+            apart = 0 if affine is None or there is None else distance(affine, there, image.shape)
+            if apart > APART:
+                raise DataError(
+                    f"{path} lies up to {apart:.1f} voxels beside its image {entry.image.name}, as their "
+                    f"headers say: resample the {what} to the image, or mend its header"
+                )
         shape = plane(image.shape) if entry.page is None else image.shape[1:]
         if len(shape) not in (2, 3):
             raise DataError(f"{entry.image} has shape {shape}: provide planes or volumes")
@@ -241,12 +259,14 @@ def found_files(folder: Path, pattern: str) -> dict[str, Path]:
     return {match["subject"]: Path(path) for path in paths if (match := re.fullmatch(named, path))}
 
 
-def stack_pages(name: str, image: Path, label: Path | None, pages: slice = slice(None)) -> dict[str, Files]:
-    """<name>-t### → one page of two stacks each. DataError if it is no stack."""
+def stack_pages(
+    name: str, image: Path, label: Path | None, pages: slice = slice(None), mask: Path | None = None
+) -> dict[str, Files]:
+    """<name>-t### → one page of each stack. DataError if it is no stack."""
     shape = image_shape(image)
     if len(shape) != 3 or not image.name.lower().endswith(TIFF_SUFFIXES):
         raise DataError(f"{image} has shape {shape}: a stack is a TIFF file of (pages, rows, columns)")
-    return {f"{name}-t{page:03d}": Files(image, label, page) for page in range(shape[0])[pages]}
+    return {f"{name}-t{page:03d}": Files(image, label, page, mask) for page in range(shape[0])[pages]}
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from deepsimreg.data.base import Sample
 from deepsimreg.io import image_affine, image_shape
-from deepsimreg.warps import pooled
+from deepsimreg.warps import pooled, pooled_least
 
 
 def header(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -46,30 +46,42 @@ def plane(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def padded_sample(
-    image: np.ndarray, label: np.ndarray, shape: Sequence[int], name: str, spacing: tuple[float, ...], affine
+    image: np.ndarray,
+    label: np.ndarray,
+    shape: Sequence[int],
+    name: str,
+    spacing: tuple[float, ...],
+    affine: np.ndarray | None,
+    mask: np.ndarray | None = None,
 ) -> Sample:
     """A sample of that shape: padded with edge values on both sides where smaller, cut at the end where larger.
 
     The affine's origin moves with the padding, so each voxel keeps its world coordinate.
     """
     cut = tuple(slice(side) for side in shape)
-    image, label = image[cut].astype(np.float32), label[cut].astype(np.uint8)
-    missing = np.subtract(shape, image.shape)
+    missing = np.subtract(shape, image[cut].shape)
     padding = np.stack([missing // 2, missing - missing // 2], axis=1)
-    image, label = (torch.from_numpy(np.pad(array, padding, mode="edge"))[None] for array in (image, label))
-    return Sample(image, label, name, tuple(spacing), _regridded(affine, -padding[:, 0]))
+    image, label, mask = (
+        None if array is None else torch.from_numpy(np.pad(array[cut].astype(dtype), padding, mode="edge"))[None]
+        for array, dtype in ((image, np.float32), (label, np.uint8), (mask, np.uint8))
+    )
+    return Sample(image, label, name, tuple(spacing), _regridded(affine, -padding[:, 0]), mask)
 
 
 def downsampled(sample: Sample, factor: int) -> Sample:
-    """Blocks of factor^D voxels become one: the mean of the image, the most frequent class (the lowest of equals).
+    """Blocks of factor^D voxels become one: the mean of the image, the most frequent class (the lowest of equals), and
+    what counts only if all of its voxels do.
 
-    Both lie at the centre of the block, as the affine says.
+    All lie at the centre of the block, as the affine says.
     """
     image, classes = pooled(sample.image[None], factor)[0], sample.label.unique()
     fractions = torch.stack([pooled((sample.label == index).float()[None], factor)[0] for index in classes])
     label = classes[fractions.argmax(dim=0)]
     affine = _regridded(sample.affine, np.full(image.ndim - 1, (factor - 1) / 2), factor)
-    return Sample(image, label, sample.name, tuple(step * factor for step in sample.spacing), affine)
+    mask = sample.mask
+    if mask is not None:
+        mask = pooled_least(mask[None].float(), [factor] * (mask.ndim - 1))[0].to(mask.dtype)
+    return Sample(image, label, sample.name, tuple(step * factor for step in sample.spacing), affine, mask)
 
 
 def _regridded(affine: np.ndarray | None, first: np.ndarray, step: int = 1) -> np.ndarray | None:

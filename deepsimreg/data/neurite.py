@@ -44,9 +44,9 @@ class NeuriteOasis3d(LabelledFiles):
         self.colors = spread_colors(len(self.classes))
         self.open_subjects(root, f"{{subject}}/{self.image_name}", f"{{subject}}/{self.label_name}", downsample, cache)
 
-    def intensities(self, image: np.ndarray, path: Path) -> np.ndarray:
+    def intensities(self, image: np.ndarray, path: Path, counted: np.ndarray | None = None) -> np.ndarray:
         """Unchanged if they lie in [0, 1], else divided by the largest."""
-        return super().intensities(image / max(1.0, float(image.max())), path)
+        return super().intensities(image / max(1.0, float(image.max())), path, counted)
 
 
 class NeuriteOasis2d(NeuriteOasis3d):

@@ -13,6 +13,7 @@ from deepsimreg.data.base import SPLITS, LazySequence, Pair, Sample, check_split
 from deepsimreg.data.description import read_description
 from deepsimreg.data.files import SUBJECT, Files, LabelledFiles, found_files, read_table, stack_pages
 from deepsimreg.errors import DataError
+from deepsimreg.io import advising
 from deepsimreg.warps import pooled
 
 ALIKE = 0.8  # of the dissimilarity of images far apart: neighbours that show the same things have less
@@ -43,18 +44,19 @@ class OwnData(LabelledFiles):
         used |= {name for rows in self._listed.values() for pair in rows for name in pair}
         files = {name: entry for name, entry in files.items() if name in used}
         for entry in files.values():
-            if entry.label and not entry.label.is_file():
-                raise DataError(f"{entry.label} is missing beside {entry.image}: add it, or remove {entry.image.name}")
+            for path in entry.beside.values():
+                if not path.is_file():
+                    raise DataError(f"{path} is missing beside {entry.image}: add it, or remove {entry.image.name}")
         self.open(self.path.parent, files, splits, downsample, cache, own.spacing)
         if (len(self.shape) == 3) != (own.kind == "volumes"):
             raise DataError(f"{self.path}: kind is {own.kind}, but the images have {len(self.shape)} axes")
         self._policy = own.pairs or ("neighbours" if own.kind == "stacks" else "all")
-        if own.labels and not self._listed:
+        if own.labels:
             self._check_pairs()
 
     def fingerprint(self) -> str:
-        texts = {"description", "licence", "citation", "colors"}
-        content = f"{super().fingerprint()} {self.settings.model_dump_json(exclude=texts)} {self._listed}"
+        aside = {"description", "licence", "citation", "colors", *(["mask"] if self.settings.mask is None else [])}
+        content = f"{super().fingerprint()} {self.settings.model_dump_json(exclude=aside)} {self._listed}"
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def samples(self, split: str) -> Sequence[Sample]:
@@ -69,14 +71,21 @@ class OwnData(LabelledFiles):
         return super().pairs(split) if self._policy == "all" else self.neighbours(split, self.settings.neighbours)
 
     def _subjects(self) -> dict[str, dict[str, Files]]:
-        """Subject → name → files of its images: one, or the pages of a stack. A label that is missing is named, too."""
+        """Subject → name → files of its images: one, or the pages of a stack. A file that is missing is named, too."""
         own, folder = self.settings, self.path.parent
         images = found_files(folder, own.images)
         if not images:
             raise DataError(f"{self.path}: images: no file is called {folder / own.images}")
-        make = stack_pages if own.kind == "stacks" else lambda name, image, label: {name: Files(image, label)}
-        labels = {name: own.labels and folder / Path(own.labels.replace(SUBJECT, name)).expanduser() for name in images}
-        return {name: make(name, image, labels[name]) for name, image in images.items()}
+        make = stack_pages if own.kind == "stacks" else lambda name, *two, mask: {name: Files(*two, mask=mask)}
+
+        def beside(pattern: str | None, name: str) -> Path | None:
+            return pattern and folder / Path(pattern.replace(SUBJECT, name)).expanduser()
+
+        with advising(self.remedy):
+            return {
+                name: make(name, image, beside(own.labels, name), mask=beside(own.mask, name))
+                for name, image in images.items()
+            }
 
     def _splits(self, subjects: dict[str, dict[str, Files]]) -> dict[str, list[str]]:
         """Split → names of images; DataError if one is empty or two share an image."""
@@ -146,12 +155,19 @@ class OwnData(LabelledFiles):
         return {split: [row[:2] for row in rows if row[2] == split] for split in SPLITS}
 
     def _check_pairs(self) -> None:
-        """DataError for a split without a pair; a warning if neighbours are no more alike than images far apart."""
+        """DataError for a split without a pair; a warning if neighbours are no more alike than images far apart.
+
+        A file of pairs may have none to train on: optimisation needs none.
+        """
         series: dict[str, list[str]] = {}
+        table = self.settings.pairs["file"] if self._listed and "file" in self.settings.pairs else None
         for split in SPLITS:
             names = self.splits[split]
-            if not len(self.pairs(split)):
+            if not len(self.pairs(split)) and table is None:
                 raise DataError(f"{self.path}: split.{split}: no pair of its {len(names)} images: give the split more")
+            if not len(self.pairs(split)) and split != "train":
+                row = ",".join([*(names * 2)[:2], split])
+                raise DataError(f"{self.path.parent / table} has no row of the split {split}: add some, such as {row}")
             for name in names if self._policy == "neighbours" else ():
                 stack = self.files[name].image.name if self.settings.kind == "stacks" else split
                 series.setdefault(stack, []).append(name)

@@ -13,6 +13,7 @@ import numpy as np
 from deepsimreg.data.base import Pair, Source
 from deepsimreg.data.files import LabelledFiles, stack_pages
 from deepsimreg.errors import DataError
+from deepsimreg.io import advising
 
 
 class Stacks(LabelledFiles):
@@ -26,7 +27,8 @@ class Stacks(LabelledFiles):
         folder = self.fetched(root)
         files, splits = {}, {}
         for split, (stack, planes) in self.parts.items():
-            pages = stack_pages(stack, *(folder / pattern.format(stack) for pattern in self.patterns), planes)
+            with advising(self.remedy):
+                pages = stack_pages(stack, *(folder / pattern.format(stack) for pattern in self.patterns), planes)
             files, splits[split] = files | pages, list(pages)
         self.open(folder.parent, files, splits, downsample)
 
@@ -34,7 +36,7 @@ class Stacks(LabelledFiles):
         """Neighbouring planes, as above."""
         return self.neighbours(split, (1, 2) if split == "train" else (1,))
 
-    def intensities(self, image: np.ndarray, path: Path) -> np.ndarray:
+    def intensities(self, image: np.ndarray, path: Path, counted: np.ndarray | None = None) -> np.ndarray:
         if image.min() < 0 or image.max() > 255:
             raise DataError(f"{path} has values from {image.min():g} to {image.max():g}: 8 bit are expected")
         return image / 256

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from deepsimreg.warps import grid_step, pooled_least, warp_image
 
+WHOLE = 0.999  # a pulled weight that is less is none
+
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
@@ -41,10 +43,10 @@ class Alignment:
 
     @cached_property
     def weights(self) -> Tensor | None:
-        """The weights of both images, on the fixed grid, without a gradient."""
+        """The weights of both images, on the fixed grid, without a gradient; a voxel masked in part is masked."""
         pulled = self.moving_weights
         if pulled is not None:
-            pulled = warp_image(pulled, self.displacement.detach())
+            pulled = whole_weights(warp_image(pulled, self.displacement.detach()))
         return joint_weights(pulled, self.fixed_weights)
 
 
@@ -171,6 +173,11 @@ def check_pair(moved: Tensor, fixed: Tensor) -> None:
 def joint_weights(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     """The product of two weights, either of which may be none: 1 everywhere."""
     return a if b is None else b if a is None else a * b
+
+
+def whole_weights(pulled: Tensor) -> Tensor:
+    """Pulled weights of a mask as 1 where nothing masked is in them, else 0."""
+    return (pulled > WHOLE).to(pulled)
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:

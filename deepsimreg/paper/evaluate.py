@@ -1,8 +1,9 @@
 """The one loop that evaluates methods, and the one rule that chooses their λ.
 
 A method maps (moving, fixed), each (1, 1, *spatial), to a displacement (1, D, *spatial) in voxels: a network, an
-optimisation, a network followed by one, or a baseline; None stands for the pair before registration. Methods are
-interleaved: each pair is registered by all of them before the next one, so load on the machine affects all alike.
+optimisation, a network followed by one, or a baseline; None stands for the pair before registration. All but networks
+also take `weights`, of the moving and of the fixed voxels, where a pair has masks; metrics are of all voxels. Methods
+are interleaved: each pair is registered by all of them before the next one, so load on the machine affects all alike.
 """
 
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from deepsimreg.data.augment import add_noise
@@ -24,7 +25,8 @@ from deepsimreg.io import write_image
 from deepsimreg.metrics import evaluate_pair
 from deepsimreg.warps import warp_image, warp_labels
 
-Method = Callable[[Tensor, Tensor], Tensor]
+Method = Callable[..., Tensor]
+Weights = tuple[Tensor | None, Tensor | None]  # (1, 1, *spatial), of the moving and of the fixed voxels
 MOST_FOLDS = 1e-4  # fraction of voxels; a λ with more folds is not chosen if there is one with fewer
 
 
@@ -78,7 +80,7 @@ def evaluate(
         if noise:
             both = [add_noise(image, noise, generator) for image in both]
         for entry in missing:
-            displacement, seconds = timed(entry.register, *(image.to(device()) for image in both))
+            displacement, seconds = timed(entry.register, *(image.to(device()) for image in both), weights_of(pair))
             metrics = measure(displacement, pair, dataset)
             table.append({**entry.columns, "pair": pair.name, **metrics, "seconds": seconds})
             if images is not None and displacement is not None:
@@ -88,10 +90,19 @@ def evaluate(
     return pd.DataFrame(table)
 
 
-def timed(register: Method | None, moving: Tensor, fixed: Tensor) -> tuple[Tensor | None, float]:
+def weights_of(pair: Pair) -> Weights | None:
+    """The masks of a pair as weights on the device; None if it has none."""
+    given = [pair.weights.get(name) for name in ("moving_weights", "fixed_weights")]
+    return tuple(None if one is None else one[None].to(device()) for one in given) if pair.weights else None
+
+
+def timed(
+    register: Method | None, moving: Tensor, fixed: Tensor, weights: Weights | None = None
+) -> tuple[Tensor | None, float]:
     """A method's displacement, and the seconds that it took."""
+    given = {} if weights is None or isinstance(register, nn.Module) else {"weights": weights}
     started = time.perf_counter()
-    displacement = None if register is None else register(moving, fixed)
+    displacement = None if register is None else register(moving, fixed, **given)
     if moving.is_cuda:
         torch.cuda.synchronize()
     return displacement, time.perf_counter() - started

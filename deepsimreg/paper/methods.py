@@ -3,7 +3,6 @@
 from functools import partial
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from deepsimreg.data.base import Dataset
@@ -26,7 +25,7 @@ def method(plan: Profile, dataset: str, name: str, **options) -> Method:
     options: of a baseline, in place of the profile's.
     """
     if name in plan.networks(dataset):
-        return torch.no_grad()(load_network(plan.registration(dataset, name)).forward)
+        return load_network(plan.registration(dataset, name)).requires_grad_(False)
     run = plan.baseline(dataset, name).need()
     return baseline_method(plan, run, run.result()["smoothing"], **options)
 
@@ -41,7 +40,9 @@ def baseline_method(plan: Profile, run: Run, smoothing: float, **options) -> Met
 
 
 def optimisation_method(plan: Profile, dataset: str, part: MethodPart, lam: float) -> Method:
-    """An optimisation at one λ, from rest or from a network; the method also takes `observe`, as `optimise` does."""
+    """An optimisation at one λ, from rest or from a network; the method also takes `weights` and `observe`, as
+    `optimise` does.
+    """
     data = plan.data(dataset)
     network = method(plan, dataset, part.network) if part.network else None
     kinds = required_extractors(part.similarity)
@@ -51,10 +52,10 @@ def optimisation_method(plan: Profile, dataset: str, part: MethodPart, lam: floa
     levels = [Level(*level) for level in part.levels]
     levels = levels or default_levels(data.shape, data.spacing, started=network is not None)
 
-    def register(moving: Tensor, fixed: Tensor, observe=None) -> Tensor:
-        given = {"spacing": data.spacing, "start": None if network is None else network(moving, fixed)}
-        compared = similarity.to(fixed.device)
-        return optimise(moving, fixed, compared, lam, levels, progress=False, observe=observe, **given).displacement
+    def register(moving: Tensor, fixed: Tensor, **given) -> Tensor:
+        start = None if network is None else network(moving, fixed)
+        what = (moving, fixed, similarity.to(fixed.device), lam, levels, data.spacing, start)
+        return optimise(*what, progress=False, **given).displacement
 
     return register
 

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pandas as pd
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from deepsimreg.data.base import Dataset, Pair
-from deepsimreg.paper.evaluate import Entry, choose, chosen_lams, device, evaluate, measure, timed
+from deepsimreg.paper.evaluate import Entry, choose, chosen_lams, device, evaluate, measure, timed, weights_of
 from deepsimreg.paper.methods import method, profile_method
 from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.settings import MethodPart
@@ -64,7 +65,7 @@ def _snapshots(
     An optimisation is looked at after every few steps, and the looking is not timed; a baseline is run with fractions
     of its iterations; a network is one point.
     """
-    images = [image[None].to(device()) for image in (pair.moving.image, pair.fixed.image)]
+    images, weights = [image[None].to(device()) for image in (pair.moving.image, pair.fixed.image)], weights_of(pair)
     if part.network:
         yield (0, *reversed(timed(method(plan, data.name, part.network), *images)))
     else:
@@ -75,9 +76,10 @@ def _snapshots(
         for fraction in FRACTIONS:
             iterations = tuple(round(fraction * count) for count in full)
             register = method(plan, data.name, part.baseline, iterations=iterations)
-            yield (sum(iterations), *reversed(timed(register, *images)))
+            yield (sum(iterations), *reversed(timed(register, *images, weights)))
     if part.similarity:
-        yield from _watched(profile_method(plan, data.name, part, lam), images, every)
+        register = profile_method(plan, data.name, part, lam)
+        yield from _watched(partial(register, **({} if weights is None else {"weights": weights})), images, every)
 
 
 def _watched(register: Callable, images: list[Tensor], every: int) -> list[tuple[int, float, Tensor]]:

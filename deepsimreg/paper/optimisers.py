@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deepsimreg.losses.features import feature_channels
 from deepsimreg.paper.baselines import GREEDY_ITERATIONS, SYN_ITERATIONS
+from deepsimreg.paper.evaluate import Weights
 
 INSTALL = "is not installed: pip install 'deepsimreg[baselines]'"
 
@@ -30,6 +31,7 @@ def syn(
     iterations: Sequence[int] = SYN_ITERATIONS,
     components: int = 4,
     weight: float = 1.0,
+    weights: Weights | None = None,
 ) -> Tensor:
     """Displacement (1, D, *spatial), voxels, of a pair by ANTs' `SyNOnly`, from the identity.
 
@@ -41,6 +43,8 @@ def syn(
         iterations: on each resolution, coarse to fine.
         components: principal components of the features.
         weight: of all feature channels together, against the grey values.
+        weights: of the moving and of the fixed voxels, (1, 1, *spatial): what is 0 is masked, as far as the tools' own
+            masks go. They blur the images for coarser levels without them.
     """
     os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", str(torch.get_num_threads()))
     try:
@@ -52,6 +56,7 @@ def syn(
         return ants.from_numpy(np.ascontiguousarray(plane, dtype=np.float32), spacing=tuple(map(float, spacing)))
 
     (grey, *features) = _channels(moving, fixed, extractor, components, weight)
+    masks = {name: image(mask) for name, mask in _masks(weights, "moving_mask", "mask").items()}
     with tempfile.TemporaryDirectory() as folder:
         result = ants.registration(
             image(grey[1]),
@@ -63,6 +68,7 @@ def syn(
             flow_sigma=smoothing,
             multivariate_extras=[("MeanSquares", image(f), image(m), share, 0) for m, f, share in features] or None,
             random_seed=1,
+            **masks,
         )
         warp = next(path for path in result["fwdtransforms"] if path.endswith(".nii.gz"))
         vectors = ants.image_read(warp).numpy()
@@ -79,6 +85,7 @@ def greedy(
     radius: int = 2,
     components: int = 4,
     weight: float = 1.0,
+    weights: Weights | None = None,
 ) -> Tensor:
     """Displacement (1, D, *spatial), voxels, of a pair by greedy, with normalised cross-correlation.
 
@@ -98,7 +105,8 @@ def greedy(
         made.SetSpacing([float(step) for step in spacing])
         return made
 
-    images, inputs = {}, ""
+    masks = _masks(weights, "mm", "gm")
+    images, inputs = {name: image(mask) for name, mask in masks.items()}, "".join(f" -{name} {name}" for name in masks)
     for number, (m, f, share) in enumerate(_channels(moving, fixed, extractor, components, weight)):
         images |= {f"fixed{number}": image(f), f"moving{number}": image(m)}
         inputs += f" -w {share} -i fixed{number} moving{number}"
@@ -123,6 +131,12 @@ def _channels(moving: Tensor, fixed: Tensor, extractor, components: int, weight:
         both = torch.cat([moving, fixed])
         channels = feature_channels(extractor.features(both), both.shape[2:], components).cpu().numpy()
     return [grey, *((m, f, weight / components) for m, f in zip(*channels, strict=True))]
+
+
+def _masks(weights: Weights | None, *names: str) -> dict[str, np.ndarray]:
+    """The masks that there are, of the moving and of the fixed image, by the names that a tool has for them."""
+    pairs = zip(names, weights or (), strict=False)
+    return {name: mask[0, 0].cpu().numpy() for name, mask in pairs if mask is not None}
 
 
 def _displacement(vectors: np.ndarray, spacing: Sequence[float]) -> Tensor:

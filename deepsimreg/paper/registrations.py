@@ -25,7 +25,7 @@ class RegistrationTraining(Trained):
     """Registration network: D(I∘Φ, J) + λ·R(Φ) (Czolbe et al. 2023); keeps the highest validation Dice.
 
     network: (moving, fixed) → displacement. similarity: the loss D. lam: weight λ of the diffusion regulariser R, whose
-    derivatives are in mm per mm. dataset: its classes and spacing.
+    derivatives are in mm per mm. dataset: its classes and spacing. Where pairs have masks, D is of what counts.
     """
 
     best_metric, best_is_highest = "validation_dice", True

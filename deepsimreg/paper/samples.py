@@ -35,8 +35,8 @@ class DrawnSamples(Dataset):
         return self._window(batch, generator) if self.crop else batch
 
     def _augmented(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        images = [key for key in batch if "label" not in key]
-        labels = [key for key in batch if "label" in key]
+        labels = [key for key in batch if key.endswith(("label", "weights"))]
+        images = [key for key in batch if key not in labels]
         shape = batch[images[0]].shape[1:]
         matrix = self.augmentation.sample(generator, len(shape), shape, self.spacing)
         warped = augment_pair([batch[key] for key in images], [batch[key] for key in labels], matrix)
@@ -75,8 +75,9 @@ class EpochSampler(Sampler):
 
 
 def to_tensors(item: Sample | Pair) -> dict[str, Tensor]:
-    """Named tensors of a sample or a pair: images (C, *spatial), labels (1, *spatial)."""
+    """Named tensors of a sample or a pair: images (C, *spatial), labels (1, *spatial); of a pair also its `weights`."""
     if isinstance(item, Sample):
         return {"image": item.image, "label": item.label}
     moving, fixed = item.moving, item.fixed
-    return {"moving": moving.image, "fixed": fixed.image, "moving_label": moving.label, "fixed_label": fixed.label}
+    images = {"moving": moving.image, "fixed": fixed.image, "moving_label": moving.label, "fixed_label": fixed.label}
+    return images | item.weights

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
+from deepsimreg.data.faults import told
 from deepsimreg.losses.registry import SIMILARITIES, similarity_terms
 from deepsimreg.models.registry import ARCHITECTURES
 from deepsimreg.paper.baselines import BASELINES
@@ -217,11 +218,7 @@ def validated(kind: Any, values: Any, where: str) -> Any:
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        lines = []
-        for one in error.errors(include_url=False):
-            key = ".".join(str(part) for part in one["loc"] if part != "[key]")
-            lines.append(": ".join(filter(None, (where, key, one["msg"].removeprefix("Value error, ")))))
-        raise SettingsError("\n".join(lines)) from None
+        raise SettingsError(told(error, where)) from None
 
 
 def write_schema(folder: Path = EXPERIMENTS) -> Path:

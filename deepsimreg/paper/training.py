@@ -150,7 +150,7 @@ def fit(
         folder: receives metrics.csv, TensorBoard events, last.ckpt and weights.safetensors (best on validation).
 
     Returns metrics.csv as a table: column `step`, and `train_…` and `validation_…` columns. SettingsError for several
-    devices in a notebook, where processes that are forked after threads have run hang.
+    devices in a notebook, where processes that are forked after threads have run hang, and if `train` is empty.
     """
     if settings.devices > 1 and in_notebook():
         raise SettingsError(f"devices is {settings.devices}: several devices hang in a notebook; train from a script")
@@ -163,6 +163,8 @@ def fit(
     if settings.steps == 0:
         save_model(module.network, folder / "weights.safetensors")
         return pd.DataFrame({"step": [0]})
+    if not len(train):
+        raise SettingsError(f"{dataset.name} has no training pairs or images: give its split train some")
     every = min(settings.validate_every, settings.steps)
     epochs = -(-settings.steps // every)
     augmentation = replace(AUGMENTATIONS[dataset.ndim], flips=settings.flips) if settings.augment else None

@@ -227,6 +227,25 @@ def test_brain_mri_goes_to_its_atlas(tmp_path):
         fetch_dataset("brain-mri", tmp_path)
 
 
+def test_a_damaged_file_has_the_remedy_of_its_dataset(tmp_path):
+    """What can be fetched is fetched again, when it is prepared and when it is opened; what cannot be is not."""
+    with zipfile.ZipFile(archives.make_platelet(tmp_path)) as file:
+        file.extractall(tmp_path)
+    stack = tmp_path / "platelet-em" / "labels-semantic" / "50-semantic.tif"
+    whole = stack.read_bytes()
+    stack.write_bytes(whole[:9])
+    with pytest.raises(DataError, match=r"50-semantic.tif is truncated .*: remove platelet-em if .* fetch the data"):
+        fetch_dataset("platelet-em", tmp_path)
+    stack.write_bytes(whole)
+    (fetch_dataset("platelet-em", tmp_path) / "images" / "50-images.tif").write_bytes(whole[:9])
+    with pytest.raises(DataError, match=r"50-images.tif is truncated .*: remove it, or fetch it again$"):
+        load_dataset("platelet-em", root=tmp_path)
+    archives.lay_out_brains(tmp_path)
+    (tmp_path / "brain_mris" / "data" / "s4" / "brain_aligned.nii.gz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"s4.brain_aligned.nii.gz is truncated .*: correct it, or copy it from your"):
+        load_dataset("brain-mri", root=tmp_path)
+
+
 def test_a_new_dataset_is_a_module_and_an_entry(tmp_path, monkeypatch):
     (tmp_path / "my_circles.py").write_text(NEW)
     monkeypatch.syspath_prepend(tmp_path)

@@ -129,5 +129,5 @@ def test_hippocampus_refuses_a_truncated_file(decathlon, keep):
     path = paths(decathlon, "hippocampus_002")[0]
     whole = path.read_bytes()
     path.write_bytes(whole[: keep if keep > 1 or keep == 0 else int(keep * len(whole))])
-    with pytest.raises(DataError, match=r"hippocampus_002.*truncated or not NIfTI.*fetch it again"):
+    with pytest.raises(DataError, match=r"hippocampus_002.*truncated or not NIfTI.*: remove it, or fetch it again$"):
         load_dataset("hippocampus-mr", root=decathlon)

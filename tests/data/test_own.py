@@ -57,10 +57,18 @@ def test_named_splits_an_atlas_and_listed_pairs(nuclei):
     split = {"train": names[:4], "validation": names[4:6], "test": names[6:9]}
     data = load_dataset(changed(nuclei, split=split, pairs={"atlas": "slide9"}))
     assert [pair.name for pair in data.pairs("test")] == [f"slide{n}--slide9" for n in (6, 7, 8)]
-    (nuclei.parent / "pairs.csv").write_text("moving,fixed,split\nslide0,slide1,train\nslide8,slide6,test\n")
+    rows = ["moving,fixed,split", "slide0,slide1,train", "slide4,slide5,validation", "slide8,slide6,test"]
+    table = nuclei.parent / "pairs.csv"
+    table.write_text("\n".join(rows))
     data = load_dataset(changed(nuclei, pairs={"file": "pairs.csv"}))
     assert [pair.name for pair in data.pairs("test")] == ["slide8--slide6"]
-    assert len(data.pairs("validation")) == 0
+    assert [pair.name for pair in data.pairs("validation")] == ["slide4--slide5"]
+    table.write_text("\n".join([rows[0], *rows[2:]]))
+    assert len(load_dataset(str(nuclei)).pairs("train")) == 0, "optimisation needs none"
+    for split, example, left in (("validation", "slide4,slide5", (0, 1, 3)), ("test", "slide6,slide7", (0, 1, 2))):
+        table.write_text("\n".join(rows[i] for i in left))
+        with pytest.raises(DataError, match=rf"pairs.csv has no row of the split {split}: .* {example},{split}$"):
+            load_dataset(str(nuclei))
 
 
 def test_stacks_pair_their_neighbours(tmp_path):
@@ -271,6 +279,8 @@ def test_volumes_with_their_affine(tmp_path):
     ("keys", "message"),
     [
         ({"clases": []}, "unknown key clases; the keys are name, kind"),
+        ({"neighbours": [0]}, "neighbours.0: Input should be greater than 0, found 0"),
+        ({"intensity": {"range": [1, 0]}}, r"intensity: give either range: \[low, high\]"),
         ({"kind": "movie"}, "kind: Input should be 'planes', 'volumes' or 'stacks', found 'movie'"),
         ({"images": "images/*.tif"}, r"images: must contain {subject}, as in .*, found 'images/\*.tif'"),
         ({"images": "scans/{subject}.tif"}, r"images: no file is called .*scans/{subject}.tif"),
@@ -326,8 +336,12 @@ def test_faults_of_the_files(nuclei):
     ):
         load_dataset(changed(nuclei, classes={0: "background", 1: "nucleus"}))
     (nuclei.parent / "labels" / "slide2_mask.tif").write_bytes(b"II*\0")
-    with pytest.raises(DataError, match=r"slide2_mask.tif is truncated or not TIFF"):
+    mine = "correct it, remove it, or change nuclei.yaml$"
+    with pytest.raises(DataError, match=rf"slide2_mask.tif is truncated or not TIFF .*: {mine}"):
         load_dataset(str(nuclei))
+    (nuclei.parent / "images" / "slide0.tif").write_bytes(b"II*\0")
+    with pytest.raises(DataError, match=rf"slide0.tif is truncated or not TIFF .*: {mine}"):
+        load_dataset(changed(nuclei, kind="stacks"))
     nuclei.write_text("- name: nuclei\n")
     with pytest.raises(DataError, match="no keys in the description; the keys are name, kind"):
         load_dataset(str(nuclei))

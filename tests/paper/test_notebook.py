@@ -85,6 +85,14 @@ def test_a_failing_cell_is_reported_and_the_notebook_kept(runs, tmp_path, capsys
     assert (tmp_path / "run" / "notebook.ipynb").is_file()
 
 
+def test_a_registration_network_without_steps_goes_through_its_chapter(runs, tmp_path, capsys):
+    folder = tmp_path / "run"
+    parameters = {"method": "mse", "steps": "0", "folder": str(folder)}
+    assert run(NOTEBOOKS / "03_registration.ipynb", folder, parameters) == 0, capsys.readouterr().err
+    cells = nbformat.read(folder / "notebook.ipynb", 4).cells
+    assert any("initial weights, not trained" in str(cell.get("outputs")) for cell in cells)
+
+
 def test_a_folder_that_cannot_be_written(notebook, tmp_path):
     with pytest.raises(SettingsError, match="cannot be written"):
         run(notebook, notebook / "below-a-file", {})

@@ -240,6 +240,12 @@ def test_several_devices_in_a_notebook_are_refused(data, tmp_path, monkeypatch):
         train(data, tmp_path, Fit(steps=2, devices=2), "seg")
 
 
+def test_nothing_to_train_on_is_told_before_the_training(data, tmp_path):
+    module = lambda: SegmentationTraining(UNet(2, len(data.classes), **SMALL), Fit())  # noqa: E731
+    with pytest.raises(SettingsError, match="phantom-2d has no training pairs or images: give its split train"):
+        fit(module, Fit(steps=2), [], data.samples("validation"), data, tmp_path)
+
+
 def test_the_regulariser_counts_in_mm_as_register_does():
     data = load_dataset("phantom-3d", shape=(16, 16, 16), train=1, validation=1, test=1)
     object.__setattr__(data, "__class__", type("Thick", (type(data),), {"spacing": (1.0, 1.0, 5.0)}))
