@@ -149,7 +149,8 @@ def optimise(
         spacing: mm, array axis order; None: the same along all axes.
         start: displacement (N, D, *spatial), voxels, to start from; None: from the identity.
         model: "velocity", which is invertible, or "displacement".
-        extract: "once", then warp what was extracted; or "always", from the warped image.
+        extract: "once", then warp what was extracted (MIND on all levels but the finest); or "always", from the warped
+            image.
         learning_rate: of Adam, in control points.
         progress: show a bar.
         observe: called after each step with its number and a function that gives the displacement so far.
@@ -171,7 +172,8 @@ def optimise(
             control = [-(-size // step) for size, step in zip(shape, grid, strict=True)]
             origin = fixed.new_zeros(len(fixed), ndim, *control) if start is None else _field_of(start, grid, model)
             begun = origin if pair is None else _finer(field, pair.grid, grid, control)
-            pair = _Pair(moving, fixed, similarity, maps, resolution, grid, model, spacing, weights, landmarks)
+            compared = None if similarity.anew and max(resolution) == 1 else maps
+            pair = _Pair(moving, fixed, similarity, compared, resolution, grid, model, spacing, weights, landmarks)
             after = partial(_after, pair, bar, losses, observe)
             field = descend(begun, partial(pair.loss, lam), level.steps, adam, losses, after)
             if begun is not origin and not pair.better(field, origin, lam):

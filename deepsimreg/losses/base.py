@@ -57,6 +57,7 @@ class Similarity(nn.Module, ABC):
     """
 
     needs_labels = False
+    anew = False  # the warped maps are far from the maps of the warped image: extract them anew on the finest level
 
     @abstractmethod
     def forward(self, moved: Tensor, fixed: Tensor, weights: Tensor | None = None) -> Tensor:

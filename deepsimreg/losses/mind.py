@@ -8,7 +8,8 @@ loss    = mean over voxels and pairs of (m_ab(I) - m_ab(J))^2
 a, b are neighbours of the voxel, `dilation` away along the axes, that are not opposite each other: 12 pairs in 3D, 4 in
 2D. Beyond the border an image goes on with its edge values; patches are clipped to the image.
 Source: Heinrich et al., Towards realtime multimodal fusion for image-guided interventions using self-similarities
-(MICCAI 2013); radius = dilation = 2 as in the DeepSim papers.
+(MICCAI 2013). Dilation 2 as in the DeepSim papers; their radius is 2, too, but descriptors that are extracted once and
+then warped follow a small uneven warp the better the smaller the patch.
 """
 
 import itertools
@@ -27,7 +28,9 @@ class MIND(MapSimilarity):
     radius: of the patch, 2 radius + 1 voxels wide. dilation: distance of the neighbours, voxels.
     """
 
-    def __init__(self, radius: int = 2, dilation: int = 2):
+    anew = True
+
+    def __init__(self, radius: int = 1, dilation: int = 2):
         super().__init__()
         if radius < 0 or dilation < 1:
             raise ValueError(f"radius is {radius} and dilation {dilation}: give radius ≥ 0 and dilation ≥ 1")
