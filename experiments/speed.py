@@ -11,6 +11,7 @@ import argparse
 import resource
 import subprocess
 import sys
+import time
 from io import StringIO
 
 import numpy as np
@@ -49,16 +50,17 @@ def measure(what: str, method: str, threads: int) -> dict:
             moving, fixed, u = (pair[name] for name in "mfu")
     else:
         moving, fixed, u = made(tuple(map(int, what.split("x"))))
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     if method == "greedy":
         tensors = [torch.from_numpy(image)[None, None] for image in (moving, fixed)]
         found = greedy(*tensors, [1.0] * fixed.ndim, smoothing=1.0, iterations=GREEDY)
     else:
         found = register(moving, fixed, method, progress=False).displacement
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     error = np.linalg.norm(found[0].numpy() - u, axis=0)[fixed > 0.1].mean()
-    return {"cpu_s": used, "error": error, "GiB": after.ru_maxrss / 2**20, "loaded_GiB": before.ru_maxrss / 2**20}
+    found = {"seconds": seconds, "cpu_seconds": cpu, "error": error}
+    return found | {"peak_GiB": after.ru_maxrss / 2**20, "images_GiB": before.ru_maxrss / 2**20}
 
 
 def main() -> None:
@@ -82,7 +84,7 @@ def main() -> None:
                     rows.append(pd.read_csv(StringIO(done)).assign(pair=pair, threads=threads, method=method))
                     print(rows[-1].round(3).to_string(index=False, header=len(rows) == 1), flush=True)
     keys = ["pair", "threads", "method"]
-    print(pd.concat(rows).groupby(keys, sort=False).median().round(3).to_markdown())
+    print(pd.concat(rows).groupby(keys, sort=False).median().round(3).reset_index().to_markdown(index=False))
 
 
 if __name__ == "__main__":

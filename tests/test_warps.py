@@ -395,16 +395,25 @@ def test_points_of_another_rank_are_an_error():
         warp_points(torch.zeros(1, 7, 3), torch.zeros(1, 2, 4, 5))
 
 
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("pool", [1, 2])
 @pytest.mark.parametrize("shape", [(37, 41), (21, 18, 26)], ids=["2d", "3d"])
-def test_an_image_pulled_through_a_control_grid_is_warped_by_its_displacement(shape, pool, monkeypatch):
+def test_an_image_pulled_through_a_control_grid_is_warped_by_its_displacement(shape, pool, batch, threads, monkeypatch):
     """A few rows at a time, with the gradient of `warp_image`; pool: the image is coarser than the displacement."""
     monkeypatch.setattr(control, "ROWS", 500)
     monkeypatch.setattr(control, "BAND", 16)
     generator = torch.Generator().manual_seed(0)
     points, size = [-(-side // 4) for side in shape], [-(-side // pool) for side in shape]
-    field = torch.randn(2, len(shape), *points, dtype=torch.float64, generator=generator).requires_grad_()
-    image, weight = torch.rand(2, 2, 3, *size, dtype=torch.float64, generator=generator)
+    field = torch.randn(batch, len(shape), *points, dtype=torch.float64, generator=generator).requires_grad_()
+    image, weight = torch.rand(2, batch, 3, *size, dtype=torch.float64, generator=generator)
     matrices = [control.expansion(*axis, pool).double() for axis in zip(points, [4] * len(shape), shape, strict=True)]
     displacement = displacement_at(crop(upsample(field, 4) * 4, shape), size)
     torch.testing.assert_close(control.expand(field, matrices) * 4 / pool, displacement)

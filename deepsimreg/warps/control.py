@@ -95,8 +95,9 @@ class _Pull(torch.autograd.Function):
         ctx.save_for_backward(part, image)
         moved = torch.empty_like(image)
         for rows, near in _blocks(image, matrices[0]):
-            grid = _positions(part, matrices[0], image.shape[2:], rows, near)
-            moved[:, :, rows] = functional.grid_sample(image, grid, padding_mode="border", align_corners=True)
+            grid, images = _shared(_positions(part, matrices[0], image.shape[2:], rows, near), image)
+            found = functional.grid_sample(images, grid, padding_mode="border", align_corners=True)
+            moved[:, :, rows] = found if len(found) == len(image) else found.movedim(0, 1).flatten(1, 2)[None]
         return moved
 
     @staticmethod
@@ -106,18 +107,31 @@ class _Pull(torch.autograd.Function):
         sample = (torch.ops.aten.grid_sampler_2d_backward, torch.ops.aten.grid_sampler_3d_backward)[image.ndim - 4]
         gradient = torch.zeros_like(part)
         for rows, near in _blocks(image, first):
-            grid = _positions(part, first, image.shape[2:], rows, near)
-            _, by_grid = sample(upstream[:, :, rows], image, grid, LINEAR, BORDER, True, (False, True))
-            gradient[:, :, near] += _along(by_grid.movedim(-1, 1), first[rows, near].mT, 0)
+            grid, images = _shared(_positions(part, first, image.shape[2:], rows, near), image)
+            above = upstream[:, :, rows]
+            if len(images) > len(image):
+                above = above[0].unflatten(1, (len(images), -1)).movedim(1, 0)
+            _, by_grid = sample(above, images, grid, LINEAR, BORDER, True, (False, True))
+            by_grid = by_grid.reshape(len(image), -1, *by_grid.shape[2:]).movedim(-1, 1)
+            gradient[:, :, near] += _along(by_grid, first[rows, near].mT, 0)
         for axis, matrix in enumerate(others, start=1):
             gradient = _along(gradient, matrix.mT, axis)
         return gradient.flip(1) * ctx.scale, None, None, None
 
 
+def _shared(grid: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of one image as the grids of a batch: on a CPU, sampling shares out the images of a batch to the threads."""
+    threads = torch.get_num_threads()
+    if image.device.type != "cpu" or len(image) > 1 or grid.shape[1] % threads:
+        return grid, image
+    return grid[0].unflatten(0, (threads, -1)), image.expand(threads, *image.shape[1:])
+
+
 def _blocks(image: Tensor, matrix: Tensor) -> Iterator[tuple[slice, slice]]:
     """Rows of the image's first axis that are held at a time, and the control points they depend on."""
     voxels = image[:, 0, 0].numel()
-    return _bands(matrix, max(1, ROWS // voxels) if image.device.type == "cpu" else image.shape[2])
+    cached = max(1, ROWS // voxels) * torch.get_num_threads()
+    return _bands(matrix, cached if image.device.type == "cpu" else image.shape[2])
 
 
 def _bands(matrix: Tensor, count: int) -> Iterator[tuple[slice, slice]]:
