@@ -627,3 +627,18 @@ def test_displacement_on_the_grid_of_a_level():
     torch.testing.assert_close(level[0, 1, 0], 0.3 * centres[:2] / 4)
     with pytest.raises(ValueError, match="does not divide 13 voxels by a power of two"):
         displacement_at(linear, (6, 4))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("shape", "window"), [((61, 17), 9), ((40, 9, 11), 3)])
+def test_ncc_in_slabs_is_ncc_of_the_whole(shape, window, weighted, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    moved, fixed = torch.rand(2, 2, 3, *shape, dtype=torch.float64, generator=generator)
+    weights = torch.rand(1, 1, *shape, dtype=torch.float64, generator=generator) if weighted else None
+    moved.requires_grad_()
+    found = []
+    for slab in (1, 10**9):
+        monkeypatch.setattr("deepsimreg.losses.ncc.SLAB", slab)
+        loss = NCC(window, signed=True)(moved, fixed, weights)
+        found.append((loss.detach(), *torch.autograd.grad(loss, moved)))
+    torch.testing.assert_close(*found)

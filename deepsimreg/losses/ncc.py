@@ -14,7 +14,8 @@ gradient = J [c] + 2 I [v] - [c <J> + 2 v <I>]
 Source: Avants et al. 2008, Medical Image Analysis 12:26; the squared form is the "NCC" of the DeepSim papers.
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import torch
@@ -24,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from deepsimreg.losses.base import Similarity, at_least_float32, check_pair
 from deepsimreg.losses.box import box_count, box_sum
 
+SLAB = 2**19  # values that are worked on at a time on a CPU: they fit its cache
 FLOAT32_RANGE = 1e5  # largest square of a grey value, from the mean and in units of eps, that float32 is used for
 
 
@@ -98,6 +100,14 @@ class _Statistics:
         self.mean_j = self.mean(j)
         self.var_j = (self.mean(j * j) - self.mean_j.square()).clamp_(min=self.eps)
 
+    def rows(self, part: slice) -> "_Statistics":
+        """Those of a slab of the first axis; right but for its outermost `radius` rows, whose windows are cut."""
+        found = copy.copy(self)
+        for name in ("j", "weights", "inverse", "share", "mean_j", "var_j"):
+            value = getattr(self, name)
+            setattr(found, name, value[:, :, part] if isinstance(value, Tensor) else value)
+        return found
+
     def weighted(self, image: Tensor) -> Tensor:
         return image if self.weights is None else image * self.weights
 
@@ -110,26 +120,49 @@ class _Correlation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, i: Tensor, fixed: _Statistics) -> Tensor:
-        mean_i = fixed.mean(i)
-        cross = fixed.mean(i * fixed.j).addcmul_(mean_i, fixed.mean_j, value=-1)
-        var_i = fixed.mean(i * i).addcmul_(mean_i, mean_i, value=-1)
-        textured = var_i >= fixed.eps
-        var_i.clamp_(min=fixed.eps)
-        slope = var_i * fixed.var_j  # from here on: the derivative of a voxel's correlation by cross
-        slope = torch.div(cross, slope, out=slope) if fixed.squared else slope.rsqrt_()
-        if fixed.squared and fixed.signed:
-            slope.abs_()
-        ncc = cross.mul_(slope)
-        loss = 1 - (ncc * fixed.share).sum()
-        if ctx.needs_input_grad[0]:
-            by_var = ncc.div_(var_i).mul_(textured).mul_(-1 if fixed.squared else -0.5)
-            ctx.save_for_backward(_gradient(i, mean_i, slope.mul_(2 if fixed.squared else 1), by_var, fixed))
-        return loss
+        gradient = torch.empty_like(i) if ctx.needs_input_grad[0] else None
+        total = 0
+        for rows, outer in _slabs(i, 2 * fixed.radius):
+            inner = slice(rows.start - outer.start, rows.stop - outer.start)
+            part, slope = _correlated(i[:, :, outer], fixed.rows(outer), inner, gradient is not None)
+            total = total + part
+            if gradient is not None:
+                gradient[:, :, rows] = slope[:, :, inner]
+        ctx.save_for_backward(gradient)
+        return 1 - total
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream: Tensor):
         return ctx.saved_tensors[0] * upstream, None
+
+
+def _slabs(image: Tensor, halo: int) -> Iterator[tuple[slice, slice]]:
+    """Rows of the first axis that are worked on together, and the same with `halo` more of them on either side."""
+    size = image.shape[2]
+    step = max(4 * halo, SLAB * size // image.numel()) if image.device.type == "cpu" else size
+    for start in range(0, size, step):
+        stop = min(start + step, size)
+        yield slice(start, stop), slice(max(0, start - halo), min(size, stop + halo))
+
+
+def _correlated(i: Tensor, fixed: _Statistics, inner: slice, slope_too: bool) -> tuple[Tensor, Tensor | None]:
+    """Sum of the weighted correlations of the inner rows, and the gradient of the loss, right there."""
+    mean_i = fixed.mean(i)
+    cross = fixed.mean(i * fixed.j).addcmul_(mean_i, fixed.mean_j, value=-1)
+    var_i = fixed.mean(i * i).addcmul_(mean_i, mean_i, value=-1)
+    textured = var_i >= fixed.eps
+    var_i.clamp_(min=fixed.eps)
+    slope = var_i * fixed.var_j  # from here on: the derivative of a voxel's correlation by cross
+    slope = torch.div(cross, slope, out=slope) if fixed.squared else slope.rsqrt_()
+    if fixed.squared and fixed.signed:
+        slope.abs_()
+    ncc = cross.mul_(slope)
+    total = (ncc * fixed.share)[:, :, inner].sum()
+    if not slope_too:
+        return total, None
+    by_var = ncc.div_(var_i).mul_(textured).mul_(-1 if fixed.squared else -0.5)
+    return total, _gradient(i, mean_i, slope.mul_(2 if fixed.squared else 1), by_var, fixed)
 
 
 def _gradient(i: Tensor, mean_i: Tensor, by_cross: Tensor, by_var: Tensor, fixed: _Statistics) -> Tensor:
