@@ -21,7 +21,7 @@
 # | | |
 # |---|---|
 # | what is optimised | a stationary velocity $v$ on a coarse grid, $\Phi = \exp(v)$: invertible, and smooth between control points |
-# | coarse to fine | from a fraction of the resolution to all of it, with a control point every four positions |
+# | coarse to fine | from a fraction of the resolution to all of it, with a control point every four positions, at the end two (in volumes four) |
 # | features | extracted once from both images; after that only interpolated |
 # | the steps | Adam, in voxels of the control grid |
 
