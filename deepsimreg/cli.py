@@ -183,8 +183,8 @@ def batch(pairs, out, outputs, report, **options) -> None:
     """Register every pair of PAIRS, a CSV file with the columns moving and fixed, into folders of --out.
 
     Further columns may be name, labels, fixed_labels, moving_mask, fixed_mask, moving_landmarks, fixed_landmarks and
-    start, as the options of register. Paths are relative to the file. results.csv has a row for each pair; a run that
-    was ended goes on where it was, and a pair whose files have changed is registered again.
+    start (one file, not inverted), as the options of register. Paths are relative to the file. results.csv has a row
+    for each pair; a run that was ended goes on where it was, and a pair whose files have changed is registered again.
 
     \b
     deepsimreg batch pairs.csv --out results --similarity mind

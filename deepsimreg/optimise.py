@@ -149,17 +149,19 @@ def optimise(
         spacing: mm, array axis order; None: the same along all axes.
         start: displacement (N, D, *spatial), voxels, to start from; None: from the identity.
         model: "velocity", which is invertible, or "displacement".
-        extract: "once", then warp what was extracted (MIND on all levels but the finest); or "always", from the warped
-            image.
+        extract: "once", then warp what was extracted (MIND, unless beside features, on all levels but the finest); or
+            "always", from the warped image.
         learning_rate: of Adam, in control points.
         progress: show a bar.
         observe: called after each step with its number and a function that gives the displacement so far.
-        weights: (N or 1, 1, *spatial), of the voxels of the moving image, which are pulled along, and of the fixed one.
+        weights: (N or 1, 1, *spatial), of the voxels of the moving image, 0 or 1, which are pulled along, and of the
+            fixed one.
         landmarks: points that should meet.
 
     Raises FloatingPointError if the loss is not finite, ValueError for an option that is not offered.
     """
     _check_options(lam, levels, model, extract)
+    weights = [None if one is None else one.to(fixed.dtype).expand(len(fixed), *one.shape[1:]) for one in weights]
     shape, ndim = fixed.shape[2:], fixed.ndim - 2
     total = sum(level.steps for level in levels)
     bar = tqdm(total=total, desc="register", unit="step", disable=not progress, leave=False)
@@ -173,7 +175,9 @@ def optimise(
             origin = fixed.new_zeros(len(fixed), ndim, *control) if start is None else _field_of(start, grid, model)
             begun = origin if pair is None else _finer(field, pair.grid, grid, control)
             compared = None if similarity.anew and max(resolution) == 1 else maps
-            pair = _Pair(moving, fixed, similarity, compared, resolution, grid, model, spacing, weights, landmarks)
+            pair = _Pair(
+                moving, fixed, similarity, compared, resolution, grid, model, spacing, weights, landmarks, origin
+            )
             after = partial(_after, pair, bar, losses, observe)
             field = descend(begun, partial(pair.loss, lam), level.steps, adam, losses, after)
             if begun is not origin and not pair.better(field, origin, lam):
@@ -218,7 +222,7 @@ def _field_of(displacement: Tensor, grid: Sequence[int], model: str) -> Tensor:
 class _Pair:
     """What is compared on one level: at its resolution, or at that of the finest map if all are coarser."""
 
-    def __init__(self, moving, fixed, similarity, maps, resolution, grid, model, spacing, weights, landmarks):
+    def __init__(self, moving, fixed, similarity, maps, resolution, grid, model, spacing, weights, landmarks, origin):
         self.grid, self.model, self.landmarks = grid, model, landmarks
         self.full = shape = fixed.shape[2:]
         if maps is not None:
@@ -232,8 +236,9 @@ class _Pair:
             self.moving_weights, fixed_weights = (
                 None if w is None else pooled_least(w, self.resolution) for w in weights
             )
-            both = joint_weights(self.moving_weights, fixed_weights)
-            self.fixed_weights, self.counted = fixed_weights, None if both is None else both.sum().clamp(min=1)
+            self.fixed_weights = fixed_weights
+            if self.moving_weights is not None:
+                self.counted = self._kept(self._pulled(_flow(origin, model))).clamp(min=1)
         if maps is None:
             self.measure = lambda moved, pulled: similarity.weighted(
                 moved[0], still[0], joint_weights(pulled, fixed_weights)
@@ -252,12 +257,19 @@ class _Pair:
         flow, pulled = _flow(field, self.model), None
         if self.moving_weights is not None:
             with torch.no_grad():
-                pulled = whole_weights(self._warped(self.moving_weights, flow))
+                pulled = self._pulled(flow)
         loss = self.measure(self._warped(self.maps, flow), pulled) + lam * diffusion(flow, self.spacing)
         if pulled is not None:  # no answer: a warp that moves what disagrees out of the image
-            kept = joint_weights(pulled, self.fixed_weights).sum() / self.counted
-            loss = loss + LOST * (KEPT - kept).clamp(min=0)
+            loss = loss + LOST * (KEPT - self._kept(pulled) / self.counted).clamp(min=0).mean()
         return loss if self.landmarks is None else loss + self._apart(flow)
+
+    def _pulled(self, flow: Tensor) -> Tensor:
+        """The moving image's weights, pulled through a flow."""
+        return whole_weights(self._warped(self.moving_weights, flow))
+
+    def _kept(self, pulled: Tensor) -> Tensor:
+        """How many voxels count, of each pair (N,)."""
+        return joint_weights(pulled, self.fixed_weights).flatten(1).sum(1)
 
     def _apart(self, flow: Tensor) -> Tensor:
         """The landmarks' term."""

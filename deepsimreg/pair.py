@@ -19,6 +19,7 @@ from deepsimreg.warps import inside, sample_image
 
 LABELS = ("moving label", "fixed label")  # what errors call them
 OVERLAP = 0.25  # of the fixed grid: less of it in the moving image is warned of
+BEYOND = 0.01  # of the fixed grid: more of it that a start takes beyond the fixed grid is warned of
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,24 @@ class Pair:
         axes = self.fixed.ndim, self.fixed.grid.file_ndim
         if moving.shape != fixed.shape or fixed.ndim != 2 or fixed.shape[1] not in axes:
             raise ValueError(f"landmarks have the shapes {moving.shape} and {fixed.shape}: give two of (points, axes)")
+        if len(self.values[1]) > 1:
+            raise ValueError("landmarks of a batch: register its pairs one by one, each with its own")
         if not len(fixed) or weight <= 0:
             raise ValueError(f"{len(fixed)} landmarks of weight {weight}: give some, and a weight of more than 0")
         there, here = _voxels(moving, self.moving), _voxels(fixed, self.fixed)
         target = np.linalg.solve(self.matrix, np.column_stack([there, np.ones(len(there))]).T).T[:, :-1]
         return Landmarks(torch.from_numpy(here), torch.from_numpy(target - here), weight)
+
+    def check_reach(self, start: Tensor) -> None:
+        """A warning if a start (1, D, *spatial), voxels, looks where the moving image was not brought to."""
+        there, moving = (positions(matrix, start) for matrix in (np.eye(1 + self.fixed.ndim), self.matrix))
+        share = (inside(moving, self.moving.shape) & ~inside(there, self.fixed.shape)).float().mean().item()
+        if share > BEYOND:
+            warnings.warn(
+                f"the start takes {share:.0%} of {self.fixed.name} to where {self.moving.name} lies beyond the fixed "
+                "grid, which is not looked at: pull it through the start first (deepsimreg apply)",
+                stacklevel=4,
+            )
 
     def tick(self, step: str) -> None:
         """Note the end of a step."""
@@ -76,8 +90,12 @@ def prepared(
     masks: tuple[ImageLike | None, ImageLike | None] = (None, None),
     affine: str | None = None,
     spacing: Sequence[float] | None = None,
+    started: bool = False,
 ) -> Pair:
-    """The pair, its moving values pulled onto the fixed grid; arguments and errors as `register`."""
+    """The pair, its moving values pulled onto the fixed grid; arguments and errors as `register`.
+
+    started: there is a start that brings the images together, so that they need not overlap as they are.
+    """
     clock = {"start": time.perf_counter()}
     moving, fixed = _channels(moving, "moving", spacing), _channels(fixed, "fixed", spacing)
     _check_together(moving, fixed)
@@ -90,7 +108,8 @@ def prepared(
     values, target = unit_range(moving, moving_mask).to(device), unit_range(fixed, fixed_mask).to(device)
     transform = align_affinely(moving, fixed, affine, 0, moving_mask, fixed_mask) if affine else None
     matrix = voxel_map(fixed.grid, moving.grid, transform)
-    _check_overlap(matrix, moving, fixed)
+    if not started:
+        _check_overlap(matrix, moving, fixed)
     weights = None if moving_mask is None else moving_mask.data.to(device)
     if moving.shape != fixed.shape or not np.allclose(matrix, np.eye(len(matrix)), atol=1e-5):
         there = positions(matrix, target.new_zeros(1, fixed.ndim, *fixed.shape))
@@ -101,7 +120,7 @@ def prepared(
     clock["prepare"] = time.perf_counter()
     weights = weights, None if fixed_mask is None else fixed_mask.data.to(device)
     both = joint_weights(*weights)
-    if both is not None and not both.any():
+    if both is not None and not both.any() and not started:
         raise ValueError(f"the masks of {moving.name} and {fixed.name} have nothing in common where the images lie now")
     return Pair(moving, fixed, tuple(given), (values, target), weights, matrix, transform, device, clock)
 

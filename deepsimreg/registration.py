@@ -94,7 +94,8 @@ def register(
         ValueError: images that do not go together, are empty, constant or not finite; an unknown name or option.
         WeightsError: weights that cannot be used.
     """
-    pair = prepared(moving, fixed, _device(device), labels, (moving_mask, fixed_mask), affine, spacing)
+    masks, given = (moving_mask, fixed_mask), start is not None
+    pair = prepared(moving, fixed, _device(device), labels, masks, affine, spacing, started=given)
     several = isinstance(fixed, list | tuple) and len(fixed) > 1
     compared = _similarity(similarity, extractor, pair.fixed, several)
     if several:
@@ -131,6 +132,8 @@ def _started(start, network: str | Path | nn.Module | None, pair: Pair) -> Tenso
 
         names = [start] if isinstance(start, str | Path) else start
         found = displacement_of(names, pair.fixed.grid, pair.moving.grid, pair.matrix).to(pair.device)
+        pair.check_reach(found)
+        found = found.expand(len(pair.values[1]), *found.shape[1:])
     elif network is not None:
         network = _network(network, pair.fixed, pair.device)
         with torch.no_grad(), evaluating(network):

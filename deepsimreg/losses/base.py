@@ -135,6 +135,8 @@ class WeightedSum(Similarity):
             raise ValueError(f"{len(similarities)} similarities and {len(weights)} weights: give one weight each")
         self.similarities, self.weights = nn.ModuleList(similarities), tuple(weights)
         self.needs_labels = any(similarity.needs_labels for similarity in similarities)
+        networks = any(isinstance(one, NetworkSimilarity) for one in self.modules())  # cost much to extract anew
+        self.anew = any(similarity.anew for similarity in similarities) and not networks
 
     def forward(self, moved: Tensor, fixed: Tensor, weights: Tensor | None = None) -> Tensor:
         pairs = zip(self._parts(moved), self._parts(fixed), strict=True)

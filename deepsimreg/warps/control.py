@@ -63,11 +63,12 @@ def coarsened(image: Tensor, factors: Sequence[int], weights: Tensor | None = No
     """(N, C, *spatial), smoothed, at every `factor`-th place: (N, C, *⌈spatial / factor⌉), the grid of `pooled`.
 
     Means over blocks would alias: texture and noise that a coarser grid cannot hold would mislead what compares them.
-    weights: (N or 1, 1, *spatial), of the voxels in the means; where all are 0, so is the result.
+    weights: (N or 1, 1, *spatial), of the voxels in the means; where all are 0 they are not looked at.
     """
-    if weights is not None:
+    if weights is not None and max(factors) > 1:
         total = coarsened(weights, factors)
-        return coarsened(image * weights, factors) / total.where(total > 0, 1)
+        found = coarsened(image * weights, factors) / total.where(total > 0, 1)
+        return found.where(total > 0, coarsened(image, factors))
     for axis, factor in reversed(list(enumerate(factors))):
         if factor > 1:
             image = _along(image, averaging(image.shape[axis + 2], factor).to(image), axis)
@@ -122,16 +123,19 @@ class _Pull(torch.autograd.Function):
 def _shared(grid: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of one image as the grids of a batch: on a CPU, sampling shares out the images of a batch to the threads."""
     threads = torch.get_num_threads()
-    if image.device.type != "cpu" or len(image) > 1 or grid.shape[1] % threads:
+    if image.device.type != "cpu" or len(grid) > 1 or grid.shape[1] % threads:
         return grid, image
     return grid[0].unflatten(0, (threads, -1)), image.expand(threads, *image.shape[1:])
 
 
 def _blocks(image: Tensor, matrix: Tensor) -> Iterator[tuple[slice, slice]]:
     """Rows of the image's first axis that are held at a time, and the control points they depend on."""
-    voxels = image[:, 0, 0].numel()
-    cached = max(1, ROWS // voxels) * torch.get_num_threads()
-    return _bands(matrix, cached if image.device.type == "cpu" else image.shape[2])
+    voxels, threads, size = image[:, 0, 0].numel(), torch.get_num_threads(), len(matrix)
+    count = max(1, ROWS // voxels) * threads if image.device.type == "cpu" else size
+    even = size - size % threads  # what is left over is one block, that the others can be shared out
+    for start, stop in ((0, even), (even, size)):
+        for rows, near in _bands(matrix[start:stop], count):
+            yield slice(start + rows.start, start + rows.stop), near
 
 
 def _bands(matrix: Tensor, count: int) -> Iterator[tuple[slice, slice]]:
