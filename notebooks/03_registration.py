@@ -103,7 +103,8 @@ print(f"mirrored with fixed      {between(fixed.flip(-1), labels['fixed_label'].
 
 # %%
 shift = torch.full((1, data.ndim, *data.shape), 2.0)
-print(f"R of a translation {diffusion(shift):.3f}, of random noise {diffusion(torch.randn_like(shift)):.1f}")
+noise = torch.randn(shift.shape, generator=torch.Generator().manual_seed(0))
+print(f"R of a translation {diffusion(shift):.3f}, of random noise {diffusion(noise):.1f}")
 
 # %% [markdown]
 # ## Training
