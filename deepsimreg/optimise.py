@@ -154,8 +154,7 @@ def optimise(
         learning_rate: of Adam, in control points.
         progress: show a bar.
         observe: called after each step with its number and a function that gives the displacement so far.
-        weights: (N or 1, 1, *spatial), of the voxels of the moving image, 0 or 1, which are pulled along, and of the
-            fixed one.
+        weights: (N or 1, 1, *spatial), of the moving image's voxels, 0 or 1, pulled along, and of the fixed one's.
         landmarks: points that should meet.
 
     Raises FloatingPointError if the loss is not finite, ValueError for an option that is not offered.
@@ -163,8 +162,8 @@ def optimise(
     _check_options(lam, levels, model, extract)
     weights = [None if one is None else one.to(fixed.dtype).expand(len(fixed), *one.shape[1:]) for one in weights]
     shape, ndim = fixed.shape[2:], fixed.ndim - 2
-    total = sum(level.steps for level in levels)
-    bar = tqdm(total=total, desc="register", unit="step", disable=not progress, leave=False)
+    steps = sum(level.steps for level in levels)
+    bar = tqdm(total=steps, desc="register", unit="step", disable=not progress, leave=False)
     field, pair, losses, taken, adam = None, None, [], [], Adam(learning_rate)
     with bar, evaluating(similarity):
         with torch.no_grad():
@@ -174,10 +173,8 @@ def optimise(
             control = [-(-size // step) for size, step in zip(shape, grid, strict=True)]
             origin = fixed.new_zeros(len(fixed), ndim, *control) if start is None else _field_of(start, grid, model)
             begun = origin if pair is None else _finer(field, pair.grid, grid, control)
-            compared = None if similarity.anew and max(resolution) == 1 else maps
-            pair = _Pair(
-                moving, fixed, similarity, compared, resolution, grid, model, spacing, weights, landmarks, origin
-            )
+            kept = None if similarity.anew and max(resolution) == 1 else maps
+            pair = _Pair(moving, fixed, similarity, kept, resolution, grid, model, spacing, weights, landmarks, origin)
             after = partial(_after, pair, bar, losses, observe)
             field = descend(begun, partial(pair.loss, lam), level.steps, adam, losses, after)
             if begun is not origin and not pair.better(field, origin, lam):

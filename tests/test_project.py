@@ -164,3 +164,11 @@ def test_an_arrow_that_points_up_is_refused(tmp_path):
     broken = subprocess.run(lint, check=False, **options)
     assert broken.returncode != 0
     assert "deepsimreg.losses.mse -> deepsimreg.paper.run" in broken.stdout
+
+
+def test_the_measurement_of_speed_compares_both_methods_on_one_pair():
+    command = [sys.executable, str(PROJECT / "experiments" / "speed.py"), "40x44", "--repeats", "1"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in printed.splitlines() if line.endswith(("ncc-25", "greedy"))]
+    assert [row[-1] for row in rows] == ["ncc-25", "greedy"]
+    assert all(0 < float(row[2]) < 0.5 for row in rows), "doing nothing leaves 1.5 voxels"

@@ -8,8 +8,7 @@ loss    = mean over voxels and pairs of (m_ab(I) - m_ab(J))^2
 a, b are neighbours of the voxel, `dilation` away along the axes, that are not opposite each other: 12 pairs in 3D, 4 in
 2D. Beyond the border an image goes on with its edge values; patches are clipped to the image.
 Source: Heinrich et al., Towards realtime multimodal fusion for image-guided interventions using self-similarities
-(MICCAI 2013). Dilation 2 as in the DeepSim papers; their radius is 2, too, but descriptors that are extracted once and
-then warped follow a small uneven warp the better the smaller the patch.
+(MICCAI 2013). Dilation 2 as in the DeepSim papers, whose radius is 2, too; with 1 an optimised pair overlaps more.
 """
 
 import itertools
