@@ -153,12 +153,12 @@ import torch
 generator = torch.Generator().manual_seed(0)
 matrix = AUGMENTATIONS[data.ndim].sample(generator, data.ndim, data.shape, data.spacing)
 (moving, fixed), (moving_label, fixed_label) = augment_pair(
-    [pair.moving.image, pair.fixed.image], [pair.moving.label, pair.fixed.label], matrix
+    [pair.moving.image[None], pair.fixed.image[None]], [pair.moving.label[None], pair.fixed.label[None]], matrix
 )
 figures.image_row(
-    [moving, fixed],
+    [moving[0], fixed[0]],
     ["moving, augmented", "fixed, augmented"],
-    labels=[moving_label, fixed_label],
+    labels=[moving_label[0], fixed_label[0]],
     classes=data.classes,
     colors=data.colors,
 )

@@ -14,7 +14,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from deepsimreg.warps import affine_displacement, warp_image, warp_labels
+from deepsimreg.warps import affine_positions, sample_image, sample_labels
 
 
 @dataclass(frozen=True)
@@ -74,20 +74,24 @@ AUGMENTATIONS = {2: AUGMENT_2D, 3: AUGMENT_3D}  # by the number of axes
 
 
 def augment_pair(
-    images: Sequence[Tensor], labels: Sequence[Tensor], matrix: Tensor
+    images: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    matrix: Tensor,
+    window: Sequence[int] = (),
+    corner: Tensor | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Warp images (1, *spatial) linearly and labels (1, *spatial) to the nearest class by one matrix.
+    """Warp images (N, C, *spatial) linearly and labels (N, 1, *spatial) to the nearest class by the matrices (N, D,
+    D + 1), one for each pair of the batch.
 
-    All must have one spatial size, else ValueError. Lists keep their order, labels their integer dtype.
+    window, corner (N, D): the sides and the first voxel of what is wanted of the result, and computed; empty: all of
+    it. All must have one spatial size, else ValueError. Lists keep their order, labels their integer dtype.
     """
-    shapes = {tuple(tensor.shape[1:]) for tensor in (*images, *labels)}
+    shapes = {tuple(tensor.shape[2:]) for tensor in (*images, *labels)}
     if len(shapes) != 1:
         raise ValueError(f"images and labels have the spatial sizes {sorted(shapes)}: pad them to one size")
-    displacement = affine_displacement(matrix, shapes.pop())
-    return (
-        [warp_image(image[None], displacement)[0] for image in images],
-        [warp_labels(label[None], displacement)[0] for label in labels],
-    )
+    positions = affine_positions(matrix, shapes.pop(), window, corner)
+    moved = [sample_image(image, positions) for image in images]
+    return moved, [sample_labels(label, positions) for label in labels]
 
 
 def add_noise(image: Tensor, std: float, generator: torch.Generator) -> Tensor:

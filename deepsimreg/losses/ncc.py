@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deepsimreg.losses.base import Similarity, at_least_float32, check_pair
+from deepsimreg.losses.base import Alignment, Similarity, at_least_float32, check_pair
 from deepsimreg.losses.box import box_count, box_sum
 
 SLAB = 2**19  # values that are worked on at a time on a CPU: they fit its cache
@@ -58,26 +58,38 @@ class NCC(Similarity):
             loss = loss + (swapped - swapped.detach())
         return loss
 
-    def against(self, fixed: list[Tensor], weights: Tensor | None = None) -> Callable[[list[Tensor]], Tensor]:
-        """weights: (N or 1, 1, *spatial), not negative: how much a voxel counts, in the windows and in the mean."""
-        j = self._centred(fixed[0])
+    def compare(self, alignment: Alignment) -> Tensor:
+        """Its images are in [0, 1], so nothing is asked about their range: a GPU would have to be waited for."""
+        check_pair(alignment.moved, alignment.fixed)
+        return self.against([alignment.fixed], alignment.weights, bounded=True)([alignment.moved])
+
+    def against(
+        self, fixed: list[Tensor], weights: Tensor | None = None, bounded: bool = False
+    ) -> Callable[[list[Tensor]], Tensor]:
+        """weights: (N or 1, 1, *spatial), not negative: how much a voxel counts, in the windows and in the mean.
+
+        bounded: all grey values are in [0, 1]; False: whether they are is looked at.
+        """
+        j = self._centred(fixed[0], bounded)
 
         @cache
         def statistics(dtype: torch.dtype) -> _Statistics:
             return _Statistics(j.to(dtype), self, None if weights is None else weights.to(dtype))
 
         def distance(moved: list[Tensor]) -> Tensor:
-            i = self._centred(moved[0])
+            i = self._centred(moved[0], bounded)
             dtype = torch.promote_types(i.dtype, j.dtype)
             loss = _Correlation.apply(i.to(dtype), statistics(dtype))
             return loss.to(torch.promote_types(moved[0].dtype, torch.float32))
 
         return distance
 
-    def _centred(self, image: Tensor) -> Tensor:
+    def _centred(self, image: Tensor, bounded: bool) -> Tensor:
         """The image less its mean, which changes nothing, in the precision in which <I^2> - <I>^2 is exact enough."""
         image = at_least_float32(image)
         image = image - image.detach().mean(dim=tuple(range(2, image.ndim)), keepdim=True)
+        if bounded and FLOAT32_RANGE * self.eps >= 1:
+            return image
         wide = image.detach().abs().max() ** 2 > FLOAT32_RANGE * self.eps
         return image.double() if wide and image.device.type != "mps" else image
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from deepsimreg.losses.base import at_least_float32
+from deepsimreg.warps import along_axes
 
 
 def diffusion(displacement: Tensor, spacing: Sequence[float] | None = None) -> Tensor:
@@ -22,7 +23,7 @@ def diffusion(displacement: Tensor, spacing: Sequence[float] | None = None) -> T
     field = at_least_float32(displacement)
     ndim = field.ndim - 2
     if spacing is not None:
-        field = field * torch.as_tensor(spacing, dtype=field.dtype, device=field.device).view(1, -1, *[1] * ndim)
+        field = field * along_axes(spacing, field)
     return _Diffusion.apply(field, [1 / step**2 / ndim for step in spacing or [1.0] * ndim])
 
 

@@ -37,7 +37,7 @@ def convolutions(ndim: int, channels: Sequence[int]) -> nn.Sequential:
     conv = convolution(ndim)
     layers = []
     for before, after in itertools.pairwise(channels):
-        layers += [conv(before, after, 3, padding=1), nn.LeakyReLU(0.2)]
+        layers += [conv(before, after, 3, padding=1), nn.LeakyReLU(0.2, inplace=True)]
     return nn.Sequential(*layers)
 
 
@@ -53,7 +53,7 @@ def encoder_stages(ndim: int, widths: Sequence[int], batch_norm: bool, dropout: 
         nn.Sequential(
             *([norm(before)] if batch_norm else []),
             conv(before, after, 4, stride=2, padding=1),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(0.2, inplace=True),
             convolutions(ndim, [after, after]),
             *dropouts(ndim, dropout),
         )

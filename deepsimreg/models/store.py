@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from deepsimreg.errors import WeightsError
 from deepsimreg.files import whole
@@ -23,10 +24,11 @@ def known_models() -> Registry:
     return Registry(extractors | ARCHITECTURES.places)
 
 
-def save_model(model: nn.Module, path: Path) -> Path:
+def save_model(model: nn.Module, path: Path, weights: Mapping[str, Tensor] | None = None) -> Path:
     """Write weights and configuration to `path` (.safetensors), under a temporary name first.
 
-    WeightsError for a class that is not in the registry, such as a subclass of one that is.
+    weights: a state of the model, as `state_dict` gives it; None: its present one. WeightsError for a class that is not
+    in the registry, such as a subclass of one that is.
     """
     name = next((name for name, kind in known_models().items() if type(model) is kind), None)
     if name is None:
@@ -34,7 +36,7 @@ def save_model(model: nn.Module, path: Path) -> Path:
             f"{path}: {type(model).__name__} is not registered, so it could not be loaded again: add its class to "
             "deepsimreg.models.registry"
         )
-    tensors = {key: value.detach().contiguous().cpu() for key, value in model.state_dict().items()}
+    tensors = {key: value.detach().contiguous().cpu() for key, value in (weights or model.state_dict()).items()}
     with whole(path) as partial:
         partial.write_bytes(save(tensors, metadata={"model": name, "config": json.dumps(model.config)}))
     return path

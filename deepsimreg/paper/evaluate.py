@@ -1,8 +1,9 @@
 """The one loop that evaluates methods, and the one rule that chooses their λ.
 
 A method maps (moving, fixed), each (1, 1, *spatial), to a displacement (1, D, *spatial) in voxels: a network, an
-optimisation, a network followed by one, or a baseline; None stands for the pair before registration. All but networks
-also take `weights`, of the moving and of the fixed voxels, where a pair has masks; metrics are of all voxels. Methods
+optimisation, a network followed by one, or a baseline; None stands for the pair before registration. It works where the
+images are, and the metrics are computed there, too: on a GPU if there is one. All but networks also take `weights`, of
+the moving and of the fixed voxels, where a pair has masks; metrics are of all voxels. Methods
 are interleaved: each pair is registered by all of them before the next one, so load on the machine affects all alike.
 """
 
@@ -84,7 +85,7 @@ def evaluate(
             metrics = measure(displacement, pair, dataset)
             table.append({**entry.columns, "pair": pair.name, **metrics, "seconds": seconds})
             if images is not None and displacement is not None:
-                _write_moved(images, pair, displacement.cpu())
+                _write_moved(images, pair, displacement)
         if rows is not None:
             write_table(pd.DataFrame(table), rows)
     return pd.DataFrame(table)
@@ -101,6 +102,8 @@ def timed(
 ) -> tuple[Tensor | None, float]:
     """A method's displacement, and the seconds that it took."""
     given = {} if weights is None or isinstance(register, nn.Module) else {"weights": weights}
+    if isinstance(register, nn.Module):
+        register.to(moving.device)
     started = time.perf_counter()
     displacement = None if register is None else register(moving, fixed, **given)
     if moving.is_cuda:
@@ -112,8 +115,7 @@ def measure(displacement: Tensor | None, pair: Pair, dataset: Dataset) -> dict[s
     """Every metric of one registered pair."""
     truth = None if pair.displacement is None else pair.displacement[None]
     labels = pair.moving.label[None], pair.fixed.label[None]
-    moved = None if displacement is None else displacement.cpu()
-    return evaluate_pair(moved, *labels, dataset.classes, dataset.spacing, truth, published=True)
+    return evaluate_pair(displacement, *labels, dataset.classes, dataset.spacing, truth, published=True)
 
 
 def choose(table: pd.DataFrame) -> pd.DataFrame:
@@ -153,7 +155,8 @@ def _read_rows(path: Path | None) -> list[dict[str, Any]]:
 
 def _write_moved(folder: Path, pair: Pair, displacement: Tensor) -> None:
     for name, warp, values in (("image", warp_image, pair.moving.image), ("label", warp_labels, pair.moving.label)):
-        write_sample(folder / f"{pair.name}-{name}", warp(values[None], displacement)[0, 0], pair.fixed)
+        moved = warp(values[None].to(displacement.device), displacement)
+        write_sample(folder / f"{pair.name}-{name}", moved[0, 0], pair.fixed)
 
 
 def write_sample(stem: Path, values: Tensor, like: Sample) -> None:

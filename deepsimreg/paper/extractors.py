@@ -1,7 +1,7 @@
 """Feature extractors: how each kind is trained, tested and loaded."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -58,7 +58,7 @@ class ReconstructionTraining(Trained):
     @staticmethod
     def tested(output: Tensor, sample: Sample, classes: Sequence[str]) -> tuple[Tensor, dict[str, float]]:
         """The reconstruction (1, 1, *spatial), and its mean squared and absolute error."""
-        error = output - sample.image[None]
+        error = output - sample.image[None].to(output.device)
         squared, absolute = error.square().mean().item(), error.abs().mean().item()
         return output, {"mean_squared_error": squared, "mean_absolute_error": absolute}
 
@@ -84,17 +84,21 @@ def train_extractor(run: Run, dataset: Dataset) -> tuple[nn.Module, pd.DataFrame
 
     Returns the network of the best validation in evaluation mode, and its metrics by step.
     """
+    with run.open():
+        network, history = trained(run, *extractor_parts(run, dataset), EXTRACTORS[run.settings.kind], dataset)
+        if not run.current:
+            run.finish(**read_json(run.folder / "training.json"))
+    return network, history
+
+
+def extractor_parts(run: Run, dataset: Dataset) -> tuple[Callable[[], Trained], Callable[[str], Sequence[Sample]]]:
+    """What `fit` needs: how the training is made, and split → its samples."""
 
     def items(split: str) -> Sequence[Sample]:
         samples = dataset.samples(split)
         return samples if split != "train" else fraction_of(samples, run.settings.labels)
 
-    with run.open():
-        make, kind = partial(extractor_training, run.settings, dataset), EXTRACTORS[run.settings.kind]
-        network, history = trained(run, make, kind, dataset, items)
-        if not run.current:
-            run.finish(**read_json(run.folder / "training.json"))
-    return network, history
+    return partial(extractor_training, run.settings, dataset), items
 
 
 def fraction_of(samples: Sequence[Sample], fraction: float) -> Sequence[Sample]:
@@ -112,22 +116,23 @@ def load_extractor(plan: Profile, dataset: str, name: str, kind: str | None = No
     WeightsError if VGG's weights are missing, or if the folder holds another network.
     """
     if name in FIXED_EXTRACTORS:
-        return load_vgg().to(device())
+        return load_vgg()
     own = PROJECT / name / "weights.safetensors" if "/" in name else None
     path = own or plan.extractor(dataset, name).need().weights
-    return load_model(path, EXTRACTORS.get(kind)).to(device())
+    return load_model(path, EXTRACTORS.get(kind))
 
 
 @torch.no_grad()
 def evaluate_extractor(network: nn.Module, kind: str, dataset: Dataset, folder: Path | None = None) -> pd.DataFrame:
-    """Run an extractor on the test images; its segmentations or reconstructions go to `folder` as image files.
+    """Run an extractor on the test images, on a GPU if there is one; its segmentations or reconstructions go to
+    `folder` as image files.
 
     Returns one row per image: Dice per class and pixel accuracy (seg), or mean squared and absolute error (ae).
     """
     rows = []
-    where = next(network.parameters()).device
+    network = network.to(device())
     for sample in dataset.samples("test"):
-        output, metrics = TRAININGS[kind].tested(network(sample.image[None].to(where)).cpu(), sample, dataset.classes)
+        output, metrics = TRAININGS[kind].tested(network(sample.image[None].to(device())), sample, dataset.classes)
         rows.append({"image": sample.name, **metrics})
         if folder is not None:
             write_sample(folder / sample.name, output[0, 0], sample)

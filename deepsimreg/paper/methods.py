@@ -53,7 +53,7 @@ def optimisation_method(plan: Profile, dataset: str, part: MethodPart, lam: floa
     levels = levels or default_levels(data.shape, data.spacing, started=network is not None)
 
     def register(moving: Tensor, fixed: Tensor, **given) -> Tensor:
-        start = None if network is None else network(moving, fixed)
+        start = None if network is None else network.to(fixed.device)(moving, fixed)
         what = (moving, fixed, similarity.to(fixed.device), lam, levels, data.spacing, start)
         return optimise(*what, progress=False, **given).displacement
 

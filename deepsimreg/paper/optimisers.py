@@ -129,6 +129,7 @@ def _channels(moving: Tensor, fixed: Tensor, extractor, components: int, weight:
         return [grey]
     with torch.no_grad():
         both = torch.cat([moving, fixed])
+        extractor = extractor.to(both.device)
         channels = feature_channels(extractor.features(both), both.shape[2:], components).cpu().numpy()
     return [grey, *((m, f, weight / components) for m, f in zip(*channels, strict=True))]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from deepsimreg.paths import PROJECT
 
 NOTEBOOKS = PROJECT / "notebooks"
-EXPERIMENTS = PROJECT / "experiments"
+EXPERIMENTS = PROJECT / os.environ.get("DEEPSIMREG_EXPERIMENTS", "experiments")  # the profiles
 FIGURES = PROJECT / "figures"
 
 

@@ -1,16 +1,18 @@
 """Registration networks: how one is trained with a similarity, and the λ that it is trained with."""
 
+from collections.abc import Callable, Sequence
+
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from deepsimreg.data.base import Dataset
+from deepsimreg.data.base import Dataset, Pair
 from deepsimreg.losses.base import Alignment, Similarity
 from deepsimreg.losses.registry import build_similarity, required_extractors
 from deepsimreg.losses.regularisers import diffusion
 from deepsimreg.models.registry import ARCHITECTURES
 from deepsimreg.models.store import load_model
-from deepsimreg.paper.evaluate import Entry, chosen_lams, device, evaluate, write_table
+from deepsimreg.paper.evaluate import Entry, chosen_lams, evaluate, write_table
 from deepsimreg.paper.extractors import load_extractor
 from deepsimreg.paper.files import copy_file, read_json
 from deepsimreg.paper.plan import Profile
@@ -65,6 +67,11 @@ def validation_rows(runs: list[Run]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def lam_of(run: Run) -> float:
+    """λ of a registration: a number of the profile, or the best of tuning."""
+    return best_tuning(run).settings.lam if run.settings.lam == "tuned" else run.settings.lam
+
+
 def best_tuning(run: Run) -> Run:
     """Of the runs of tuning that a run is made from, the one whose λ is the best on the validation pairs."""
     runs = [one for one in run.inputs if one.name.startswith("tuning/")]
@@ -81,22 +88,30 @@ def train_registration(plan: Profile, run: Run, dataset: Dataset) -> tuple[nn.Mo
     """
     settings: RegistrationSettings = run.settings
     tuned = best_tuning(run) if settings.lam == "tuned" else None
-    lam = tuned.settings.lam if tuned else settings.lam
+    lam = lam_of(run)
     with run.open():
         if tuned and not (run.folder / "training.json").is_file():
             _reuse_tuning_run(tuned, run)
-
-        def make_module() -> RegistrationTraining:
-            network = ARCHITECTURES[settings.architecture](dataset.ndim, **settings.network)
-            return RegistrationTraining(network, similarity_of(plan, run), lam, dataset, settings.fit)
-
-        network, history = trained(run, make_module, ARCHITECTURES[settings.architecture], dataset, dataset.pairs)
+        parts = registration_parts(plan, run, dataset, lam)
+        network, history = trained(run, *parts, ARCHITECTURES[settings.architecture], dataset)
         if not run.current:
             if not run.validation.is_file():
-                table = evaluate([Entry({"lam": lam}, network.to(device()))], dataset, "validation")
-                write_table(table, run.validation)
+                write_table(evaluate([Entry({"lam": lam}, network)], dataset, "validation"), run.validation)
             run.finish(**read_json(run.folder / "training.json"), lam=lam)
     return network.cpu(), history
+
+
+def registration_parts(
+    plan: Profile, run: Run, dataset: Dataset, lam: float
+) -> tuple[Callable[[], Trained], Callable[[str], Sequence[Pair]]]:
+    """What `fit` needs: how the training is made, and split → its pairs."""
+    settings: RegistrationSettings = run.settings
+
+    def make_module() -> RegistrationTraining:
+        network = ARCHITECTURES[settings.architecture](dataset.ndim, **settings.network)
+        return RegistrationTraining(network, similarity_of(plan, run), lam, dataset, settings.fit)
+
+    return make_module, dataset.pairs
 
 
 def _reuse_tuning_run(tuned: Run, run: Run) -> None:
@@ -108,4 +123,4 @@ def _reuse_tuning_run(tuned: Run, run: Run) -> None:
 
 def load_network(run: Run) -> nn.Module:
     """The network of a finished registration, in evaluation mode; made where the profile makes runs on demand."""
-    return load_model(run.need().weights, ARCHITECTURES[run.settings.architecture]).to(device())
+    return load_model(run.need().weights, ARCHITECTURES[run.settings.architecture])

@@ -18,7 +18,11 @@ from deepsimreg.data.base import Pair, Sample
 
 @dataclass(eq=False)
 class DrawnSamples(Dataset):
-    """Item i is drawn, augmented and cut by a generator seeded with (seed, i)."""
+    """Item i is drawn by a generator seeded with (seed, i), with the affine map and the window that it is to have.
+
+    An item is the sample's or pair's tensors as they are; `matrix` (D, D + 1) and `corner` (D,) say what `augmented`
+    makes of them, where the network is. Without an augmentation the window is cut here.
+    """
 
     items: Sequence[Sample] | Sequence[Pair]
     augmentation: Augmentation | None
@@ -29,28 +33,34 @@ class DrawnSamples(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(random.Random(f"{self.seed} {index}").getrandbits(63))
         choice = int(torch.randint(len(self.items), (), generator=generator))
-        batch = to_tensors(self.items[choice])
-        if self.augmentation is not None:
-            batch = self._augmented(batch, generator)
-        return self._window(batch, generator) if self.crop else batch
+        item = to_tensors(self.items[choice])
+        shape = next(iter(item.values())).shape[1:]
+        matrix = self.augmentation and self.augmentation.sample(generator, len(shape), shape, self.spacing)
+        sides = window_of(self.crop, shape)
+        limits = [size - side + 1 for size, side in zip(shape, sides, strict=True)]
+        corner = [int(torch.randint(limit, (), generator=generator)) if self.crop else 0 for limit in limits]
+        if matrix is not None:
+            return item | {"matrix": matrix[0], "corner": torch.tensor(corner)}
+        window = tuple(slice(start, start + side) for start, side in zip(corner, sides, strict=True))
+        return {name: image[(slice(None), *window)] for name, image in item.items()}
 
-    def _augmented(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        labels = [key for key in batch if key.endswith(("label", "weights"))]
-        images = [key for key in batch if key not in labels]
-        shape = batch[images[0]].shape[1:]
-        matrix = self.augmentation.sample(generator, len(shape), shape, self.spacing)
-        warped = augment_pair([batch[key] for key in images], [batch[key] for key in labels], matrix)
-        return dict(zip(images + labels, [*warped[0], *warped[1]], strict=True))
 
-    def _window(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """The same window of every image; a side of the window that is longer than the image is cut to it."""
-        shape = next(iter(batch.values())).shape[1:]
-        starts = [
-            int(torch.randint(max(size - side, 0) + 1, (), generator=generator))
-            for size, side in zip(shape, self.crop, strict=True)
-        ]
-        window = tuple(slice(start, start + side) for start, side in zip(starts, self.crop, strict=True))
-        return {name: image[(slice(None), *window)] for name, image in batch.items()}
+def window_of(crop: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Sides of the window of an image: a side that is longer than the image is cut to it; no crop, no window."""
+    return tuple(map(min, crop, shape)) if crop else tuple(shape)
+
+
+def augmented(batch: dict[str, Tensor], crop: Sequence[int] = ()) -> dict[str, Tensor]:
+    """A batch of `DrawnSamples` as they are to be seen, computed where the batch is, of the window alone."""
+    batch = dict(batch)
+    matrix, corner = batch.pop("matrix", None), batch.pop("corner", None)
+    if matrix is None:
+        return batch
+    labels = [key for key in batch if key.endswith(("label", "weights"))]
+    images = [key for key in batch if key not in labels]
+    window = window_of(crop, batch[images[0]].shape[2:])
+    moved = augment_pair([batch[key] for key in images], [batch[key] for key in labels], matrix, window, corner)
+    return dict(zip(images + labels, [*moved[0], *moved[1]], strict=True))
 
 
 class EpochSampler(Sampler):

@@ -6,14 +6,19 @@ with the weights of an uninterrupted run; on a CPU they are equal bit for bit (s
 
 import logging
 import math
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Sized
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning
 import pandas as pd
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
@@ -22,14 +27,15 @@ from torch.utils.data import DataLoader
 
 from deepsimreg.data.augment import AUGMENTATIONS
 from deepsimreg.data.base import Dataset, LazySequence
-from deepsimreg.metrics import dice_per_class
+from deepsimreg.files import whole
+from deepsimreg.metrics import overlap
 from deepsimreg.models.store import load_model, save_model
-from deepsimreg.paper.callbacks import BestWeights, MetricsTable, Progress
+from deepsimreg.paper.callbacks import BestWeights, MetricsTable, Progress, rows_until
 from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.evaluate import write_table
 from deepsimreg.paper.files import read_json, write_json
 from deepsimreg.paper.run import Run
-from deepsimreg.paper.samples import DrawnSamples, EpochSampler, to_tensors
+from deepsimreg.paper.samples import DrawnSamples, EpochSampler, augmented, to_tensors
 from deepsimreg.paper.settings import Fit
 
 HARMLESS = (".*exists and is not empty.*", ".*does not have many workers.*", ".*LeafSpec.*", ".*in eval mode.*")
@@ -87,9 +93,12 @@ class Trained(lightning.LightningModule):
         """Loss and its parts, by name."""
         raise NotImplementedError
 
+    def on_after_batch_transfer(self, batch: dict[str, Tensor], _: int) -> dict[str, Tensor]:
+        return augmented(batch, self.settings.crop)
+
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         terms = self.terms(batch)
-        self.log_dict({f"train_{name}": value.detach() for name, value in terms.items()})
+        self.latest = {name: value.detach() for name, value in terms.items()}
         return terms["loss"]
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
@@ -99,7 +108,40 @@ class Trained(lightning.LightningModule):
 
 def mean_dice(prediction: Tensor, label: Tensor, classes: int) -> Tensor:
     """Mean over images and all classes, background included; a class that neither image has is left out."""
-    return torch.nanmean(torch.stack([dice_per_class(a, b, classes) for a, b in zip(prediction, label, strict=True)]))
+    return torch.nanmean(torch.stack([overlap(a, b, classes) for a, b in zip(prediction, label, strict=True)]))
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all: beside the last one, which they replace when they are written."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        try:
+            with whole(Path(path)) as partial:
+                torch.save(checkpoint, partial)
+        except (OSError, RuntimeError) as error:  # torch raises the second where a disk is full
+            raise SettingsError(f"{Path(path).name} cannot be written, is the disk full? ({error})") from error
+
+
+def checkpoint_of(folder: Path) -> Path | None:
+    """The checkpoint that a training goes on from; None if there is none, or none that can be trusted, which is said.
+
+    It has to be whole, and metrics.csv has to hold the rows that it held when the checkpoint was written.
+    """
+    last, table = folder / "last.ckpt", folder / "metrics.csv"
+    if not last.is_file():
+        return None
+    try:
+        checkpoint = torch.load(last, map_location="cpu", weights_only=True)
+        expected = checkpoint["callbacks"]["MetricsTable"]["rows"]
+        found = len(rows_until(table, checkpoint["global_step"]))
+        damage = "" if found == expected else f"{table.name} holds {found} of the {expected} rows that belong to it"
+    except Exception as error:  # what torch raises for a damaged file has no common kind
+        damage = f"it cannot be read ({type(error).__name__})"
+    if damage:
+        print(f"{last.name} is not gone on from, since {damage}; the training begins anew", flush=True)
+        last.unlink()
+        return None
+    return last
 
 
 def trainer_of(settings: Fit, folder: Path, label: str, epochs: int, every: int) -> lightning.Trainer:
@@ -119,10 +161,12 @@ def trainer_of(settings: Fit, folder: Path, label: str, epochs: int, every: int)
         max_epochs=epochs,
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=settings.devices,
+        strategy="ddp" if settings.devices > 1 else "auto",
         precision=settings.precision,
         gradient_clip_val=settings.gradient_clip or None,
         accumulate_grad_batches=settings.accumulate,
         callbacks=callbacks,
+        plugins=[WholeCheckpoints(), LightningEnvironment()],  # processes are started here on a cluster, too
         logger=TensorBoardLogger(folder, name="", version=""),
         log_every_n_steps=1,
         num_sanity_val_steps=0,
@@ -141,7 +185,7 @@ def fit(
     folder: Path,
     label: str = "training",
 ) -> pd.DataFrame:
-    """Train to the end, from `last.ckpt` of the folder where there is one.
+    """Train to the end, from `last.ckpt` of the folder where there is one that is whole.
 
     Args:
         make_module: makes the Lightning module; called after the seed is set, so that initial weights repeat.
@@ -149,11 +193,9 @@ def fit(
         dataset: whose rank and spacing the augmentation follows.
         folder: receives metrics.csv, TensorBoard events, last.ckpt and weights.safetensors (best on validation).
 
-    Returns metrics.csv as a table: column `step`, and `train_…` and `validation_…` columns. SettingsError for several
-    devices in a notebook, where processes that are forked after threads have run hang, and if `train` is empty.
+    Returns metrics.csv as a table: column `step`, and `train_…` and `validation_…` columns. SettingsError if `train` is
+    empty. Several devices need a script (`by_script`).
     """
-    if settings.devices > 1 and in_notebook():
-        raise SettingsError(f"devices is {settings.devices}: several devices hang in a notebook; train from a script")
     torch.set_flush_denormal(True)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in HARMLESS:
@@ -170,17 +212,18 @@ def fit(
     augmentation = replace(AUGMENTATIONS[dataset.ndim], flips=settings.flips) if settings.augment else None
     samples = DrawnSamples(train, augmentation, settings.seed, settings.crop, dataset.spacing)
     sampler = EpochSampler(every * settings.accumulate * settings.batch)
-    workers = {"num_workers": settings.workers, "persistent_workers": settings.workers > 0}
-    drawn = DataLoader(samples, settings.batch, sampler=sampler, **workers)
-    in_order = DataLoader(LazySequence(validation, to_tensors), settings.batch)
-    last = folder / "last.ckpt"
-    resumed = {"ckpt_path": last if last.is_file() else None, "weights_only": True}
+    options = {"batch_size": settings.batch, "pin_memory": torch.cuda.is_available()}
+    # Spawned: a process that is forked beside the threads of torch or CUDA may hang.
+    spawned = {"persistent_workers": True, "multiprocessing_context": "spawn"} if settings.workers else {}
+    drawn = DataLoader(samples, sampler=sampler, num_workers=settings.workers, **spawned, **options)
+    in_order = DataLoader(LazySequence(validation, to_tensors), **options)
+    resumed = {"ckpt_path": checkpoint_of(folder), "weights_only": True}
     trainer_of(settings, folder, label, epochs, every).fit(module, drawn, in_order, **resumed)
     return pd.read_csv(folder / "metrics.csv")
 
 
 def trained(
-    run: Run, make_module: Callable[[], Trained], kind: type[nn.Module], dataset: Dataset, items: Callable
+    run: Run, make_module: Callable[[], Trained], items: Callable, kind: type[nn.Module], dataset: Dataset
 ) -> tuple[nn.Module, pd.DataFrame]:
     """Train a run's network, of class `kind`, unless that has been done. run: open. items: split → samples or pairs.
 
@@ -189,7 +232,12 @@ def trained(
     """
     end = run.folder / "training.json"
     if read_json(end) is None:
-        history = fit(make_module, run.settings.fit, items("train"), items("validation"), dataset, run.folder, run.name)
+        if run.settings.fit.devices > 1:
+            by_script(run)
+            history = pd.read_csv(run.folder / "metrics.csv")
+        else:
+            parts = make_module, run.settings.fit, items("train"), items("validation"), dataset
+            history = fit(*parts, run.folder, run.name)
         result = {"best": {"step": 0}, "seconds": 0.0}
         if "validation_loss" in history:
             columns = [*history.filter(like="train_"), "seconds"]
@@ -202,8 +250,11 @@ def trained(
     return load_model(run.weights, kind), pd.read_csv(run.folder / "metrics.csv")
 
 
-def in_notebook() -> bool:
-    """Whether an IPython kernel runs this code."""
-    from IPython import get_ipython
-
-    return hasattr(get_ipython(), "kernel")
+def by_script(run: Run) -> None:
+    """Train a run of the profile in processes of their own, one for each device: in a notebook they would hang."""
+    if run.place:
+        raise SettingsError(f"{run}: devices is {run.settings.fit.devices}, which takes a run that a profile plans")
+    command = [sys.executable, "-m", "deepsimreg.paper.train", run.profile, run.dataset, run.name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SettingsError(f"{run}: the training on {run.settings.fit.devices} devices failed:\n{done.stderr[-3000:]}")

@@ -1,6 +1,6 @@
 """Spatial transforms: displacement (N, D, *spatial) in voxels, pulling moved(x) = moving(x + u(x))."""
 
-from deepsimreg.warps.affine import affine_displacement
+from deepsimreg.warps.affine import affine_displacement, affine_positions
 from deepsimreg.warps.control import coarsened, expand, expansion, pull
 from deepsimreg.warps.displacement import (
     compose,
@@ -17,6 +17,7 @@ from deepsimreg.warps.displacement import (
 )
 from deepsimreg.warps.resolution import (
     INTERPOLATION,
+    along_axes,
     crop,
     displacement_at,
     grid_step,
@@ -30,6 +31,8 @@ from deepsimreg.warps.velocity import integrate
 __all__ = [
     "INTERPOLATION",
     "affine_displacement",
+    "affine_positions",
+    "along_axes",
     "coarsened",
     "compose",
     "crop",

@@ -52,8 +52,14 @@ def displacement_at(displacement: Tensor, shape: Sequence[int]) -> Tensor:
     ValueError for another shape.
     """
     ratios = [grid_step(size, level) for size, level in zip(displacement.shape[2:], shape, strict=True)]
-    steps = torch.tensor(ratios, device=displacement.device).view(1, -1, *[1] * len(ratios))
-    return pooled(displacement, ratios) / steps
+    return pooled(displacement, ratios) / along_axes(ratios, displacement)
+
+
+def along_axes(values: Sequence[float], field: Tensor) -> Tensor:
+    """One number for each component of a field (N, D, *spatial): (1, D, 1, …). They are filled in where the field is; a
+    copy from the host would be waited for.
+    """
+    return torch.stack([field.new_full((), value) for value in values]).view(1, -1, *[1] * len(values))
 
 
 def grid_step(size: int, level: int) -> int:

@@ -36,30 +36,45 @@ def test_rotation_of_the_preset_in_3d_is_small():
 def test_no_augmentation_changes_nothing():
     matrix = Augmentation().sample(torch.Generator(), 2, (6, 7))
     image, label = torch.rand(1, 6, 7), torch.randint(0, 3, (1, 6, 7), dtype=torch.uint8)
-    images, labels = augment_pair([image], [label], matrix)
-    torch.testing.assert_close(images[0], image)
-    assert torch.equal(labels[0], label)
+    images, labels = augment_pair([image[None]], [label[None]], matrix)
+    torch.testing.assert_close(images[0][0], image)
+    assert torch.equal(labels[0][0], label)
 
 
 @pytest.mark.parametrize(("preset", "shape"), [(AUGMENT_2D, (21, 30)), (AUGMENT_3D, (12, 15, 10))])
 def test_augmentation_agrees_with_scipy(preset, shape):
     """Both images and labels move by the same affine about the centre, as `scipy.ndimage` computes it."""
     matrix = preset.sample(torch.Generator().manual_seed(1), len(shape), shape)
-    images = [torch.rand(1, *shape) for _ in range(2)]
-    labels = [torch.randint(0, 3, (1, *shape), dtype=torch.uint8) for _ in range(2)]
+    images = [torch.rand(1, 1, *shape) for _ in range(2)]
+    labels = [torch.randint(0, 3, (1, 1, *shape), dtype=torch.uint8) for _ in range(2)]
     moved_images, moved_labels = augment_pair(images, labels, matrix)
     linear, shift = matrix[0, :, :-1].double().numpy(), matrix[0, :, -1].double().numpy()
     centre = (np.array(shape) - 1) / 2
     offset = centre + shift - linear @ centre
     for before, after, order in zip((*images, *labels), (*moved_images, *moved_labels), (1, 1, 0, 0), strict=True):
-        expected = affine_transform(before[0].numpy(), linear, offset, order=order, mode="nearest")
+        expected = affine_transform(before[0, 0].numpy(), linear, offset, order=order, mode="nearest")
         assert after.dtype == before.dtype
-        np.testing.assert_allclose(after[0].numpy(), expected, atol=1e-4)
+        np.testing.assert_allclose(after[0, 0].numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("preset", "shape"), [(AUGMENT_2D, (21, 30)), (AUGMENT_3D, (12, 15, 10))])
+def test_a_window_of_the_augmented_pair_is_that_part_of_the_whole(preset, shape):
+    """Each pair of a batch with a map and a corner of its own."""
+    generator = torch.Generator().manual_seed(2)
+    matrix = torch.cat([preset.sample(generator, len(shape), shape) for _ in range(3)])
+    image, label = torch.rand(3, 1, *shape), torch.randint(0, 3, (3, 1, *shape), dtype=torch.uint8)
+    corner = torch.tensor([[0, 0, 0], [2, 3, 1], [5, 7, 4]])[:, : len(shape)]
+    whole = augment_pair([image], [label], matrix)
+    part = augment_pair([image], [label], matrix, (7, 8, 6)[: len(shape)], corner)
+    for number, start in enumerate(corner.tolist()):
+        window = tuple(slice(low, low + side) for low, side in zip(start, (7, 8, 6), strict=False))
+        torch.testing.assert_close(part[0][0][number, 0], whole[0][0][number, 0][window], atol=1e-5, rtol=0)
+        assert torch.equal(part[1][0][number, 0], whole[1][0][number, 0][window])
 
 
 def test_augmentation_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="one size"):
-        augment_pair([torch.rand(1, 6, 7), torch.rand(1, 6, 8)], [], torch.eye(2, 3)[None])
+        augment_pair([torch.rand(1, 1, 6, 7), torch.rand(1, 1, 6, 8)], [], torch.eye(2, 3)[None])
     with pytest.raises(ValueError, match="scale"):
         Augmentation(scale=(1.2, 0.8))
     with pytest.raises(ValueError, match="need 3 positive values each"):

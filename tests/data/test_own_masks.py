@@ -15,7 +15,7 @@ from deepsimreg.data import load_dataset
 from deepsimreg.data.augment import AUGMENT_2D
 from deepsimreg.data.files import LabelledFiles
 from deepsimreg.errors import DataError
-from deepsimreg.paper.samples import DrawnSamples
+from deepsimreg.paper.samples import DrawnSamples, augmented
 
 PATTERN = "masks/{subject}.tif"
 
@@ -50,7 +50,7 @@ def test_without_masks_nothing_changes(masked):
     assert without.sample("slide4").mask is None
     assert without.pairs("test")[0].weights == {}
     names = {"moving", "fixed", "moving_label", "fixed_label"}
-    assert set(DrawnSamples(without.pairs("train"), AUGMENT_2D, 0)[0]) == names
+    assert set(DrawnSamples(without.pairs("train"), AUGMENT_2D, 0)[0]) == names | {"matrix", "corner"}
     given = load_dataset(changed(masked, mask=PATTERN))
     torch.testing.assert_close(given.sample("slide4").image, without.sample("slide4").image)
     prints = {without.fingerprint(), given.fingerprint()}
@@ -119,9 +119,10 @@ def test_masks_are_augmented_as_labels_and_cut_with_the_images(masked):
     """A mask that equals the label goes where the label goes."""
     data = load_dataset(changed(masked, mask="labels/{subject}_mask.tif"))
     for index in range(4):
-        batch = DrawnSamples(data.pairs("train"), AUGMENT_2D, 0, (16, 20))[index]
+        item = DrawnSamples(data.pairs("train"), AUGMENT_2D, 0, (16, 20))[index]
+        batch = augmented({name: one[None] for name, one in item.items()}, (16, 20))
         for side in ("moving", "fixed"):
-            assert batch[f"{side}_weights"].shape == (1, 16, 20)
+            assert batch[f"{side}_weights"].shape == (1, 1, 16, 20)
             torch.testing.assert_close(batch[f"{side}_weights"], batch[f"{side}_label"].float())
 
 

@@ -1,26 +1,29 @@
 import itertools
-import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from synchronisations import Synchronisations
 
 from deepsimreg.data import load_dataset
 from deepsimreg.data.augment import AUGMENT_2D
 from deepsimreg.losses import MSE, DeepSim
+from deepsimreg.losses.registry import build_similarity, required_extractors
 from deepsimreg.models import Autoencoder, UNet, VoxelMorph, load_model
-from deepsimreg.paper import training
 from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.extractors import ReconstructionTraining, SegmentationTraining
-from deepsimreg.paper.registrations import RegistrationTraining
-from deepsimreg.paper.samples import DrawnSamples, EpochSampler
+from deepsimreg.paper.registrations import RegistrationTraining, train_registration
+from deepsimreg.paper.samples import DrawnSamples, EpochSampler, augmented
 from deepsimreg.paper.settings import Fit
-from deepsimreg.paper.training import fit
+from deepsimreg.paper.training import by_script, fit
 
 SMALL = {"channels": [4, 6, 8], "light": True}
 DATA = {"shape": (32, 32), "train": 4, "validation": 2, "test": 1}
@@ -131,6 +134,7 @@ def test_drawn_samples_depend_on_index_and_seed_alone(data):
 
 def test_a_window_is_the_same_of_every_image_of_a_pair_and_lies_in_it(data):
     whole, cut = (DrawnSamples(data.pairs("train"), None, seed=3, crop=crop)[7] for crop in ((), (12, 999)))
+    assert augmented(whole) == whole
     rows, columns = whole["moving"].shape[1:]
     starts = {key: [i for i in range(rows - 11) if torch.equal(whole[key][:, i : i + 12], cut[key])] for key in whole}
     assert cut["fixed"].shape == (1, 12, columns)
@@ -185,10 +189,11 @@ def test_loss_is_similarity_plus_lam_times_regulariser(data):
 
 KILLED = """
 import sys
+from functools import partial
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_training import DATA, Fit, load_dataset, train
 torch.manual_seed(5)
 train(load_dataset("phantom-2d", **DATA), Path({folder!r}), Fit(**{settings!r}))
@@ -210,7 +215,7 @@ def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, earl
     def start(name):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        code = KILLED.format(tests=os.path.dirname(__file__), folder=str(folder), settings=settings)
+        code = KILLED.format(tests=[*map(str, Path(__file__).parents[:2])], folder=str(folder), settings=settings)
         return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE), folder
 
     process, whole = start("whole")
@@ -234,10 +239,93 @@ def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, earl
     assert b["seconds"].dropna().is_monotonic_increasing
 
 
-def test_several_devices_in_a_notebook_are_refused(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "in_notebook", lambda: True)
-    with pytest.raises(SettingsError, match="devices is 2: several devices hang in a notebook"):
-        train(data, tmp_path, Fit(steps=2, devices=2), "seg")
+def test_two_processes_train_as_one_with_the_same_samples(profile, runs, monkeypatch):
+    """Each takes every other sample; their gradients are averaged. Sums in another order are all that differs."""
+    monkeypatch.setenv("DEEPSIMREG_EXPERIMENTS", str(runs.parent / "experiments"))
+    fit = {"steps": 12, "validate_every": 4, "learning_rate": 1e-3}
+    found = {}
+    for name, parts in {"one": {"batch": 4}, "two": {"batch": 2, "devices": 2}}.items():
+        registration = {"network": SMALL, "fit": fit | parts, "similarities": {"ncc": {"lam": 0.5}}}
+        plan = profile({"phantom-2d": {"data": DATA, "registration": registration}}, name)
+        run = plan.registration("phantom-2d", "ncc")
+        found[name] = train_registration(plan, run, plan.data("phantom-2d"))
+    one, two = (network.state_dict() for network, _ in found.values())
+    moved = max((one[key] - VoxelMorph(2, **SMALL).state_dict()[key]).abs().max().item() for key in one)
+    assert max((one[key] - two[key]).abs().max().item() for key in one) < 1e-5 < 1e-2 < moved
+    ours, theirs = (history.dropna(subset="validation_loss") for _, history in found.values())
+    assert theirs["step"].tolist() == [4, 8, 12]
+    np.testing.assert_allclose(ours["validation_loss"], theirs["validation_loss"], atol=1e-5)
+
+
+def test_several_devices_need_a_run_of_a_profile(profile):
+    tree = {"phantom-2d": {"data": DATA, "registration": {"similarities": {"mse": {"lam": 1}}}}}
+    plan = profile(tree)
+    run = plan.registration("phantom-2d", "mse", place="runs/mine", devices=2)
+    with pytest.raises(SettingsError, match="mine: devices is 2, which takes a run that a profile plans"):
+        by_script(run)
+
+
+def test_no_step_waits_for_the_host(data, tmp_path):
+    """All that is read in a step are the draws of the samples and Adam's count of steps, which are on the host."""
+    on_the_host = ("samples.py", "augment.py", "precision.py: return optimizer.step")
+    for name in ("mse", "ncc", "ncc-sup", "nmi", "mind", "deepsim-seg"):
+
+        def module(settings, name=name):
+            extractors = {kind: UNet(2, len(data.classes), **SMALL) for kind in required_extractors([name])}
+            return RegistrationTraining(VoxelMorph(2, **SMALL), build_similarity(name, extractors), 0.1, data, settings)
+
+        counts = []
+        for steps in (3, 5):
+            settings = Fit(steps=steps, batch=2, validate_every=steps)
+            pairs = data.pairs("train"), data.pairs("validation")
+            with Synchronisations() as found:
+                fit(partial(module, settings), settings, *pairs, data, tmp_path / f"{name}-{steps}")
+            counts.append(found)
+        more = counts[1] - counts[0]
+        assert any(place.startswith("samples.py") for place in more), "the witness sees what is read"
+        assert not [place for place in more if not place.startswith(on_the_host)], name
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "metrics.csv"])
+@pytest.mark.parametrize("part", [0, 0.5])
+def test_a_training_whose_checkpoint_or_table_was_cut_begins_anew_and_says_so(data, tmp_path, name, part, capsys):
+    settings = Fit(steps=8, batch=2, validate_every=2)
+    expected = train(data, tmp_path / "whole", settings, "seg")
+    train(data, tmp_path / "cut", settings.model_copy(update={"steps": 4}), "seg")
+    path = tmp_path / "cut" / name
+    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+    capsys.readouterr()
+    found = train(data, tmp_path / "cut", settings, "seg")
+    assert "last.ckpt is not gone on from, since" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(found.drop(columns="seconds"), expected.drop(columns="seconds"))
+    a, b = (load_file(tmp_path / folder / "weights.safetensors") for folder in ("whole", "cut"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_the_best_weights_come_back_from_the_checkpoint(data, tmp_path):
+    """The file of the best weights was cut, and no later validation is better."""
+    settings = Fit(steps=4, batch=2, validate_every=2, learning_rate=1e-3, schedule="cosine")
+    train(data, tmp_path, settings, "seg")
+    path = tmp_path / "weights.safetensors"
+    before = {key: value.clone() for key, value in load_file(path).items()}  # the file is a map of the memory
+    path.write_bytes(path.read_bytes()[:100])
+    train(data, tmp_path, settings.model_copy(update={"steps": 6, "learning_rate": 0.0}), "seg")
+    assert all(torch.equal(value, before[key]) for key, value in load_file(path).items())
+
+
+def test_a_full_disk_ends_a_training_with_one_line_and_keeps_the_last_checkpoint(data, tmp_path, monkeypatch):
+    train(data, tmp_path, Fit(steps=2, batch=2, validate_every=2), "seg")
+    before = (tmp_path / "last.ckpt").read_bytes()
+
+    def full(checkpoint, path):
+        Path(path).write_bytes(b"cut")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(SettingsError, match=r"last.ckpt cannot be written, is the disk full\? .*No space left"):
+        train(data, tmp_path, Fit(steps=4, batch=2, validate_every=2), "seg")
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+    assert not list(tmp_path.glob(".*partial*"))
 
 
 def test_nothing_to_train_on_is_told_before_the_training(data, tmp_path):
