@@ -7,10 +7,10 @@ STAMP := .venv/installed
 NBVAL := -p no:xdist --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg
 GRAPH = $(BIN)/snakemake --rerun-triggers software-env --config profile=$(PROFILE)
 
-.PHONY: help paper resume stale test lint lab data notebooks readme publish clean
+.PHONY: help paper resume stale test gpu-check lint lab data notebooks readme publish clean
 
 help:  ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "The locked versions are for Python 3.11: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -36,6 +36,10 @@ test: lint  ## every test, the notebooks through nbval included
 	$(BIN)/python -m pytest -n auto
 	runs=$$(mktemp -d) && export DEEPSIMREG_RUNS=$$runs OMP_NUM_THREADS=1 TQDM_DISABLE=1 \
 	&& $(GRAPH) --cores all --nolock --quiet all && $(BIN)/python -m pytest $(NBVAL) notebooks && rm -r $$runs
+
+gpu-check: $(STAMP)  ## what a GPU computes beside the CPU, and the hours of the paper's runs; without one: small
+	$(BIN)/python -m pytest tests/gpu
+	TQDM_DISABLE=1 $(BIN)/python experiments/gpu_check.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

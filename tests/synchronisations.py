@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "bincount", "_unique2", "equal", "repeat_interleave")
+PLACES = {"deepsimreg", "lightning", "experiments"}  # a line of these is named
 COPIES = (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor, torch.Tensor.cpu, torch.Tensor.tolist)
 
 
@@ -23,9 +24,7 @@ class Synchronisations:
         found = collections.Counter()
 
         def note():
-            places = [
-                one for one in traceback.extract_stack() if {"deepsimreg", "lightning"} & {*one.filename.split("/")}
-            ]
+            places = [one for one in traceback.extract_stack() if PLACES & {*one.filename.split("/")}]
             found[f"{Path(places[-1].filename).name}: {places[-1].line}" if places else "?"] += 1
 
         class Reads(TorchDispatchMode):

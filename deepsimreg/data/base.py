@@ -6,6 +6,7 @@ fixed grid: fixed(x) = moving(x + u(x)).
 """
 
 import colorsys
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
+
+from deepsimreg.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 
@@ -69,9 +72,15 @@ class Pair:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The masks that there are as `moving_weights` and `fixed_weights` (1, *spatial) float32, for a similarity."""
+        """The masks that there are as `moving_weights` and `fixed_weights` (1, *spatial) float32, for a similarity.
+
+        DataError if no voxel is left in both.
+        """
         masks = {"moving_weights": self.moving.mask, "fixed_weights": self.fixed.mask}
-        return {name: mask.float() for name, mask in masks.items() if mask is not None}
+        found = {name: mask.float() for name, mask in masks.items() if mask is not None}
+        if found and not math.prod(found.values()).any():
+            raise DataError(f"pair {self.name}: its masks leave no voxel to compare; mend them, or leave the pair out")
+        return found
 
 
 class LazySequence(Sequence):

@@ -81,9 +81,7 @@ def feature_channels(levels: Sequence[Tensor], shape: Sequence[int], components:
     levels = [level / level.shape[1] ** 0.5 for level in levels]
     with torch.no_grad():
         finest = levels[0].shape[2:]
-        sampled = [functional.interpolate(level, finest, mode=mode) for level in levels]
-        rows = torch.cat(sampled, dim=1).movedim(1, -1).flatten(0, -2)
-        rows = rows[:: max(1, len(rows) // SAMPLES)].double()
+        rows = torch.cat([_sampled(functional.interpolate(one, finest, mode=mode)) for one in levels], dim=1)
         mean = rows.mean(0)
         _, directions = torch.linalg.eigh((rows - mean).mT @ (rows - mean))
         directions = directions.flip(1)[:, :components]
@@ -98,3 +96,12 @@ def feature_channels(levels: Sequence[Tensor], shape: Sequence[int], components:
         channels = channels + functional.interpolate(component, tuple(shape), mode=mode)
     missing = components - channels.shape[1]
     return functional.pad(channels, [*[0, 0] * len(shape), 0, missing]) if missing else channels
+
+
+def _sampled(level: Tensor) -> Tensor:
+    """Evenly spread positions of a batch (N, C, *spatial), at most twice `SAMPLES`: (positions, C), float64."""
+    flat = level.flatten(2)
+    chosen = torch.arange(
+        0, len(flat) * flat.shape[2], max(1, len(flat) * flat.shape[2] // SAMPLES), device=flat.device
+    )
+    return flat[chosen // flat.shape[2], :, chosen % flat.shape[2]].double()

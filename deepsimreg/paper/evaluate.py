@@ -9,7 +9,7 @@ are interleaved: each pair is registered by all of them before the next one, so 
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,23 @@ Weights = tuple[Tensor | None, Tensor | None]  # (1, 1, *spatial), of the moving
 MOST_FOLDS = 1e-4  # fraction of voxels; a λ with more folds is not chosen if there is one with fewer
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A method and the columns that tell it apart, as {"method": "mse", "lam": 0.1, "seed": 0}."""
-
-    columns: Mapping[str, Any]
-    register: Method | None
-
-
 def device() -> torch.device:
     """Where networks and optimisations run: a GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method, the columns that tell it apart, as {"method": "mse", "lam": 0.1, "seed": 0}, and where it works."""
+
+    columns: Mapping[str, Any]
+    register: Method | None
+    device: torch.device = field(default_factory=device)
+
+
+def named(where: torch.device) -> str:
+    """A device as tables call it: cpu, or the name of the GPU."""
+    return torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
 
 
 @torch.no_grad()
@@ -63,8 +69,8 @@ def evaluate(
         noise: standard deviation of Gaussian noise that is added to both images; the same for every method.
         images: folder that receives the warped images and labels; None writes none.
 
-    Returns one row per pair and method: the columns of the entry, `pair`, the metrics of `evaluate_pair`, and `seconds`
-    of the registration alone.
+    Returns one row per pair and method: the columns of the entry, `pair`, the metrics of `evaluate_pair`, `device`, and
+    `seconds` of the registration alone, there.
     """
     keys = [*entries[0].columns]
     table = _read_rows(rows)
@@ -81,9 +87,10 @@ def evaluate(
         if noise:
             both = [add_noise(image, noise, generator) for image in both]
         for entry in missing:
-            displacement, seconds = timed(entry.register, *(image.to(device()) for image in both), weights_of(pair))
+            where = entry.device
+            displacement, seconds = timed(entry.register, *(image.to(where) for image in both), weights_of(pair, where))
             metrics = measure(displacement, pair, dataset)
-            table.append({**entry.columns, "pair": pair.name, **metrics, "seconds": seconds})
+            table.append({**entry.columns, "pair": pair.name, **metrics, "device": named(where), "seconds": seconds})
             if images is not None and displacement is not None:
                 _write_moved(images, pair, displacement)
         if rows is not None:
@@ -91,10 +98,10 @@ def evaluate(
     return pd.DataFrame(table)
 
 
-def weights_of(pair: Pair) -> Weights | None:
-    """The masks of a pair as weights on the device; None if it has none."""
+def weights_of(pair: Pair, where: torch.device | str = "cpu") -> Weights | None:
+    """The masks of a pair as weights on a device; None if it has none."""
     given = [pair.weights.get(name) for name in ("moving_weights", "fixed_weights")]
-    return tuple(None if one is None else one[None].to(device()) for one in given) if pair.weights else None
+    return tuple(None if one is None else one[None].to(where) for one in given) if pair.weights else None
 
 
 def timed(

@@ -3,6 +3,7 @@
 from functools import partial
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from deepsimreg.data.base import Dataset
@@ -10,13 +11,15 @@ from deepsimreg.losses.base import WeightedSum
 from deepsimreg.losses.registry import build_similarity, required_extractors
 from deepsimreg.optimise import Level, default_levels, optimise
 from deepsimreg.paper.baselines import BASELINES
-from deepsimreg.paper.evaluate import Entry, Method, chosen_lams, evaluate, write_table
+from deepsimreg.paper.evaluate import Entry, Method, chosen_lams, device, evaluate, write_table
 from deepsimreg.paper.extractors import load_extractor
 from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.registrations import load_network
 from deepsimreg.paper.resolve import BaselineSettings
 from deepsimreg.paper.run import Run
 from deepsimreg.paper.settings import MethodPart
+
+CPU = torch.device("cpu")  # where baselines work
 
 
 def method(plan: Profile, dataset: str, name: str, **options) -> Method:
@@ -60,6 +63,11 @@ def optimisation_method(plan: Profile, dataset: str, part: MethodPart, lam: floa
     return register
 
 
+def place(part: MethodPart) -> torch.device:
+    """Where a method of the optimisation chapter works: baselines on a CPU."""
+    return CPU if part.baseline else device()
+
+
 def profile_method(plan: Profile, dataset: str, part: MethodPart, lam: float | None) -> Method:
     """One of the methods of the optimisation chapter, at its λ if it has one."""
     if part.similarity:
@@ -78,10 +86,10 @@ def run_baseline(plan: Profile, run: Run, dataset: Dataset) -> dict[str, pd.Data
     with run.open():
         if not run.current:
             registers = {value: baseline_method(plan, run, value) for value in run.settings.smoothing}
-            entries = [Entry({"method": name, "lam": value}, register) for value, register in registers.items()]
+            entries = [Entry({"method": name, "lam": value}, one, CPU) for value, one in registers.items()]
             validation = evaluate(entries, dataset, "validation", paths["validation"], limit=run.settings.pairs)
             chosen = chosen_lams(validation)[name]
-            best = Entry({"method": name, "lam": chosen}, registers[chosen])
+            best = Entry({"method": name, "lam": chosen}, registers[chosen], CPU)
             test = evaluate([best], dataset, "test", paths["test"], images=run.folder / "test")
             write_table(test, paths["test"])
             run.finish(smoothing=chosen, dice=test["dice"].mean())

@@ -9,8 +9,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from deepsimreg.data.base import Dataset, Pair
-from deepsimreg.paper.evaluate import Entry, choose, chosen_lams, device, evaluate, measure, timed, weights_of
-from deepsimreg.paper.methods import method, profile_method
+from deepsimreg.paper.evaluate import Entry, choose, chosen_lams, evaluate, measure, timed, weights_of
+from deepsimreg.paper.methods import method, place, profile_method
 from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.settings import MethodPart
 from deepsimreg.paper.statistics import summary
@@ -31,7 +31,7 @@ def optimisation(plan: Profile, dataset: str, traced: int = 3, every: int = 5) -
     parts, data, folder = plan.methods(dataset), plan.data(dataset), plan.optimisation(dataset).folder
 
     def entry(name: str, lam: float | None) -> Entry:
-        return Entry({"method": name, "lam": lam}, profile_method(plan, dataset, parts[name], lam))
+        return Entry({"method": name, "lam": lam}, profile_method(plan, dataset, parts[name], lam), place(parts[name]))
 
     tuned, lams = pd.DataFrame(columns=["method", "lam", *METRICS, "seconds", "chosen", "mark"]), {}
     candidates = [entry(name, lam) for name, part in parts.items() for lam in part.lam]
@@ -47,39 +47,47 @@ def optimisation(plan: Profile, dataset: str, traced: int = 3, every: int = 5) -
 def _traces(plan: Profile, dataset: str, lams: dict[str, float], pairs: int, every: int) -> pd.DataFrame:
     """What each method has reached while it is at work, on the first validation pairs."""
     data, rows = plan.data(dataset), []
+    looks = {name: _look(plan, data, part, lams.get(name), every) for name, part in plan.methods(dataset).items()}
     chosen = data.pairs("validation")
     for number in tqdm(range(min(pairs, len(chosen))), desc="traces", unit="pair", leave=False):
         pair = chosen[number]
-        for name, part in plan.methods(dataset).items():
-            for step, seconds, displacement in _snapshots(plan, data, part, lams.get(name), pair, every):
+        for name, look in looks.items():
+            for step, seconds, displacement in look(pair):
                 metrics = measure(displacement, pair, data)
                 rows.append({"method": name, "pair": pair.name, "step": step, "seconds": seconds, **metrics})
     return pd.DataFrame(rows)
 
 
-def _snapshots(
-    plan: Profile, data: Dataset, part: MethodPart, lam: float | None, pair: Pair, every: int
-) -> Iterator[tuple[int, float, Tensor | None]]:
-    """(step, seconds, displacement) of one method on one pair, from before its first step to its last.
+def _look(
+    plan: Profile, data: Dataset, part: MethodPart, lam: float | None, every: int
+) -> Callable[[Pair], Iterator[tuple[int, float, Tensor | None]]]:
+    """(step, seconds, displacement) of one method on a pair, from before its first step to its last.
 
     An optimisation is looked at after every few steps, and the looking is not timed; a baseline is run with fractions
     of its iterations; a network is one point.
     """
-    images, weights = [image[None].to(device()) for image in (pair.moving.image, pair.fixed.image)], weights_of(pair)
+    where, network, shortest, fractions = place(part), None, None, {}
     if part.network:
-        yield (0, *reversed(timed(method(plan, data.name, part.network), *images)))
-    else:
-        yield 0, 0.0, None
+        network = method(plan, data.name, part.network)
     if part.baseline:
         full = plan.baseline(data.name, part.baseline).settings.options["iterations"]
-        timed(method(plan, data.name, part.baseline, iterations=[1] * len(full)), *images)  # imports are not timed
-        for fraction in FRACTIONS:
-            iterations = tuple(round(fraction * count) for count in full)
-            register = method(plan, data.name, part.baseline, iterations=iterations)
-            yield (sum(iterations), *reversed(timed(register, *images, weights)))
-    if part.similarity:
-        register = profile_method(plan, data.name, part, lam)
-        yield from _watched(partial(register, **({} if weights is None else {"weights": weights})), images, every)
+        counts = [tuple(round(fraction * count) for count in full) for fraction in FRACTIONS]
+        fractions = {sum(count): method(plan, data.name, part.baseline, iterations=count) for count in counts}
+        shortest = method(plan, data.name, part.baseline, iterations=[1] * len(full))
+    register = profile_method(plan, data.name, part, lam) if part.similarity else None
+
+    def look(pair: Pair) -> Iterator[tuple[int, float, Tensor | None]]:
+        images = [image[None].to(where) for image in (pair.moving.image, pair.fixed.image)]
+        weights = weights_of(pair, where)
+        yield (0, *reversed(timed(network, *images))) if network else (0, 0.0, None)
+        if shortest:
+            timed(shortest, *images)  # imports are not timed
+        for steps, baseline in fractions.items():
+            yield (steps, *reversed(timed(baseline, *images, weights)))
+        if register:
+            yield from _watched(partial(register, **({} if weights is None else {"weights": weights})), images, every)
+
+    return look
 
 
 def _watched(register: Callable, images: list[Tensor], every: int) -> list[tuple[int, float, Tensor]]:
@@ -102,11 +110,11 @@ def _watched(register: Callable, images: list[Tensor], every: int) -> list[tuple
 
 def summarise_methods(test: pd.DataFrame) -> pd.DataFrame:
     """One row per method of `optimisation`'s test: `lam`, the mean of each metric, `dice_low` and `dice_high` (95 %
-    bootstrap interval over unordered pairs), median `seconds`, and `n` pairs.
+    bootstrap interval over unordered pairs), median `seconds`, the `device` that they are of, and `n` pairs.
     """
     groups = test.groupby("method", sort=False)
     means = test.astype({"lam": float}).groupby("method", sort=False)[["lam", *METRICS]].mean()
-    means = means.assign(seconds=groups["seconds"].median(), n=groups.size())
+    means = means.assign(seconds=groups["seconds"].median(), device=groups["device"].first(), n=groups.size())
     dice = summary(test, "method", ["dice"]).set_index("method")
     return means.assign(dice_low=dice["low"], dice_high=dice["high"]).reset_index()
 

@@ -31,11 +31,11 @@ def table(name: str) -> str:
     folder = FIGURES / dataset
     if chapter:
         means, title, picture = pd.read_csv(folder / "optimisation.csv").set_index("method"), "λ", "optimisation"
-        count, words = means["n"].max(), "Dice with its 95 % bootstrap interval; medians of the seconds."
+        count, words = means["n"].max(), "Dice with its 95 % bootstrap interval; medians of the seconds"
     else:
         means, title, picture = _evaluated(folder), "λ, smoothing", "dice"
         count, seeds = means["n"].max(), pd.read_csv(folder / "runs.csv").groupby("method")["seed"].nunique().max()
-        words = f"{int(seeds)} seed(s), for Dice with its 95 % bootstrap interval."
+        words = f"{int(seeds)} seed(s), for Dice with its 95 % bootstrap interval"
     columns = {key: value for key, value in COLUMNS.items() if key in means}
     lines = [f"| method | {title} | " + " | ".join(head for head, _ in columns.values()) + " |"]
     lines.append("|" + "---|" * (len(columns) + 2))
@@ -44,10 +44,11 @@ def table(name: str) -> str:
         cells[0] += f" [{row['dice_low']:.3f}, {row['dice_high']:.3f}]"
         lam = f"{row['lam']:g}" if row["lam"] > 0 else "–"
         lines.append(f"| {method_name(method)} | {lam} | " + " | ".join(cells) + " |")
+    words += f"; time on {', '.join(means['device'].dropna().unique())}" if "device" in means else ""
     source = json.loads((folder / f"{picture}.json").read_text(encoding="utf-8"))["source_runs"][0]
     link = f"[`figures/{dataset}`](figures/{dataset})"
     return "\n".join(
-        [*lines, "", f"Means over {count:.0f} test pairs, {words} Source: `{source}`, files in {link}.", ""]
+        [*lines, "", f"Means over {count:.0f} test pairs, {words}. Source: `{source}`, files in {link}.", ""]
     )
 
 
@@ -56,8 +57,9 @@ def _evaluated(folder) -> pd.DataFrame:
     overview = pd.read_csv(folder / "summary.csv")
     means = overview.pivot_table(index="method", columns="metric", values="mean", sort=False)
     dice = overview[overview["metric"] == "dice"].set_index("method")
-    lam = pd.read_csv(folder / "runs.csv").groupby("method")["lam"].first()
-    return means.assign(dice_low=dice["low"], dice_high=dice["high"], n=dice["n"], lam=lam)
+    runs = pd.read_csv(folder / "runs.csv").groupby("method").first()
+    device = {"device": runs["device"]} if "device" in runs else {}
+    return means.assign(dice_low=dice["low"], dice_high=dice["high"], n=dice["n"], lam=runs["lam"], **device)
 
 
 def filled(text: str) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 from deepsimreg.data.base import Dataset
 from deepsimreg.models.store import load_model, save_model
 from deepsimreg.paper.errors import run_main
-from deepsimreg.paper.evaluate import Entry, device, evaluate
+from deepsimreg.paper.evaluate import Entry, evaluate
 from deepsimreg.paper.extractors import evaluate_extractor
 from deepsimreg.paper.files import read_json, write_json, write_text
 from deepsimreg.paper.plan import Profile
@@ -81,7 +81,7 @@ def release(plan: Profile, dataset: str, method: str, folder: Path = WEIGHTS) ->
 
 def _card(name: str, path: Path, run: Run, dataset: Dataset) -> dict:
     """The entry of the index; the card is written beside the weights."""
-    network, kind, result = load(path).to(device()), name.rpartition("/")[2], run.result()
+    network, kind, result = load(path), name.rpartition("/")[2], run.result()
     settings = run.settings.model_dump(mode="json")
     entry = {
         "file": path.name,

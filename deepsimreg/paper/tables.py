@@ -64,7 +64,7 @@ def evaluation(plan: Profile, dataset: str, images: bool = True) -> Tables:
 
     images: write every warped image and label of the networks, too. Returns by the name of its file: `pairs`, one row
     per method, seed and pair; `means`, the seeds averaged pair by pair; `summary`, means over pairs with bootstrap
-    intervals; `tests`, the reference against each method; `runs`, λ, seed, run and validation Dice of each;
+    intervals; `tests`, the reference against each method; `runs`, λ, seed, run, validation Dice and device of each;
     `smoothness`, mean Dice and SD log J on the validation pairs at each λ.
     """
     data = plan.data(dataset)
@@ -77,6 +77,7 @@ def evaluation(plan: Profile, dataset: str, images: bool = True) -> Tables:
         tables.append(evaluate([Entry(columns, network)], data, images=folder if images else None))
         dice = pd.read_csv(run.validation)["dice"].mean()
         runs.append(columns | {"validation_dice": dice, "seconds": result["seconds"], "folder": str(run)})
+        runs[-1]["device"] = tables[-1]["device"].iloc[0]
     for run in tqdm(plan.baselines(dataset), desc="baselines", unit="method"):
         both = run_baseline(plan, run.need(), data)
         tables.append(both["test"].assign(seed=0))
@@ -84,7 +85,7 @@ def evaluation(plan: Profile, dataset: str, images: bool = True) -> Tables:
         curves.append(values)
         best = values.query("chosen").iloc[0]
         columns = {"method": run.settings.baseline, "lam": best["lam"], "seed": 0, "validation_dice": best["dice"]}
-        runs.append(columns | {"folder": str(run)})
+        runs.append(columns | {"folder": str(run), "device": tables[-1]["device"].iloc[0]})
     pairs = pd.concat(tables, ignore_index=True)
     means = pairs.groupby(["method", "pair"], sort=False).mean(numeric_only=True).drop(columns="seed").reset_index()
     return {

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import archives
 import nibabel
@@ -42,6 +43,16 @@ def test_a_mask_lies_where_its_image_lies_padded_as_it_is(masked):
     pair = data.pairs("test")[0]
     torch.testing.assert_close(pair.weights["moving_weights"], pair.moving.mask.float())
     torch.testing.assert_close(pair.weights["fixed_weights"], pair.fixed.mask.float())
+
+
+def test_a_pair_whose_masks_leave_nothing_to_compare_is_refused_by_name(masked):
+    pair = load_dataset(changed(masked, mask=PATTERN)).pairs("test")[0]
+    left, right = torch.zeros(1, 24, 32), torch.ones(1, 24, 32)
+    left[..., :10], right[..., :10] = 1, 0
+    for masks in ((left, right), (None, torch.zeros_like(left)), (torch.zeros_like(left), None)):
+        apart = replace(pair, moving=replace(pair.moving, mask=masks[0]), fixed=replace(pair.fixed, mask=masks[1]))
+        with pytest.raises(DataError, match=rf"pair {pair.name}: its masks leave no voxel to compare"):
+            assert apart.weights
 
 
 def test_without_masks_nothing_changes(masked):

@@ -155,6 +155,11 @@ def test_convergence_draws_both_splits_in_the_methods_colour(metrics):
     assert texts(figure) == ["MSE", "NCC"]
 
 
+def test_convergence_of_networks_without_a_step_says_so():
+    figure = figures.convergence({"mse": pd.DataFrame({"step": [0]})})
+    assert [text.get_text() for text in figure.axes[0].texts] == ["nothing was trained"]
+
+
 def test_galleries_show_their_inputs(scene):
     image, label, _ = scene
     segmentation = figures.segmentation_gallery([image] * 3, [label] * 3, [2 - label] * 3, CLASSES, COLORS)

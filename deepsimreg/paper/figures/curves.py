@@ -53,9 +53,13 @@ def convergence(runs: Mapping[str, pd.DataFrame], width: float = style.PAGE) -> 
         panel.set_title(title)
         style.axis_labels(panel, "step", "dice")
     axes[1].set_ylabel("")
-    curves = np.concatenate([line.get_ydata() for panel in axes for line in panel.lines if line.get_alpha() is None])
-    margin = 0.05 * np.ptp(curves) or 0.01
-    axes[0].set_ylim(curves.min() - margin, curves.max() + margin)  # the faint single batches may leave the panel
+    curves = [line.get_ydata() for panel in axes for line in panel.lines if line.get_alpha() is None]
+    if not curves:  # networks that are their initial weights
+        axes[0].text(0.5, 0.5, "nothing was trained", transform=axes[0].transAxes, ha="center")
+        return figure
+    drawn = np.concatenate(curves)
+    margin = 0.05 * np.ptp(drawn) or 0.01
+    axes[0].set_ylim(drawn.min() - margin, drawn.max() + margin)  # the faint single batches may leave the panel
     style.legend_below(figure, axes[1] if axes[1].lines else axes[0])
     return figure
 
