@@ -157,6 +157,12 @@ def trainings(steps: int) -> Iterator[tuple[str, str, float]]:
             losses = fit(partial(make, mixed), mixed, *parts, Path(folder, "mixed"))["validation_loss"].dropna()
             yield f"{name}, bf16-mixed", "training", abs(losses.iloc[-1] - history["validation_loss"].dropna().iloc[-1])
             load_model(whole / "weights.safetensors")
+            if name == "voxelmorph":
+                compiled = settings.model_copy(update={"compile": True})
+                losses = fit(partial(make, compiled), compiled, *parts, Path(folder, "compiled"))["validation_loss"]
+                difference = abs(losses.dropna().iloc[-1] - history["validation_loss"].dropna().iloc[-1])
+                yield f"{name}, compiled", "training", difference
+                load_model(Path(folder, "compiled", "weights.safetensors"))
 
 
 def _extractor(kind: str, data, settings: Fit):

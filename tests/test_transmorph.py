@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from deepsimreg.models import TransMorph, load_model, save_model
+from deepsimreg.models import TransMorph, load_model, save_model, transmorph
 from deepsimreg.warps import warp_image
 
 SMALL = {"embed_dim": 8, "depths": (2, 2), "heads": (2, 2), "window": 2}
@@ -64,3 +64,23 @@ def test_options_that_make_no_sense():
         TransMorph(4, **SMALL)
     with pytest.raises(ValueError, match="give one of each for up to four stages"):
         TransMorph(2, depths=(2, 2), heads=(2,))
+
+
+def test_what_is_computed_again_in_training_changes_no_gradient(monkeypatch):
+    torch.manual_seed(0)
+    network = TransMorph(3, embed_dim=12, depths=[1, 1], heads=[2, 2], window=3).train()
+    torch.nn.init.normal_(network.flow.weight, std=0.1)
+    moving, fixed = torch.rand(2, 1, 1, 16, 16, 32)
+    calls, gradients = [], []
+    for again in (True, False):
+        if not again:
+            monkeypatch.setattr(transmorph, "checkpoint", lambda stage, *inputs, **_: calls.append(1) or stage(*inputs))
+            for part in network.encoder.modules():
+                part.use_checkpoint = False
+        network.zero_grad()
+        network(moving, fixed).square().mean().backward()
+        gradients.append({name: one.grad.clone() for name, one in network.named_parameters() if one.grad is not None})
+    assert len(calls) == 3
+    assert max(gradients[0]["flow.weight"].abs().max(), gradients[0]["skips.0.0.weight"].abs().max()) > 0
+    for name, expected in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], expected)

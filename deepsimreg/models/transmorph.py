@@ -9,10 +9,11 @@ Source: Chen et al., TransMorph: Transformer for unsupervised medical image regi
 without positional embedding, as is its default. The Swin transformer is MONAI's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from deepsimreg.models.backbone import arguments, convolution, convolutions
 from deepsimreg.models.voxelmorph import displacement_of, flow_from, flow_layer
@@ -61,7 +62,8 @@ class TransMorph(nn.Module):
         self.multiple = self.patch * 2 ** len(depths)
         self.stages = len(depths)
         sides = ((side,) * ndim for side in (window, self.patch))
-        self.encoder = SwinTransformer(in_channels, embed_dim, *sides, depths, heads, spatial_dims=ndim)
+        more = {"spatial_dims": ndim, "use_checkpoint": ndim == 3}
+        self.encoder = SwinTransformer(in_channels, embed_dim, *sides, depths, heads, **more)
         widths = [embed_dim * 2**level for level in range(self.stages + 1)]
         self.decoder = nn.ModuleList(
             convolutions(ndim, [coarse + fine, fine, fine])
@@ -92,9 +94,17 @@ class TransMorph(nn.Module):
         scale = self.patch
         for skip in self.skips:
             scale //= 2
-            features = next(decoder)(torch.cat([upsample(features), skip(pooled(images, scale))], dim=1))
-        features = self.head(torch.cat([features, pooled(images, self.out_scale)], dim=1))
+            features = self._recomputed(_finer, next(decoder), skip, features, pooled(images, scale))
+        features = self._recomputed(_headed, self.head, features, pooled(images, self.out_scale))
         return displacement_of(flow_from(self.flow, features), self.squarings, self.out_scale, moving.shape[2:])
+
+    def _recomputed(self, stage: Callable, *inputs) -> Tensor:
+        """The stage's output; in the training of volumes what is in between is computed again for the gradient: the
+        finest stages of a brain would take 14 GB.
+        """
+        if self.training and self.ndim == 3 and torch.is_grad_enabled():
+            return checkpoint(stage, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return stage(*inputs)
 
     def _encode(self, images: Tensor) -> list[Tensor]:
         """Outputs of the patch embedding and of each Swin stage, fine to coarse."""
@@ -105,3 +115,12 @@ class TransMorph(nn.Module):
             features = stage[0](features.contiguous())
             levels.append(encoder.proj_out(features, True))
         return levels
+
+
+def _finer(decode: nn.Module, skip: nn.Module, features: Tensor, images: Tensor) -> Tensor:
+    """One decoder stage at twice the resolution, beside what it sees of the images there."""
+    return decode(torch.cat([upsample(features), skip(images)], dim=1))
+
+
+def _headed(head: nn.Module, features: Tensor, images: Tensor) -> Tensor:
+    return head(torch.cat([features, images], dim=1))

@@ -69,6 +69,7 @@ class Fit(Strict):
     flips: bool = Field(True, description="part of the augmentation; false where left and right mean something")
     crop: tuple[int, ...] = Field((), description="sides of a random training window, voxels; empty: the whole image")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    compile: bool = Field(False, description="torch.compile the network: a start of minutes, then fewer seconds a step")
     workers: int = Field(0, ge=0, description="processes that load samples; their number changes no result")
     devices: int = Field(1, ge=1, description="processes, one for each GPU")
     seed: int = Field(0, description="of initial weights, samples and augmentation")

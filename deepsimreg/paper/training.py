@@ -207,6 +207,8 @@ def fit(
         return pd.DataFrame({"step": [0]})
     if not len(train):
         raise SettingsError(f"{dataset.name} has no training pairs or images: give its split train some")
+    if settings.compile:
+        module.network.compile()
     every = min(settings.validate_every, settings.steps)
     epochs = -(-settings.steps // every)
     augmentation = replace(AUGMENTATIONS[dataset.ndim], flips=settings.flips) if settings.augment else None
