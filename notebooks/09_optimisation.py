@@ -88,9 +88,9 @@ still = register(fixed, fixed, "ncc", spacing=data.spacing, progress=False)
 print(f"an image with itself: largest displacement {still.displacement.abs().max():.4f} voxels")
 
 inside = (..., *[slice(4, -4)] * data.ndim)
-known = result.displacement
+known = result.displacement.cpu()
 back = register(moving, warp_image(moving, known), "mse", lam=1e-3, spacing=data.spacing, progress=False)
-error = (back.displacement - known)[inside].norm(dim=1).mean()
+error = (back.displacement.cpu() - known)[inside].norm(dim=1).mean()
 print(f"a known warp of {known[inside].norm(dim=1).mean():.2f} voxels: mean error {error:.2f} voxels")
 
 loop = compose(result.displacement, result.inverse)[inside].norm(dim=1)

@@ -139,4 +139,5 @@ def evaluate_extractor(network: nn.Module, kind: str, dataset: Dataset, folder: 
     table = pd.DataFrame(rows)
     if folder is not None:
         write_table(table, folder / "images.csv")
+    network.cpu()
     return table
