@@ -16,8 +16,11 @@ DATASETS = Registry(
         "phantom-3d": "deepsimreg.data.phantom:phantom_3d",
         "hippocampus-mr": "deepsimreg.data.hippocampus:Hippocampus",
         "phc-u373": "deepsimreg.data.phc:PhcU373",
+        "t98g-phase": "deepsimreg.data.t98g:T98gPhase",
         "platelet-em": "deepsimreg.data.platelet:PlateletEm",
+        "vnc-em": "deepsimreg.data.vnc:VncEm",
         "brain-mri": "deepsimreg.data.brain_mri:BrainMri",
+        "brain-2d": "deepsimreg.data.brain_2d:Brain2d",
         "neurite-oasis-3d": "deepsimreg.data.neurite:NeuriteOasis3d",
         "neurite-oasis-2d": "deepsimreg.data.neurite:NeuriteOasis2d",
     }

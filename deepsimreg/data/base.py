@@ -28,8 +28,10 @@ class Source:
 
     folder: what the data root receives: a folder, or a file if `archive` is "file". archive: tar, tar.gz, zip or file.
     checksum: `algorithm:hexadecimal`, or its first digits; "" where none is published: the digest of the first download
-    is then kept in `<folder>.sha256`. raw: the folder inside the archive ("": same as `folder`; ".": all of it), which
-    `prepare(raw, target)` converts to `folder`; without `prepare` it is used as it is.
+    is then kept in `<folder>.sha256`. raw: the folder inside the archive ("": same as `folder`; ".": all of it; a
+    pattern, such as that of GitHub's archives), which `prepare(raw, target)` converts to `folder`; without `prepare` it
+    is used as it is. files: a list of SHA-256 beside this module, of the files in `raw` that are used: they are checked
+    in place of the archive.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Source:
     licence: str
     citation: str = ""
     raw: str = ""
+    files: str = ""
     prepare: Callable[[Path, Path], None] | None = None
 
 

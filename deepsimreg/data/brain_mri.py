@@ -22,6 +22,24 @@ SPLIT_NAMES = {"validate": "validation", "val": "validation"} | {split: split fo
 IMAGE, LABEL, ATLAS = "brain_aligned.nii.gz", "seg_coalesced_aligned.nii.gz", "atlas"
 
 
+def subjects(root: str | Path | None, name: str, by_hand: str) -> tuple[Path, dict[str, list[str]]]:
+    """The folder `name` of the data root, and split → subjects as its metadata.csv has them.
+
+    DataError if there is none, which says how to get it, or for a split of another name.
+    """
+    folder = Path(root or data_root()) / name
+    table = folder / "metadata.csv"
+    if not table.is_file():
+        raise DataError(f"{table} is missing: {by_hand}")
+    splits = {split: [] for split in SPLITS}
+    for row in read_table(table, ("subject_id", "SPLIT")):
+        split = SPLIT_NAMES.get(row["SPLIT"].strip().lower())
+        if split is None:
+            raise DataError(f"{table}: SPLIT of {row['subject_id']} is {row['SPLIT']!r}: write train, validate or test")
+        splits[split].append(row["subject_id"])
+    return folder, splits
+
+
 class BrainMri(LabelledFiles):
     """The authors' layout: metadata.csv with `subject_id` and `SPLIT`, data/<subject_id>/, atlas/.
 
@@ -42,17 +60,9 @@ class BrainMri(LabelledFiles):
     citation = "Czolbe et al., Semantic similarity metrics for image registration, Medical Image Analysis 87 (2023)"
 
     def __init__(self, root: str | Path | None = None, downsample: int = 1, cache: int = 4):
-        folder = Path(root or data_root()) / "brain_mris"
-        table = folder / "metadata.csv"
-        if not table.is_file():
-            raise DataError(f"{table} is missing: {self.by_hand}")
-        places, splits = {ATLAS: folder / ATLAS}, {split: [] for split in SPLITS}
-        for row in read_table(table, ("subject_id", "SPLIT")):
-            subject, split = row["subject_id"], SPLIT_NAMES.get(row["SPLIT"].strip().lower())
-            if split is None:
-                raise DataError(f"{table}: SPLIT of {subject} is {row['SPLIT']!r}: write train, validate or test")
-            splits[split].append(subject)
-            places[subject] = folder / "data" / subject
+        folder, splits = subjects(root, "brain_mris", self.by_hand)
+        places = {ATLAS: folder / ATLAS}
+        places |= {name: folder / "data" / name for names in splits.values() for name in names}
         files = {name: Files(place / IMAGE, place / LABEL) for name, place in places.items()}
         self.open(folder.parent, files, splits, downsample, cache)
 

@@ -67,9 +67,9 @@ def fetch(source: Source, root: Path) -> Path:
         print(f"{source.name} is already at {target}: nothing to do")
         return target
     root.mkdir(parents=True, exist_ok=True)
-    if source.prepare and (root / source.raw).is_dir():
-        print(f"{source.name}: preparing {root / source.raw} -> {target}")
-        _place(source, root / source.raw, target)
+    if source.prepare and (given := _raw(source, root)):
+        print(f"{source.name}: preparing {given} -> {target}")
+        _place(source, given, target)
         return target
     print(f"{source.name}: {source.size_bytes / 1e6:.0f} MB, licence {source.licence}\n  {source.citation}")
     print(f"  {source.url}\n  -> {target}")
@@ -82,21 +82,34 @@ def fetch(source: Source, root: Path) -> Path:
         download(source.url, archive, checksum)
     if archive == target:
         return target
-    if not checksum:
+    if not (checksum or source.files):
         record.write_text(f"sha256:{_digest(archive, 'sha256')}\n")
         print(f"{source.name}: no checksum is published; that of this download is kept in {record.name}")
     with tempfile.TemporaryDirectory(dir=root, prefix=f".{source.folder}-") as unpacked:
         extract(archive, Path(unpacked), source.archive)
-        raw = Path(unpacked) / (source.raw or source.folder)
-        if not raw.is_dir():
-            raise DataError(f"{archive} from {source.url} holds no folder {raw.name}: check the URL")
+        raw = _raw(source, Path(unpacked))
+        if raw is None:
+            raise DataError(f"{archive} from {source.url} holds no folder {source.raw or source.folder}: check the URL")
         _place(source, raw, target)
     archive.unlink()
     return target
 
 
+def _raw(source: Source, folder: Path) -> Path | None:
+    """The raw folder of a source in another one."""
+    if source.raw == ".":
+        return folder
+    return next((path for path in sorted(folder.glob(source.raw or source.folder)) if path.is_dir()), None)
+
+
 def _place(source: Source, raw: Path, target: Path) -> None:
     """Convert a raw folder to the target, which appears when it is complete."""
+    if source.files:
+        lines = (Path(__file__).parent / source.files).read_text(encoding="utf-8").splitlines()
+        for digest, name in (line.split(maxsplit=1) for line in tqdm(lines, "checking", unit="file", leave=False)):
+            if not (raw / name).is_file():
+                raise DataError(f"{raw / name} is missing: remove {raw.name} if it is there, and fetch the data again")
+            verify(raw / name, f"sha256:{digest}")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{source.folder}-") as folder:
         ready = raw
         if source.prepare:

@@ -117,7 +117,9 @@ class LabelledFiles(Dataset):
         return folder
 
     def samples(self, split: str) -> Sequence[Sample]:
-        return LazySequence(self.splits[check_split(split)], self.sample)
+        """The images of a split; to train, those for extractors, if they have images of their own."""
+        names = self.splits[check_split(split)]
+        return LazySequence(self.splits.get("extractor", names) if split == "train" else names, self.sample)
 
     def sample(self, name: str) -> Sample:
         return self._cached(name)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deepsimreg.data.base import SPLITS, LazySequence, Pair, Sample, check_split, shuffled_split, spread_colors
+from deepsimreg.data.base import SPLITS, Pair, check_split, shuffled_split, spread_colors
 from deepsimreg.data.description import read_description
 from deepsimreg.data.files import SUBJECT, Files, LabelledFiles, found_files, read_table, stack_pages
 from deepsimreg.errors import DataError
@@ -58,11 +58,6 @@ class OwnData(LabelledFiles):
         aside = {"description", "licence", "citation", "colors", *(["mask"] if self.settings.mask is None else [])}
         content = f"{super().fingerprint()} {self.settings.model_dump_json(exclude=aside)} {self._listed}"
         return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-    def samples(self, split: str) -> Sequence[Sample]:
-        """The images of a split; to train, those that `split.extractor` of the description names, if it does."""
-        names = self.splits[check_split(split)]
-        return LazySequence(self.splits.get("extractor", names) if split == "train" else names, self.sample)
 
     def pairs(self, split: str) -> Sequence[Pair]:
         """As `pairs` of the description says; default: neighbours in stacks, else all (see `LabelledFiles.pairs`)."""

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import tempfile
 import threading
 import zipfile
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import SimpleITK
 import tifffile
 from scipy import ndimage
 
@@ -71,6 +73,43 @@ def make_platelet(folder: Path, shape=(40, 48)) -> Path:
     return archive
 
 
+def make_t98g(folder: Path, frames=37, fields=4) -> Path:
+    """The archive of the repository Usiigaci at a commit: a movie with labels by number, fields drawn by hand."""
+    archive, top = folder / "9501d80c.zip", "Usiigaci-9501d80cabc"
+    movie = f"{top}/ExampleData/T98G_sample/20180101ef002xy01t{{:02d}}.tif"
+    masks = f"{top}/ExampleData/T98G_sample_Exp_2018-08-31T161026/Id_masks_per_frame/id_masks_{{:02d}}.png"
+    names = [(movie.format(k + 1), masks.format(k)) for k in range(frames)]
+    hand = f"{top}/Mask R-CNN/train/set"
+    names += [(f"{hand}{k + 1}/raw.tif", f"{hand}{k + 1}/instances_ids.png") for k in range(fields)]
+    with zipfile.ZipFile(archive, "w") as file:
+        for number, (image_name, label_name) in enumerate(names):
+            label, image = scene((64, 64), 2, number)
+            image, label = (np.kron(one, np.ones((16, 16)))[:1022] for one in (image * 65535, label * 7))
+            file.writestr(image_name, tiff(image.astype(np.uint16)))
+            file.writestr(label_name, png(label.astype(np.uint8)))
+    return archive
+
+
+def make_vnc(folder: Path, sections=20) -> Path:
+    """The archive of the repository groundtruth-drosophila-vnc at a commit."""
+    archive, top = folder / "4a5f0514.zip", "groundtruth-drosophila-vnc-4a5f0514abc/stack1"
+    values = np.array([0, 255, 191, 223, 32], np.uint8)
+    with zipfile.ZipFile(archive, "w") as file:
+        for number in range(sections):
+            label, image = (np.kron(one, np.ones((16, 16))) for one in scene((64, 64), 5, number))
+            file.writestr(f"{top}/raw/{number:02d}.tif", tiff((255 * image).astype(np.uint8)))
+            file.writestr(f"{top}/labels/labels{number:08d}.png", png(values[label.astype(int)]))
+    return archive
+
+
+def png(array) -> bytes:
+    """The bytes of a PNG file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "image.png")
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(path))
+        return path.read_bytes()
+
+
 def make_oasis(folder: Path, ndim: int, subjects=10) -> Path:
     """The tar of neurite-oasis, 3D or 2D, whose subjects lie at its top."""
     archive = folder / f"neurite-oasis-{ndim}d.tar"
@@ -88,6 +127,18 @@ def make_oasis(folder: Path, ndim: int, subjects=10) -> Path:
                 write_nifti(subject / "slice_seg4.nii.gz", (label // 6)[..., None])
             file.add(subject, subject.name)
     return archive
+
+
+def lay_out_slices(root: Path) -> None:
+    """The folder brain-2d, which is not fetched."""
+    values, splits = np.array([0, 1, 2, 7, 8, 9], np.uint8), ("train", "train", "val", "val", "test", "test", "test")
+    rows = ["subject_id,SPLIT", *(f"s{number},{split}" for number, split in enumerate(splits))]
+    for number in range(len(splits)):
+        label, image = scene((32, 24), 6, number)
+        place = root / "brain-2d" / "data" / f"s{number}"
+        write_nifti(place / "brain_aligned.nii.gz", image[..., None] * 128)
+        write_nifti(place / "seg_coalesced_aligned.nii.gz", values[label][..., None])
+    (root / "brain-2d" / "metadata.csv").write_text("\n".join(rows) + "\n")
 
 
 def lay_out_brains(root: Path, splits=("train", "train", "Validate", "val", "TEST", "test")) -> None:

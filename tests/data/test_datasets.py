@@ -15,14 +15,17 @@ import pytest
 import tifffile
 import torch
 
-from deepsimreg.data import DATASETS, LazySequence, load_dataset, phc, platelet
+from deepsimreg.data import DATASETS, LazySequence, load_dataset, phc, platelet, t98g, vnc
 from deepsimreg.data.fetch import fetch_dataset
 from deepsimreg.errors import DataError
 from deepsimreg.paper.samples import to_tensors
+from deepsimreg.paths import PROJECT
 
 MADE = {
     "phc-u373": archives.make_phc,
     "platelet-em": archives.make_platelet,
+    "t98g-phase": archives.make_t98g,
+    "vnc-em": archives.make_vnc,
     "neurite-oasis-3d": lambda folder: archives.make_oasis(folder, 3),
     "neurite-oasis-2d": lambda folder: archives.make_oasis(folder, 2),
 }
@@ -34,15 +37,23 @@ OPTIONS = {"phc-u373": {"downsample": 8}}
 def fetched(name, folder, monkeypatch):
     """The data root that holds a dataset: fetched from a made archive on the loopback address, or laid out."""
     root = folder / "data"
-    if name == "brain-mri":
-        archives.lay_out_brains(root)
+    laid_out = {"brain-mri": archives.lay_out_brains, "brain-2d": archives.lay_out_slices}
+    if name in laid_out:
+        laid_out[name](root)
         return root
     served = folder / "served"
     served.mkdir()
     archive = MADE[name](served)
     digest = f"sha256:{hashlib.sha256(archive.read_bytes()).hexdigest()}"
     source = DATASETS[name].source
-    monkeypatch.setattr(DATASETS[name], "source", replace(source, checksum=digest if source.checksum else ""))
+    source = replace(source, checksum=digest if source.checksum else "")
+    if source.files:
+        with zipfile.ZipFile(archive) as file:
+            found = {one: hashlib.sha256(file.read(one)).hexdigest() for one in file.namelist()}
+        lines = [f"{digest}  {one.partition('/')[2]}\n" for one, digest in found.items()]
+        (folder / "files.sha256").write_text("".join(lines))
+        source = replace(source, files=str(folder / "files.sha256"))
+    monkeypatch.setattr(DATASETS[name], "source", source)
     with archives.serve(served) as url:
         fetch_dataset(name, root, f"{url}/{archive.name}")
     return root
@@ -77,7 +88,7 @@ def test_every_dataset_has_a_name_of_its_own():
     assert [load_dataset(name).name for name in list(DATASETS)[:2]] == list(DATASETS)[:2]
 
 
-@pytest.mark.parametrize("name", ["phc-u373", "platelet-em", "brain-mri", "neurite-oasis-3d", "neurite-oasis-2d"])
+@pytest.mark.parametrize("name", list(DATASETS)[3:])
 def test_what_a_dataset_holds(name, tmp_path, monkeypatch):
     data = load_dataset(name, root=fetched(name, tmp_path, monkeypatch))
     names = {split: [sample.name for sample in data.samples(split)] for split in ("train", "validation", "test")}
@@ -85,7 +96,8 @@ def test_what_a_dataset_holds(name, tmp_path, monkeypatch):
         for pair in pairs:
             assert pair.moving.name != pair.fixed.name
             assert pair.moving.image.shape == pair.fixed.label.shape == (1, *data.shape)
-        assert {pair.moving.name for pair in pairs} <= set(names[split])
+        images = DATASETS[name].parts[split][0] if name == "t98g-phase" else ""
+        assert images or {pair.moving.name for pair in pairs} <= set(names[split])
     assert not set(names["train"]) & set(names["test"])
     sample = data.samples("test")[0]
     assert 0 <= sample.image.min() < sample.image.max() <= 1
@@ -141,6 +153,56 @@ def test_platelet_classes_follow_the_colours(tmp_path, monkeypatch):
     data = load_dataset("platelet-em", root=root)
     assert len(data.samples("validation")) == len(data.samples("test")) == 12
     assert (root / "platelet_em_reduced.sha256").read_text().startswith("sha256:")
+
+
+def test_the_cells_register_their_movie_and_extractors_see_other_fields(tmp_path, monkeypatch):
+    data = load_dataset("t98g-phase", root=fetched("t98g-phase", tmp_path, monkeypatch))
+    assert [sample.name for sample in data.samples("train")] == ["hand-t001", "hand-t002", "hand-t003"]
+    assert len(data.pairs("train")) == 2 * (19 + 18)
+    assert data.pairs("train")[0].name == "movie-t000--movie-t001"
+    for split, first, last in (("validation", 20, 26), ("test", 27, 36)):
+        names = [pair.name for pair in data.pairs(split)]
+        expected = [(a, a + d) for a in range(first, last + 1) for d in (1, 2) if a + d <= last]
+        assert names == [f"movie-t{a:03d}--movie-t{b:03d}" for a, b in expected]
+    full = load_dataset("t98g-phase", root=tmp_path / "data", full=True)
+    assert (data.shape, full.shape) == ((504, 512), (1008, 1024))
+    assert data.fingerprint() != full.fingerprint()
+
+
+@pytest.mark.parametrize("name", ["t98g-phase", "vnc-em"])
+def test_a_raw_file_that_has_changed_or_is_missing_is_named(name, tmp_path, monkeypatch):
+    fetched(name, tmp_path, monkeypatch)
+    listed = tmp_path / "files.sha256"
+    digest, _, first = listed.read_text().splitlines()[0].partition("  ")
+    for content, message in (
+        (f"{'0' * 64}  {first}", "sha256 " + digest),
+        (f"{digest}  gone.tif", "gone.tif is missing"),
+    ):
+        listed.write_text(content + "\n")
+        shutil.rmtree(tmp_path / "data")
+        with archives.serve(tmp_path / "served") as url, pytest.raises(DataError, match=message):
+            fetch_dataset(name, tmp_path / "data", f"{url}/{DATASETS[name].source.url.rpartition('/')[2]}")
+        assert not (tmp_path / "data" / DATASETS[name].source.folder).exists()
+
+
+SHARED = PROJECT.parent / "shared" / "data"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the copies of the real data are not here")
+def test_what_is_prepared_of_the_real_files_is_what_the_data_hold(tmp_path):
+    """Two frames, two fields and two sections: their half size is that of the stacks, pixel for pixel."""
+    cells, cord = SHARED / "T98G-phase", SHARED / "VNC-EM"
+    t98g.prepare(cells / "raw-sample", tmp_path / "cells")
+    shutil.copytree(cord / "raw-sample", tmp_path / "raw")
+    vnc.prepare(tmp_path / "raw", tmp_path / "cord")
+    for folder, made, stacks in (
+        (cells, tmp_path / "cells", ("movie", "hand")),
+        (cord, tmp_path / "cord", ("stack1",)),
+    ):
+        for part, stack in ((part, stack) for part in ("images", "labels-class") for stack in stacks):
+            found, expected = (tifffile.imread(place / part / f"{stack}.tif") for place in (made, folder))
+            assert len(found) == 2
+            np.testing.assert_array_equal(found, expected[:2])
 
 
 def test_a_layout_that_is_already_prepared_is_taken_as_it_is(tmp_path):
