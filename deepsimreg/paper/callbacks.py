@@ -77,12 +77,12 @@ class MetricsTable(Callback):
 
 
 def rows_until(path: Path, step: int) -> list[dict[str, str]]:
-    """The whole rows of a metrics.csv up to a step; none before the first."""
+    """The whole rows of a metrics.csv up to a step; none before the first. A killed run may have cut the last one."""
     if not step or not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        uncut = [row for row in csv.DictReader(file) if None not in row.values()]  # a killed run may cut a row
-    return [row for row in uncut if int(row["step"]) <= step]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
+    return [row for row in rows if None not in row.values() and int(row["step"]) <= step]
 
 
 class BestWeights(Callback):
@@ -103,7 +103,7 @@ class BestWeights(Callback):
             self.weights = {name: one.detach().cpu().clone() for name, one in module.network.state_dict().items()}
             self._write(trainer, module)
 
-    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def on_fit_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if self.weights:
             self._write(trainer, module)
 

@@ -1,6 +1,7 @@
 """The error of a setting that does not exist or is not possible, and how a command ends with it."""
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -24,5 +25,8 @@ def run_main(main: Callable[..., None]) -> None:
         sys.exit(f"error: {error}; the arguments are {inspect.signature(main)}")
     try:
         main(*sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -10,6 +10,7 @@ are interleaved: each pair is registered by all of them before the next one, so 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -151,12 +152,11 @@ def chosen_lams(table: pd.DataFrame) -> dict[str, float]:
 
 
 def _read_rows(path: Path | None) -> list[dict[str, Any]]:
-    """The whole rows of an unfinished table."""
-    if path is None or not path.is_file():
-        return []
+    """The whole rows of an unfinished table: a number that was cut is still a number."""
     try:
-        return pd.read_csv(path).dropna(subset="seconds").to_dict("records")
-    except (ValueError, KeyError):  # a damaged table: all pairs are registered again
+        text = path.read_text(encoding="utf-8") if path else ""
+        return pd.read_csv(StringIO(text[: text.rfind("\n") + 1])).dropna(subset="seconds").to_dict("records")
+    except (OSError, ValueError, KeyError):  # a damaged table: all pairs are registered again
         return []
 
 

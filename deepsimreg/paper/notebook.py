@@ -9,11 +9,9 @@ import logging
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import click
 
 from deepsimreg.paper.errors import SettingsError, check_choice
 from deepsimreg.paper.files import writable
+from deepsimreg.paper.kernels import lost_answers, this_interpreter
 from deepsimreg.paper.paths import NOTEBOOKS
 from deepsimreg.paper.processes import recorded
 
@@ -70,38 +69,29 @@ def run(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> int:
     watcher.start()
     print(f"{label}: started", flush=True)
     target = folder / "notebook.ipynb"
+    options = {"progress_bar": False, "extra_arguments": KERNEL}
     try:
-        with recorded(folder), this_interpreter():
-            options = {"progress_bar": False, "extra_arguments": KERNEL}
-            papermill.execute_notebook(str(notebook), str(target), parameters, **options)
+        for last in (False, True):
+            with recorded(folder), this_interpreter(), lost_answers() as lost:
+                try:
+                    papermill.execute_notebook(str(notebook), str(target), parameters, **options)
+                    break
+                except DeadKernelError:
+                    if last or not lost:
+                        raise
+                    print(f"{label}: an answer of the kernel was lost; once more, from what is on disk", flush=True)
     except papermill.PapermillExecutionError as error:
         print(f"{label}: failed in cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
         print(f"  the notebook as far as it came: {target}", file=sys.stderr, flush=True)
         return 1
     except DeadKernelError:
-        print(f"{label}: the kernel died; was there enough memory? `make resume` goes on from the last checkpoint")
+        told = "the kernel died; was there enough memory? `make resume` goes on from the last checkpoint"
+        print(f"{label}: {told}", file=sys.stderr, flush=True)
         return 1
     finally:
         ended.set()
     print(f"{label}: done in {time.time() - started:.0f} s", flush=True)
     return 0
-
-
-@contextmanager
-def this_interpreter() -> Iterator[None]:
-    """The kernel "python3" is the interpreter that runs this, whatever kernels a site has under that name."""
-    from ipykernel.kernelspec import write_kernel_spec
-
-    before = os.environ.get("JUPYTER_PATH")
-    with tempfile.TemporaryDirectory() as folder:
-        write_kernel_spec(Path(folder, "kernels", "python3"))
-        os.environ["JUPYTER_PATH"] = os.pathsep.join([folder, *([before] if before else [])])
-        try:
-            yield
-        finally:
-            os.environ.pop("JUPYTER_PATH")
-            if before is not None:
-                os.environ["JUPYTER_PATH"] = before
 
 
 def _watch(metrics: Path, label: str, started: float, ended: threading.Event) -> None:

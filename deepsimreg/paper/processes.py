@@ -1,9 +1,9 @@
-"""Which processes work on a run, and how those are ended that outlive the graph that started them.
+"""Which processes of this machine work on a run, and how those are ended that outlive the graph that started them.
 
 python -m deepsimreg.paper.processes quick
 """
 
-import json
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from deepsimreg.paper.files import read_json, write_json
 from deepsimreg.paper.paths import runs_root
 
 RECORD = "process.json"
@@ -20,7 +21,8 @@ RECORD = "process.json"
 def recorded(folder: Path) -> Iterator[None]:
     """The id of this process stands in the run's folder while it works on it."""
     path = folder / RECORD
-    path.write_text(json.dumps({"pid": psutil.Process().pid, "started": psutil.Process().create_time()}))
+    own = psutil.Process()
+    write_json(path, {"host": socket.gethostname(), "pid": own.pid, "started": own.create_time()})
     try:
         yield
     finally:
@@ -31,8 +33,10 @@ def end_all(profile: str) -> int:
     """End what still works on a profile's runs, kernels included; returns how many processes that were."""
     ended = []
     for path in (runs_root() / profile).rglob(RECORD):
-        with suppress(psutil.NoSuchProcess, ValueError, KeyError):
-            record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path) or {}
+        if record.get("host", socket.gethostname()) != socket.gethostname():
+            continue  # of another machine, on a file system that both see
+        with suppress(psutil.NoSuchProcess, ValueError, KeyError, TypeError):
             process = psutil.Process(record["pid"])
             if process.create_time() == record["started"]:
                 ended += [*process.children(recursive=True), process]

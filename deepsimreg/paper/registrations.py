@@ -95,8 +95,7 @@ def train_registration(plan: Profile, run: Run, dataset: Dataset) -> tuple[nn.Mo
         parts = registration_parts(plan, run, dataset, lam)
         network, history = trained(run, *parts, ARCHITECTURES[settings.architecture], dataset)
         if not run.current:
-            if not run.validation.is_file():
-                write_table(evaluate([Entry({"lam": lam}, network)], dataset, "validation"), run.validation)
+            write_table(evaluate([Entry({"lam": lam}, network)], dataset, "validation", run.validation), run.validation)
             run.finish(**read_json(run.folder / "training.json"), lam=lam)
     return network.cpu(), history
 

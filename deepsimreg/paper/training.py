@@ -33,8 +33,8 @@ from deepsimreg.models.store import load_model, save_model
 from deepsimreg.paper.callbacks import BestWeights, MetricsTable, Progress, rows_until
 from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.evaluate import write_table
-from deepsimreg.paper.files import read_json, write_json
-from deepsimreg.paper.run import Run
+from deepsimreg.paper.files import read_json, size_of, write_json
+from deepsimreg.paper.run import TRAINING, Run
 from deepsimreg.paper.samples import DrawnSamples, EpochSampler, augmented, to_tensors
 from deepsimreg.paper.settings import Fit
 
@@ -230,10 +230,10 @@ def trained(
     """Train a run's network, of class `kind`, unless that has been done. run: open. items: split → samples or pairs.
 
     Returns the network of the best validation, in evaluation mode, and its metrics by step. `training.json` of the
-    folder says that training has ended: what follows it can be repeated without training.
+    folder says that training has ended, and the sizes of what it left: what follows can be repeated without training.
     """
     end = run.folder / "training.json"
-    if read_json(end) is None:
+    if (read_json(end) or {}).get("sizes") != (sizes := _sizes(run)) or None in sizes.values():
         if run.settings.fit.devices > 1:
             by_script(run)
             history = pd.read_csv(run.folder / "metrics.csv")
@@ -248,8 +248,13 @@ def trained(
             best = measured["validation_dice"].idxmax() if by_dice else measured["validation_loss"].idxmin()
             result = {"best": measured.loc[best].dropna().to_dict(), "seconds": history["seconds"].max()}
         write_table(history, run.folder / "metrics.csv")
-        write_json(end, result)
+        write_json(end, result | {"sizes": _sizes(run)})
     return load_model(run.weights, kind), pd.read_csv(run.folder / "metrics.csv")
+
+
+def _sizes(run: Run) -> dict[str, int | None]:
+    """Bytes of the weights and of the table that a training leaves."""
+    return {name: size_of(run.folder / name) for name in TRAINING[1:]}
 
 
 def by_script(run: Run) -> None:

@@ -1,6 +1,7 @@
 """Running chapters: parameters, failures, start-up, and processes that outlive their graph."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from deepsimreg.paper import kernels
 from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.notebook import checked, main, run
 from deepsimreg.paper.paths import NOTEBOOKS
@@ -140,3 +142,65 @@ def test_a_record_of_another_process_ends_nothing(runs):
     (folder / RECORD).write_text(json.dumps({"pid": own.pid, "started": own.create_time() - 99}))
     assert end_all("mine") == 0
     assert not (folder / RECORD).exists()
+
+
+LOSES = """
+from pathlib import Path
+mark = Path({mark!r})
+if not mark.exists():
+    mark.touch()
+    session = get_ipython().kernel.session
+    send = session.send
+    session.send = lambda stream, what, *more, **options: (
+        None if what == "execute_reply" else send(stream, what, *more, **options)
+    )
+"""
+
+
+def test_a_kernel_whose_answer_was_lost_is_ended_and_the_notebook_run_once_more(
+    notebook, tmp_path, monkeypatch, capsys
+):
+    """The cell drops its own answer: the kernel is idle, and the client would wait for ever."""
+    monkeypatch.setattr(kernels, "PATIENCE", 2.0)
+    made = nbformat.read(notebook, 4)
+    made.cells.append(nbformat.v4.new_code_cell(LOSES.format(mark=str(tmp_path / "mark"))))
+    made.cells.append(nbformat.v4.new_code_cell("import time\ntime.sleep(4)\nprint('to the end')"))
+    nbformat.write(made, notebook)
+    assert run(notebook, tmp_path / "run", {}) == 0
+    assert "small: an answer of the kernel was lost; once more, from what is on disk" in capsys.readouterr().out
+    assert nbformat.read(tmp_path / "run" / "notebook.ipynb", 4).cells[-1].outputs[0].text == "to the end\n"
+
+
+def test_a_kernel_that_dies_is_said_with_the_remedy(notebook, tmp_path, capsys):
+    made = nbformat.read(notebook, 4)
+    made.cells.append(nbformat.v4.new_code_cell("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"))
+    nbformat.write(made, notebook)
+    assert run(notebook, tmp_path / "run", {}) == 1
+    assert "small: the kernel died; was there enough memory? `make resume` goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "3", '{"pid": "x", "started": 1}'])
+def test_a_damaged_record_ends_nothing(runs, content):
+    (runs / "mine").mkdir(parents=True)
+    (runs / "mine" / RECORD).write_text(content)
+    assert end_all("mine") == 0
+
+
+def test_a_record_of_another_machine_is_left_alone(runs):
+    """A file system that several machines see: the same process id is another process there."""
+    folder = runs / "mine"
+    folder.mkdir(parents=True)
+    own = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    started = psutil.Process(own.pid).create_time()
+    (folder / RECORD).write_text(json.dumps({"host": "elsewhere", "pid": own.pid, "started": started}))
+    assert end_all("mine") == 0
+    assert own.poll() is None
+    (folder / RECORD).write_text(json.dumps({"pid": own.pid, "started": started}))
+    assert end_all("mine") == 1
+    own.wait(10)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{shlex.quote(sys.executable)} -m deepsimreg.paper.stale | head -c 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stdout), done.stderr) == (0, 1, "")

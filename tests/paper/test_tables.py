@@ -328,9 +328,12 @@ def test_rows_that_are_there_are_not_made_again_even_without_a_lam(volumes, tmp_
     again = evaluate(entries, volumes, rows=tmp_path / "rows.csv")
     assert len(calls) == 2
     pd.testing.assert_frame_equal(again, first, check_dtype=False)
-    (tmp_path / "rows.csv").write_text((tmp_path / "rows.csv").read_text()[:-40])  # the disk was full
-    evaluate(entries, volumes, rows=tmp_path / "rows.csv")
-    assert len(calls) == 3
+    text = (tmp_path / "rows.csv").read_text()
+    for cut in (40, 3):  # the disk was full; what is left of the seconds would be a number
+        (tmp_path / "rows.csv").write_text(text[:-cut])
+        calls.clear()
+        evaluate(entries, volumes, rows=tmp_path / "rows.csv")
+        assert len(calls) == 1
 
 
 def test_load_network_is_in_evaluation_mode(made):
