@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import deepsimreg
 
@@ -42,7 +42,7 @@ def digest(content: Any) -> str:
 
 def code_digest(entries: Iterable[str]) -> str:
     """Digest of the code that modules, or files such as a chapter's twin, reach."""
-    return digest({name: _source(_file(name))[1] for name in sorted(reached(entries))})
+    return digest({name: _source(_file(name)).digest for name in sorted(reached(entries))})
 
 
 def reached(entries: Iterable[str]) -> set[str]:
@@ -69,36 +69,42 @@ def _is_module(name: str) -> bool:
     return name.startswith("deepsimreg") and _file(name).is_file()
 
 
-def _source(path: Path) -> tuple[ast.Module, str]:
-    """The syntax tree of a file without its docstrings, and its digest; a file that is edited is read again."""
+class Source(NamedTuple):
+    """What counts of a file."""
+
+    digest: str  # of its syntax tree without docstrings
+    imports: list[tuple[str, list[str]]]  # module, and the names that are taken from it
+    lazy: dict[str, str]  # name → submodule of a package that attaches its names lazily (`lazy_loader.attach`)
+
+
+def _source(path: Path) -> Source:
+    """A file that is edited is read again."""
     return _parsed(path, path.stat().st_mtime_ns)
 
 
 @cache
-def _parsed(path: Path, stamp: int) -> tuple[ast.Module, str]:
+def _parsed(path: Path, stamp: int) -> Source:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    imports, lazy = [], {}
     for node in ast.walk(tree):
         if isinstance(node, documented) and ast.get_docstring(node):
             node.body = node.body[1:] or [ast.Pass()]
-    return tree, digest(ast.unparse(tree))
+        elif isinstance(node, ast.Import):
+            imports += [(alias.name, []) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imports.append((node.module, [alias.name for alias in node.names]))
+        elif isinstance(node, ast.keyword) and node.arg == "submod_attrs":
+            lazy |= {name: module for module, names in ast.literal_eval(node.value).items() for name in names}
+    return Source(digest(ast.unparse(tree)), imports, lazy)
 
 
 def _imported(path: Path) -> set[str]:
     """Modules of the package that a file imports, anywhere in it."""
     found = set()
-    for node in ast.walk(_source(path)[0]):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if _is_module(alias.name)}
-        elif isinstance(node, ast.ImportFrom) and node.module and _is_module(node.module):
-            lazy = _lazy_names(_file(node.module))
-            for alias in node.names:
-                inner = f"{node.module}.{lazy.get(alias.name, alias.name)}"
-                found |= {inner} if _is_module(inner) else {node.module}
+    for module, names in _source(path).imports:
+        if _is_module(module):
+            lazy = _source(_file(module)).lazy if names else {}
+            inner = [f"{module}.{lazy.get(name, name)}" for name in names]
+            found |= {one if _is_module(one) else module for one in inner} or {module}
     return found
-
-
-def _lazy_names(path: Path) -> dict[str, str]:
-    """Name → submodule of a package that attaches its names lazily (`lazy_loader.attach`)."""
-    given = [one for one in ast.walk(_source(path)[0]) if isinstance(one, ast.keyword) and one.arg == "submod_attrs"]
-    return {name: module for one in given for module, names in ast.literal_eval(one.value).items() for name in names}
