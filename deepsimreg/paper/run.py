@@ -183,16 +183,37 @@ def ask_graph(profile: str, runs: list[Run]) -> None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """One process at a time in a run's folder; a second one waits until the first has ended."""
-    lock = FileLock(writable(folder.parent) / f".{folder.name}.lock")
+    path = writable(folder.parent) / f".{folder.name}.lock"
     try:
-        lock.acquire(timeout=0)
+        lock = take_lock(path, 0)
     except Timeout:
         print(f"{relative(folder)}: another process is working on this run; waiting for it", flush=True)
-        lock.acquire()
+        lock = take_lock(path)
     try:
         yield
     finally:
         lock.release()
+
+
+def take_lock(path: Path, timeout: float = -1, **options: Any) -> FileLock:
+    """A lock that is held between the machines of a cluster, too. timeout: seconds, then Timeout is raised; -1: none.
+
+    It is flock(2): the kernel releases it when the process ends, however that ends, and a file left behind locks
+    nothing. Linux passes it on to an NFS server (since 2.6.12, as an fcntl lock of the whole file), so it holds between
+    machines, unless they mount with nolock or local_lock=flock; Lustre needs the mount option flock, BeeGFS
+    tuneUseGlobalFileLocks. The server releases the lock of a lost machine when its lease ends (NFS 4: 90 s by default),
+    or when it starts again (NFS 3). Where there is no flock, filelock would take a file that exists for a lock, which a
+    lost machine leaves behind for ever: that is a SettingsError here.
+    """
+    lock = FileLock(path, fallback_to_soft=False, **options)
+    try:
+        lock.acquire(timeout)
+    except Timeout:
+        raise
+    except OSError as error:
+        remedy = "DEEPSIMREG_RUNS has to name a folder on a file system with locks"
+        raise SettingsError(f"{path} cannot be locked ({error.strerror}): {remedy}") from error
+    return lock
 
 
 def relative(folder: Path) -> str:

@@ -1,6 +1,11 @@
 """Run folders: what they hold, when they count as finished, and what becomes of another run's content."""
 
+import errno
+import fcntl
 import json
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -15,7 +20,7 @@ from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.methods import optimisation_method
 from deepsimreg.paper.paths import runs_root
 from deepsimreg.paper.plan import Profile
-from deepsimreg.paper.run import locked, relative
+from deepsimreg.paper.run import locked, relative, take_lock
 
 D = "phantom-2d"
 
@@ -118,6 +123,26 @@ def test_one_process_at_a_time_in_a_run_folder(runs):
         order.append("first")
     thread.join(5)
     assert order == ["first", "second"]
+
+
+def test_a_file_system_without_locks_is_refused_since_a_lost_machine_would_leave_its_lock_behind(runs, monkeypatch):
+    def missing(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with pytest.raises(SettingsError, match=r"cannot be locked .*DEEPSIMREG_RUNS has to name"), locked(runs / "a"):
+        pass
+
+
+def test_a_lock_that_its_process_left_behind_locks_nothing(runs):
+    with locked(runs / "a"):
+        pass
+    (lock,) = runs.glob(".*lock")
+    script = (
+        f"from deepsimreg.paper.run import take_lock; l = take_lock({str(lock)!r}); import os; os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    take_lock(lock, 0).release()
 
 
 def test_a_folder_that_cannot_be_written(run, monkeypatch):
