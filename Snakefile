@@ -4,30 +4,16 @@ A job waits for and makes the file whose name holds the run's identity (run.py);
 decide nothing. `make paper` calls it.
 """
 
-import shlex
 import sys
 
-from deepsimreg.paper.errors import SettingsError
-from deepsimreg.paper.paths import NOTEBOOKS
-from deepsimreg.paper.plan import Profile
-from deepsimreg.paper.run import IN_GRAPH
+from deepsimreg.paper.plan import Profile, command
 
 try:
-    plan = Profile(config.get("profile", "quick"))
-    runs = {f"{run.dataset}/{run.name}": run for dataset in plan.datasets for run in plan.runs(dataset)}
+    runs = Profile(config.get("profile", "quick")).all_runs()
 except ValueError as error:
     sys.exit(f"error: {error}")
 for run in runs.values():
     run.repair()
-
-
-def command(run) -> str:
-    """Shell line that runs a notebook into its folder; profile and dataset are parameters of all of them."""
-    values = {"profile": run.profile, "dataset": run.dataset, **run.parameters}
-    given = " ".join(shlex.quote(f"{name}={value}") for name, value in values.items())
-    notebook, folder = shlex.quote(str(NOTEBOOKS / f"{run.chapter}.ipynb")), shlex.quote(str(run.folder))
-    line = f"{shlex.quote(sys.executable)} -m deepsimreg.paper.notebook run {notebook} {folder} -p {given}"
-    return f"{IN_GRAPH}=1 {line}"
 
 
 rule all:
@@ -47,9 +33,8 @@ for key, run in runs.items():
         params:
             line=command(run),
         threads: (workflow.resource_settings.cores or 1) if run.name == "optimisation" else run.resources.cpus
-        resources:
+        resources:  # `--resources gpu=1` holds back what one machine does not have
             gpu=run.resources.gpu,
             mem_mb=run.resources.memory,
-            runtime=run.resources.minutes,
         shell:
             "{params.line}"

@@ -1,5 +1,7 @@
 """The runs of a profile, each with its settings, inputs, code, folder and identity; nothing is made here."""
 
+import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,8 +15,9 @@ from deepsimreg.models.store import tensor_digest
 from deepsimreg.paper import resolve
 from deepsimreg.paper.baselines import BASELINES
 from deepsimreg.paper.errors import SettingsError, check_choice
-from deepsimreg.paper.run import Run
-from deepsimreg.paper.settings import DatasetPart, Lam, MethodPart, Resources, read_profile
+from deepsimreg.paper.paths import NOTEBOOKS
+from deepsimreg.paper.run import IN_GRAPH, Run
+from deepsimreg.paper.settings import DatasetPart, Fit, Lam, MethodPart, read_profile
 from deepsimreg.paths import PROJECT
 
 PAPER = "deepsimreg.paper"
@@ -78,13 +81,16 @@ class Profile:
         return self._fingerprints[dataset]
 
     def _run(self, dataset: str, name: str, stage: str, settings: BaseModel, code: Iterable[str], **more: Any) -> Run:
-        """One object for each run, so that its identity is computed once. more: of it; source, if of other data."""
-        part, source = self.part(dataset), more.pop("source", "") or dataset
+        """One object for each run, so that its identity is computed once.
+
+        more: of it; source: if of other data; stages: whose resources it takes, if not those of its own.
+        """
+        part, source, stages = self.part(dataset), more.pop("source", "") or dataset, more.pop("stages", [stage])
         key = (dataset, name, settings.model_dump_json())
         if key not in self._runs:
             own = "description" in self.part(source).data
             code = (*code, "deepsimreg.data.own" if own else DATASETS.module(source))
-            more |= {"resources": part.resources.get(stage, part.resources.get("default", Resources()))}
+            more |= {"resources": resolve.resources(part, stages, getattr(settings, "fit", Fit()))}
             more |= {"data": {source: self.fingerprint(source)}, "on_demand": part.on_demand}
             self._runs[key] = Run(self.name, dataset, name, CHAPTERS[stage], settings, code=code, **more)
         return self._runs[key]
@@ -158,7 +164,8 @@ class Profile:
         tunings = [self.registration(dataset, planned.similarity, "tuning", value) for value in planned.grid]
         modules = [ARCHITECTURES.module(planned.architecture), planned.loss.split(":")[0], *self._modules(extractors)]
         code = (f"{PAPER}.registrations", *modules)
-        more = {"parameters": parameters, "inputs": (*extractors, *tunings)}
+        stages = ("ablations" if stage == "ablation" else stage, "registration")
+        more = {"parameters": parameters, "inputs": (*extractors, *tunings), "stages": stages}
         run = self._run(dataset, f"{stage}/{method}/{last}", "registration", planned, code, **more)
         if extractor and not planned.extractor:
             raise SettingsError(f"{planned.similarity} compares no features: leave extractor empty")
@@ -227,7 +234,9 @@ class Profile:
     def _chapter(self, dataset: str, stage: str, inputs: Iterable[Run], values: dict, code: Iterable[str]) -> Run:
         """A chapter's own code counts, too."""
         code = (*code, f"notebooks/{CHAPTERS[stage]}.py")
-        return self._run(dataset, stage, stage, resolve.ChapterSettings(values=values), code, inputs=tuple(inputs))
+        stages = {"tuning": [], "ablations": ["evaluation"], "robustness": [stage, "evaluation"]}.get(stage, [stage])
+        more = {"inputs": tuple(inputs), "stages": stages}
+        return self._run(dataset, stage, stage, resolve.ChapterSettings(values=values), code, **more)
 
     def evaluated(self, dataset: str) -> list[str]:
         """The methods of the evaluation; "unregistered" are the pairs before it."""
@@ -286,3 +295,16 @@ class Profile:
         for run in (self.chapter(dataset, "data"), *self.extractors(dataset), *last):
             add(run)
         return list(ordered.values())
+
+    def all_runs(self) -> dict[str, Run]:
+        """The runs of all datasets by `<dataset>/<name>`, each after those that it is made from."""
+        return {f"{run.dataset}/{run.name}": run for dataset in self.datasets for run in self.runs(dataset)}
+
+
+def command(run: Run) -> str:
+    """Shell line that runs a notebook into its folder; profile and dataset are parameters of all of them."""
+    values = {"profile": run.profile, "dataset": run.dataset, **run.parameters}
+    given = " ".join(shlex.quote(f"{name}={value}") for name, value in values.items())
+    notebook, folder = shlex.quote(str(NOTEBOOKS / f"{run.chapter}.ipynb")), shlex.quote(str(run.folder))
+    line = f"{shlex.quote(sys.executable)} -m deepsimreg.paper.notebook run {notebook} {folder} -p {given}"
+    return f"{IN_GRAPH}=1 {line}"

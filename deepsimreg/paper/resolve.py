@@ -13,7 +13,16 @@ from deepsimreg.losses.registry import SIMILARITIES, required_extractors
 from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
 from deepsimreg.paper.baselines import BASELINES
 from deepsimreg.paper.errors import SettingsError, check_choice
-from deepsimreg.paper.settings import BaselinePart, DatasetPart, ExtractorPart, Fit, NetworkPart, VariantPart, validated
+from deepsimreg.paper.settings import (
+    BaselinePart,
+    DatasetPart,
+    ExtractorPart,
+    Fit,
+    NetworkPart,
+    Resources,
+    VariantPart,
+    validated,
+)
 
 FIXED_EXTRACTORS = ("vgg",)  # kinds that come with their weights
 
@@ -61,6 +70,13 @@ def check_names(dataset: str, part: DatasetPart, datasets: Iterable[str], stages
             check_choice(f"baseline of optimisation.methods.{name}", method.baseline, part.baselines)
         if method.network:
             check_choice(f"network of optimisation.methods.{name}", method.network, networks)
+
+
+def resources(part: DatasetPart, stages: Iterable[str], fit: Fit) -> Resources:
+    """What a job asks for: as the profile says for the first of the stages that it names, else by default."""
+    named = [part.resources[stage] for stage in (*stages, "default") if stage in part.resources]
+    asked = named[0] if named else Resources()
+    return asked if asked.cpus else asked.model_copy(update={"cpus": fit.devices * (1 + fit.workers)})
 
 
 def check_labelled(data: Dataset | None, settings: DatasetPart | ExtractorPart, who: str = "") -> None:

@@ -79,9 +79,10 @@ class Resources(Strict):
     """What a job asks a cluster for."""
 
     gpu: int = Field(0, ge=0)
-    cpus: int = Field(1, ge=1)
+    cpus: int = Field(0, ge=0, description="0: one for each process of the training and each that loads its samples")
     memory: int = Field(4000, ge=1, description="MB")
-    minutes: int = Field(120, ge=1)
+    minutes: int = Field(120, ge=1, description="of one run; a training that needs more goes on in a second start")
+    together: int = Field(1440, ge=0, description="minutes: runs share a job as long as theirs add up to no more")
 
 
 class ExtractorPart(Strict):
@@ -191,7 +192,11 @@ class DatasetPart(Strict):
 
     on_demand: bool = Field(False, description="a chapter that is opened alone makes the runs that it misses")
     data: dict[str, Any] = Field({}, description="options of the dataset; description: the YAML of one of your own")
-    resources: dict[str, Resources] = Field({}, description="by stage; 'default' for the stages that are not named")
+    resources: dict[str, Resources] = Field(
+        {},
+        description="by stage; 'default' for those that are not named. tuning and ablations are the trainings, else as "
+        "registration; the tests of ablations and robustness are, where not named, as evaluation",
+    )
     extractors: ExtractorsPart = ExtractorsPart()
     registration: RegistrationPart = RegistrationPart()
     ablations: AblationsPart = AblationsPart()
