@@ -20,8 +20,8 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -e .
 	@touch $(STAMP)
 
-paper: $(STAMP)  ## run the paper: make paper [PROFILE=quick|phantom|cpu|paper] [CORES=all|N]
-	$(GRAPH) --cores $(CORES) --rerun-incomplete --quiet rules host
+paper: $(STAMP)  ## run the paper: make paper [PROFILE=quick|phantom|cpu|paper] [CORES=all|N] [SLURM=1: on a cluster]
+	$(if $(SLURM),$(BIN)/python -m deepsimreg.paper.slurm $(PROFILE),$(GRAPH) --cores $(CORES) --rerun-incomplete --quiet rules host)
 	@$(BIN)/python -m deepsimreg.paper.stale $(PROFILE)
 
 resume: $(STAMP)  ## go on after a run was killed: ends what lives on, unlocks, continues
