@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from deepsimreg.errors import DataError
 
 OUTPUTS = ("moved", "moved_labels", "field", "inverse_field", "affine", "velocity", "jacobian")  # of a registration
+PARTIAL = ".partial."  # in the name of a file that is being written
 WRITTEN = re.compile(rf"({'|'.join(OUTPUTS)}|moved\d+)\.(nii\.gz|mat)")  # the names of their files
 
 
@@ -23,12 +25,20 @@ def whole(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is no file that could be replaced: choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    partial = path.with_name(
+        f".{socket.gethostname()}-{os.getpid()}{PARTIAL}{path.name}"
+    )  # machines may share a folder
     try:
         yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that were killed had begun to write into a folder. Nobody may be writing there."""
+    for path in folder.glob(f".*{PARTIAL}*"):
+        path.unlink(missing_ok=True)
 
 
 def check_writable(folder: str | Path) -> Path:

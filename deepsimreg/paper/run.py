@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
+from deepsimreg.files import remove_partial
 from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.files import read_json, size_of, writable, write_json, write_text
 from deepsimreg.paper.identity import code_digest, digest
@@ -134,13 +136,16 @@ class Run:
 
     def _make_room(self) -> None:
         folder = writable(self.folder)
+        remove_partial(folder)
         config = folder / "config.yaml"
         try:
             other = config.is_file() and yaml.safe_load(config.read_text(encoding="utf-8"))["identity"] != self.identity
         except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
             other = True
         if other:
-            aside = folder.with_name(f"{folder.name}~{time.strftime('%Y%m%d-%H%M%S')}-{self.identity[:4]}")
+            named = f"{folder.name}~{time.strftime('%Y%m%d-%H%M%S')}-{self.identity[:4]}"
+            names = chain([named], (f"{named}-{number}" for number in count(2)))
+            aside = next(path for path in map(folder.with_name, names) if not path.exists())
             folder.rename(aside)
             folder.mkdir()
             print(f"{self}: its settings, data, inputs or code have changed; the earlier run is now {aside.name}")

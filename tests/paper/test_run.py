@@ -75,6 +75,29 @@ def test_the_same_run_goes_on_and_another_starts_anew(profile, capsys):
         assert any(path.name in printed for path in kept)
 
 
+def test_runs_that_are_moved_aside_within_a_second_are_all_kept(profile, monkeypatch):
+    """Or by a clock that was set back."""
+    monkeypatch.setattr(run_module.time, "strftime", lambda _: "20260101-000000")
+    for number in range(4):
+        tree = {D: {"registration": {"similarities": {"mse": {"lam": number % 2}}}}}
+        with profile(tree).registration(D, "mse").open() as run:
+            (run.folder / "last.ckpt").write_text(str(number))
+    kept = [path.read_text() for path in run.folder.parent.glob("seed-0~*/last.ckpt")]
+    assert sorted(kept) == ["0", "1", "2"]
+
+
+def test_what_a_killed_process_had_begun_to_write_goes_when_the_run_goes_on(run):
+    code = "import os, sys; from pathlib import Path; from deepsimreg.files import whole\n"
+    code += "with whole(Path(sys.argv[1])) as partial: partial.write_text('half'); os._exit(9)"
+    with run.open():
+        done = subprocess.run([sys.executable, "-c", code, str(run.weights)], check=False)
+    assert done.returncode == 9
+    assert [path.read_text() for path in run.folder.glob(".*partial*")] == ["half"]
+    with run.open():
+        assert not list(run.folder.glob(".*partial*"))
+        assert not run.weights.exists()
+
+
 def test_a_run_depends_on_what_it_is_made_from(profile):
     tree = {
         "extractors": {"fit": {"steps": 5}},
