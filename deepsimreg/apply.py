@@ -5,6 +5,7 @@ from there onto the fixed grid, and it sends a point of the fixed image to the m
 the moving image to the fixed one. As in ANTs, several act on a point from the first to the last.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from deepsimreg.errors import DataError
 from deepsimreg.files import read_rows, write_rows
 from deepsimreg.grid import FLIP, Grid
 from deepsimreg.image import ImageLike, as_image, as_labels
-from deepsimreg.io import itk_array, itk_image, write_image
+from deepsimreg.io import itk_array, itk_image, readable, write_image
 from deepsimreg.itk import from_itk, read_field, to_itk
 from deepsimreg.learn2reg import is_disp, read_disp
 from deepsimreg.transform import as_type
@@ -146,19 +147,26 @@ def apply_to_points(
 def read_points(table: str | Path) -> tuple[list[dict[str, str]], np.ndarray]:
     """The rows of a CSV file of points, and their coordinates (P, 2 or 3); errors as `apply_to_points`."""
     rows = read_rows(Path(table))
-    there = list(rows[0]) if rows else []
+    there = list(map(str, rows[0])) if rows else []
     columns = [name for name in COLUMNS if name in there]
     if len(columns) < 2 or columns != list(COLUMNS[: len(columns)]):
         raise DataError(f"{table} has the columns {', '.join(there) or 'none'}: give points in the columns x, y, z")
     points = []
     for number, row in enumerate(rows, start=1):
         try:
-            points.append([float(row[name]) for name in columns])
+            points.append([_finite(row[name]) for name in columns])
         except (TypeError, ValueError) as error:  # nothing, where a row is too short
             raise DataError(f"{table}, row {number}: a coordinate is no number: {list(row.values())}") from error
         if None in row:
             raise DataError(f"{table}, row {number} has more values than columns: {list(row.values())}")
     return rows, np.array(points)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not finite")
+    return value
 
 
 def _blank(grid: Grid) -> SimpleITK.Image:
@@ -176,15 +184,18 @@ def _is_affine(path: Path) -> bool:
 
 
 def _affine(path: Path, inverse: bool) -> SimpleITK.Transform:
-    try:
+    with readable(path, "a transform that ITK reads"):
         transform = SimpleITK.ReadTransform(str(path))
+        if not np.isfinite(transform.GetParameters() + transform.GetFixedParameters()).all():
+            raise DataError("a parameter is NaN or infinite: write it again")
+    try:
+        return transform.GetInverse() if inverse else transform
     except RuntimeError as error:
-        raise DataError(f"{path} does not exist, or holds no transform that ITK reads") from error
-    return transform.GetInverse() if inverse else transform
+        raise DataError(f"{path} has no inverse that ITK finds: write the inverse to a file of its own") from error
 
 
 def _field(path: Path, inverse: bool, moving: Grid | None) -> SimpleITK.Transform:
-    """A field; its inverse is that of the affine nearest to it, and then of what is left, on the fixed grid."""
+    """The transform of a field, or its inverse."""
     if moving is not None and is_disp(path):
         displacement, grid = read_disp(path)
         vectors = to_itk(displacement, grid, moving, np.eye(grid.ndim + 1))
@@ -192,6 +203,14 @@ def _field(path: Path, inverse: bool, moving: Grid | None) -> SimpleITK.Transfor
         vectors, grid = read_field(path)
     if not inverse:
         return SimpleITK.DisplacementFieldTransform(itk_image(vectors, grid.itk, vectors=True))
+    try:
+        return _inverted(vectors, grid)
+    except ValueError as error:
+        raise DataError(f"{path} has no inverse ({error}): write the inverse to a file of its own") from error
+
+
+def _inverted(vectors: np.ndarray, grid: Grid) -> SimpleITK.CompositeTransform:
+    """The inverse of the affine nearest to a field, and then of what is left, on the fixed grid."""
     ndim = vectors.shape[-1]
     x = _world(grid, ndim)
     affine = np.linalg.lstsq(np.column_stack([x, np.ones(len(x))]), x + vectors.reshape(-1, ndim), rcond=None)[0]

@@ -63,9 +63,12 @@ def remove_outputs(folder: Path, but: Iterable[Path]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file by the names of its columns."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
+    """The rows of a CSV file by the names of its columns. DataError for a file that is none."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no CSV table ({error}): save it as UTF-8, with commas") from error
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -4,8 +4,7 @@ NIfTI (.nii, .nii.gz, .img with .hdr) and MGH (.mgh, .mgz) by nibabel; NRRD, Met
 tifffile. Array axes: (X, Y, Z); of TIFF and PNG (page, row, column). What is read in a type is written in it.
 """
 
-import struct
-import zlib
+import gzip
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,17 +28,6 @@ ITK, PNG = (".nrrd", ".nhdr", ".mha", ".mhd"), (".png",)
 SUFFIXES = (*NIFTI, *MGH, *ITK, *tiff.SUFFIXES, *PNG)
 WRITTEN = (".nii", ".nii.gz", ".nrrd", ".mha", *tiff.SUFFIXES, *PNG)  # an image in one file appears whole or not at all
 UNPLACED = -1  # instead of a code: the header does not say where the image lies
-BROKEN_FILE = (  # what the readers raise for a file that is cut short or of another kind
-    nibabel.filebasedimages.ImageFileError,
-    nibabel.spatialimages.HeaderDataError,
-    tifffile.TiffFileError,
-    zlib.error,
-    EOFError,
-    struct.error,
-    OSError,
-    ValueError,
-    RuntimeError,
-)
 
 
 class Stored(NamedTuple):
@@ -63,12 +51,12 @@ def read_image(path: str | Path, channel: int | None = None, page: int | None = 
         if suffix in tiff.SUFFIXES:
             return Stored(*tiff.read_tiff(path, channel, page))
         if suffix in MGH:
-            file = nibabel.load(path)
+            file = load_nibabel(path)
             array, affine, code, itk_ndim = np.asarray(file.dataobj), file.affine, 1, 3
         else:
             itk_ndim, affine = itk_place(path)
             if suffix in NIFTI:
-                file = nibabel.load(path)
+                file = load_nibabel(path)
                 array, code = np.asarray(file.dataobj), _code(file.header, affine)
             else:
                 import SimpleITK
@@ -96,6 +84,13 @@ def _stored(array, affine, itk_ndim, code, is_png, channel, page, path) -> Store
     axes = (1, 0) if is_png else tuple(range(array.ndim))
     placed = not is_png and code != UNPLACED
     return Stored(array, Grid(array.shape, affine, axes, array.ndim, placed=placed, code=max(code, 0)))
+
+
+def load_nibabel(path: Path) -> nibabel.spatialimages.SpatialImage:
+    """An image of nibabel's. A compressed file is read to its end, where its checksum is: nibabel does not get there."""
+    image = nibabel.load(path)
+    packed = path.name.lower().endswith((".gz", ".mgz"))
+    return type(image).from_bytes(gzip.decompress(path.read_bytes())) if packed else image
 
 
 def image_shape(path: str | Path) -> tuple[int, ...]:
@@ -131,7 +126,7 @@ def read_page(path: str | Path, page: int) -> np.ndarray:
                 found = tiff.decoded(path, file.pages[page].asarray)
                 return found if found.shape == file.pages[page].shape else found[page]
         return np.array(tifffile.memmap(path, mode="r")[page])
-    except (*BROKEN_FILE, IndexError) as error:
+    except Exception as error:  # as in `readable`
         raise UnreadableError(f"{path}: page {page} cannot be read ({error})") from error
 
 
@@ -279,7 +274,9 @@ def readable(path: Path, kind: str) -> Iterator[None]:
         yield
     except DataError as error:
         raise error if path.name in str(error) else DataError(f"{path}: {error}") from error
-    except BROKEN_FILE as error:
+    except MemoryError as error:
+        raise UnreadableError(f"{path} does not fit into memory, or its header is damaged") from error
+    except Exception as error:  # damaged bytes make the libraries that read them raise whatever they come upon
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise UnreadableError(f"{path} is truncated or not {kind} ({reason})") from error
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from deepsimreg.errors import DataError
 from deepsimreg.grid import FLIP, Grid, voxel_map
-from deepsimreg.io import NIFTI, itk_affine, itk_array, itk_image, itk_place, readable, write_itk, write_nifti
+from deepsimreg.io import NIFTI, itk_affine, itk_array, itk_image, itk_place, load_nibabel, readable, write_itk, write_nifti
 
 INTENT_VECTOR, INTENT_RAS = 1007, 1006
 TWICE = "slice twice"  # name of the intent
@@ -55,28 +55,36 @@ def read_field(path: str | Path) -> tuple[np.ndarray, Grid]:
     """Vectors (X, Y, Z, 3) or (X, Y, 2), mm, LPS, float64, and their grid, of an ITK displacement field.
 
     Vectors that a NIfTI declares to be RAS (intent 1006) are turned. DataError for a file that is missing, cut short or
-    no displacement field.
+    no displacement field, and for vectors that are not finite.
     """
     path = Path(path)
     nifti = path.name.lower().endswith(NIFTI)
     with readable(path, "a displacement field"):
         if nifti:
-            stored, (_, affine) = nibabel.load(path), itk_place(path)
+            stored, (_, affine) = load_nibabel(path), itk_place(path)
             vectors, (code, _, name) = stored.get_fdata(), stored.header.get_intent("code")
         else:
             import SimpleITK
 
             image = SimpleITK.ReadImage(str(path), SimpleITK.sitkVectorFloat64)
             vectors, affine = itk_array(image), itk_affine(image.GetOrigin(), image.GetSpacing(), image.GetDirection())
-    ndim, shape = vectors.shape[-1], vectors.shape
-    if ndim not in (2, 3) or (nifti and vectors.ndim != 5) or any(size != 1 for size in shape[ndim:-1]):
-        raise DataError(f"{path} has shape {shape}: a displacement field has (X, Y, Z, 1, 3), or (X, Y, 1, 1, 2) in 2D")
-    vectors = vectors.reshape(*shape[:ndim], ndim)
-    if nifti and code == INTENT_RAS:
-        vectors = vectors * np.diag(FLIP)[:ndim]
-    if nifti and name == TWICE:
-        vectors = vectors[:, :, :1]
-    return vectors, Grid(vectors.shape[:-1], affine, tuple(range(ndim)), ndim)
+        ndim, shape = vectors.shape[-1], vectors.shape
+        if ndim not in (2, 3) or (nifti and vectors.ndim != 5) or any(size != 1 for size in shape[ndim:-1]):
+            form = "a displacement field has (X, Y, Z, 1, 3), or (X, Y, 1, 1, 2) in 2D"
+            raise DataError(f"{path} has shape {shape}: {form}")
+        vectors = vectors.reshape(*shape[:ndim], ndim)
+        check_vectors(vectors)
+        if nifti and code == INTENT_RAS:
+            vectors = vectors * np.diag(FLIP)[:ndim]
+        if nifti and name == TWICE:
+            vectors = vectors[:, :, :1]
+        return vectors, Grid(vectors.shape[:-1], affine, tuple(range(ndim)), ndim)
+
+
+def check_vectors(vectors: np.ndarray) -> None:
+    """DataError for vectors that are none, or not finite in float32."""
+    if not vectors.size or not (np.abs(vectors) <= np.finfo(np.float32).max).all():
+        raise DataError("its vectors are NaN, infinite or none: copy it anew, or write it again")
 
 
 def to_itk(

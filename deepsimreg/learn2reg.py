@@ -20,8 +20,8 @@ from torch import Tensor
 
 from deepsimreg.errors import DataError
 from deepsimreg.grid import Grid
-from deepsimreg.io import NIFTI, itk_place, read_image, readable, write_nifti
-from deepsimreg.itk import INTENT_VECTOR, from_itk, read_field
+from deepsimreg.io import NIFTI, itk_place, load_nibabel, read_image, readable, write_nifti
+from deepsimreg.itk import INTENT_VECTOR, check_vectors, from_itk, read_field
 from deepsimreg.metrics import defined_mean
 from deepsimreg.surfaces import hausdorff_distance_95_by_area
 from deepsimreg.warps import jacobian_determinant
@@ -35,7 +35,7 @@ def is_disp(path: str | Path) -> bool:
         return False
     with readable(Path(path), "NIfTI"):
         image = nibabel.load(path)
-    return image.ndim == 4 and image.shape[3] == 3 and image.header["intent_code"] != INTENT_VECTOR
+        return image.ndim == 4 and image.shape[3] == 3 and image.header["intent_code"] != INTENT_VECTOR
 
 
 def read_disp(path: str | Path, moving: Grid | None = None) -> tuple[Tensor, Grid]:
@@ -47,8 +47,9 @@ def read_disp(path: str | Path, moving: Grid | None = None) -> tuple[Tensor, Gri
         vectors, grid = read_field(path)
         return from_itk(vectors, grid, moving, np.eye(grid.ndim + 1)), grid
     with readable(Path(path), "NIfTI"):
-        vectors = nibabel.load(path).get_fdata(dtype=np.float32)
-    grid = Grid.of(vectors.shape[:3], affine=itk_place(Path(path))[1])
+        vectors = load_nibabel(Path(path)).get_fdata(dtype=np.float32)
+        check_vectors(vectors)
+        grid = Grid.of(vectors.shape[:3], affine=itk_place(Path(path))[1])
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(vectors, -1, 0)))[None], grid
 
 

@@ -19,15 +19,22 @@ SUFFIXES = (".tif", ".tiff")
 _MM = {"nm": 1e-6, "nanometer": 1e-6, "um": 1e-3, "micron": 1e-3, "micrometer": 1e-3, "mm": 1.0, "millimeter": 1.0}
 _MM |= {"cm": 10.0, "centimeter": 10.0, "m": 1e3, "meter": 1e3, "inch": 25.4, "in": 25.4}
 _SIZELESS = ("", "pixel", "none")  # what ImageJ writes where nothing was measured; its ratios count, as mm
+_PACKED = {1: 1, 8: 1100, 32946: 1100}  # by TIFF's number of a compression, how much smaller it makes data at most
 _MICRO = re.compile(r"\\u00b5|[µμ]", re.IGNORECASE)
 
 
 def layout(file: tifffile.TiffFile) -> tuple[str, tuple[int, ...], Callable[[], np.ndarray]]:
     """Axes by their letters (Q: pages of no known meaning), sizes, and a function that reads the array.
 
-    DataError for several series of different shapes.
+    DataError for several series of different shapes, none, and sizes that are 0 or more than the file could hold.
     """
     series = file.series
+    if not series:
+        raise DataError(f"{file.filename} holds no image: copy it anew, or give another file")
+    for one in series:  # reading what is not there would fill the memory with zeros
+        claimed = one.size * max(one.keyframe.bitspersample, 1) // 8
+        if not 0 < claimed <= file.filehandle.size * _PACKED.get(int(one.keyframe.compression), 2**16):
+            raise DataError(f"{file.filename} cannot hold the {one.shape} values of its header: copy it anew")
     if len(series) > 1:
         if len({(one.shape, one.axes) for one in series}) > 1:
             raise DataError(

@@ -48,7 +48,7 @@ def test_what_is_written_is_itks_and_is_read_again(tmp_path):
         ours = read_transforms([tmp_path / f"a{suffix}"], 3)
         np.testing.assert_allclose(ours.TransformPoint(point.tolist()), expected, atol=1e-9)
     (tmp_path / "text.mat").write_text("text")
-    with pytest.raises(DataError, match=r"text\.mat does not exist, or holds no transform"):
+    with pytest.raises(DataError, match=r"text\.mat is truncated or not a transform that ITK"):
         read_transforms([tmp_path / "text.mat"], 3)
 
 
