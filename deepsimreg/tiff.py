@@ -4,6 +4,7 @@ Pages that were appended one by one and those of one series read alike. Arrays a
 """
 
 import re
+import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ def layout(file: tifffile.TiffFile) -> tuple[str, tuple[int, ...], Callable[[], 
 
     DataError for several series of different shapes, none, and sizes that are 0 or more than the file could hold.
     """
+    _check_pages(file)
     series = file.series
     if not series:
         raise DataError(f"{file.filename} holds no image: copy it anew, or give another file")
@@ -43,6 +45,23 @@ def layout(file: tifffile.TiffFile) -> tuple[str, tuple[int, ...], Callable[[], 
         shape = (len(series), *series[0].shape)
         return "Q" + series[0].axes, shape, lambda: np.stack([one.asarray() for one in series])
     return series[0].axes.replace("I", "Q"), series[0].shape, series[0].asarray
+
+
+def _check_pages(file: tifffile.TiffFile) -> None:
+    """DataError for a page that is followed by one before it: tifffile would go round millions of times."""
+    handle, kind, seen = file.filehandle, file.tiff, set()
+    place = kind.offsetsize  # of the first page's offset in the file
+    while True:
+        handle.seek(place)
+        (page,) = struct.unpack(kind.offsetformat, handle.read(kind.offsetsize))
+        if page in seen:
+            raise DataError(f"{file.filename} has pages that follow each other in a circle: copy it anew")
+        handle.seek(page)
+        count = handle.read(kind.tagnosize)
+        if not page or len(count) < kind.tagnosize:
+            return
+        seen.add(page)
+        place = page + kind.tagnosize + struct.unpack(kind.tagnoformat, count)[0] * kind.tagsize
 
 
 def read_tiff(path: Path, channel: int | None, page: int | None) -> tuple[np.ndarray, Grid]:

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from deepsimreg.warps.displacement import on_numbers
+
 ROWS = 2**18  # positions that `pull` holds at a time on a CPU: they fit its cache
 BAND = 512  # largest matrix that is multiplied as a whole; of larger ones only the band that is not zero
 SIGMA, REACH = 0.5, 3  # of the Gaussian that makes an image coarser: in positions; and how many of it are looked at
@@ -153,4 +155,4 @@ def _positions(part: Tensor, matrix: Tensor, sizes: Sequence[int], rows: slice, 
         line = torch.linspace(-1, 1, size, dtype=part.dtype, device=part.device)
         line = (line[rows] if axis == 0 else line).view(-1, *[1] * (ndim - 1 - axis))
         positions[:, ndim - 1 - axis] += line
-    return positions.movedim(1, -1)
+    return on_numbers(positions.movedim(1, -1))

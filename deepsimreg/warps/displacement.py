@@ -181,7 +181,8 @@ def jacobian_determinant(displacement: Tensor, spacing: tuple[float, ...] | None
     """Determinant of the Jacobian of x -> x + u(x), signed: 1 keeps volume, 0 or less folds.
 
     displacement: (N, D, *spatial) in voxels, or in mm with `spacing`, the mm between voxels along each array axis.
-    Returns (N, *spatial); derivatives are central differences inside, and one-sided on the border.
+    Returns (N, *spatial); derivatives are central differences inside, one-sided on the border, 0 along an axis of
+    one voxel.
     """
     ndim = _rank(displacement)
     if spacing is not None and len(spacing) != ndim:
@@ -189,11 +190,19 @@ def jacobian_determinant(displacement: Tensor, spacing: tuple[float, ...] | None
     field = displacement.to(_coordinate_dtype(displacement))
     step = [float(value) for value in spacing or [1.0] * ndim]
     rows = [
-        [gradient + (axis == component) for axis, gradient in enumerate(gradients)]
+        [slope + (axis == component) for axis, slope in enumerate(_slopes(field[:, component], step))]
         for component in range(ndim)
-        for gradients in [torch.gradient(field[:, component], spacing=step, dim=list(range(1, ndim + 1)))]
     ]
     return _determinant(rows)
+
+
+def _slopes(values: Tensor, steps: Sequence[float]) -> list[Tensor]:
+    """Derivatives of (N, *spatial) along each axis; 0 along one of one voxel."""
+    axes = range(1, values.ndim)
+    return [
+        torch.gradient(values, spacing=step, dim=axis)[0] if values.shape[axis] > 1 else torch.zeros_like(values)
+        for axis, step in zip(axes, steps, strict=True)
+    ]
 
 
 def _determinant(rows: list[list[Tensor]]) -> Tensor:
@@ -205,7 +214,16 @@ def _determinant(rows: list[list[Tensor]]) -> Tensor:
 
 
 def _sample(values: Tensor, grid: Tensor) -> Tensor:
-    return F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return F.grid_sample(values, on_numbers(grid), mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def on_numbers(grid: Tensor) -> Tensor:
+    """A grid for `grid_sample` in which NaN, of a diverged field, is the first voxel: the gradient there, on a CPU, reads
+    beyond the image and ends the process.
+    """
+    if grid.device.type == "cpu" and not grid.detach().sum().isfinite():
+        return grid.nan_to_num(-1.0)
+    return grid
 
 
 def _sampling_grid(displacement: Tensor) -> Tensor:

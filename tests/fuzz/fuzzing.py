@@ -44,3 +44,8 @@ def damaged(draw, whole: bytes) -> bytes:
         left = at + (0 if what == "insert" else draw(st.integers(1, 64)) if what == "take" else len(token))
         whole = whole[:at] + (b"" if what == "take" else token) + whole[left:]
     return whole
+
+
+spaces = st.one_of(  # sizes of planes and volumes, of one voxel and more
+    st.tuples(*[st.integers(1, 9)] * 2), st.tuples(*[st.integers(1, 6)] * 3), st.sampled_from([(1, 1), (1, 17), (1, 1, 1)])
+)
