@@ -17,6 +17,7 @@ from deepsimreg.io import itk_affine, itk_array, read_image
 ImageLike = str | Path | np.ndarray | Tensor | nibabel.spatialimages.SpatialImage | Any
 ROUNDED = 1e-3  # how far a label that is stored as a float, or scaled by its header, may be from an integer
 EXACT = {torch.float32: 2**24, torch.float64: 2**53}  # up to there all integers are told apart
+LARGEST = 2.0**126  # of grey values: float32 holds the difference of two
 _UNITS = {"micron": 1e-3, "meter": 1e3}
 
 
@@ -74,7 +75,8 @@ def as_image(
 
     Raises:
         DataError: a file that cannot be read.
-        ValueError: a shape that is no image, colours, complex numbers, an empty image, or NaN or infinite values.
+        ValueError: a shape that is no image, colours, complex numbers, an empty image, NaN, infinite values, or such
+            that float32 does not hold.
     """
     if isinstance(source, Image):
         return source
@@ -96,8 +98,9 @@ def as_image(
         )
     if not data.numel():
         raise ValueError(f"{name} is empty, its shape is {tuple(array.shape)}: give an image with voxels")
-    if data.is_floating_point() and not torch.isfinite(data).all():
-        raise ValueError(f"{name} contains NaN or inf; fix the image first")
+    if data.is_floating_point() and not data.abs().max() <= LARGEST:  # NaN is not
+        what = "values beyond float32" if torch.isfinite(data).all() else "NaN or inf"
+        raise ValueError(f"{name} contains {what}; fix the image first")
     grid = grid or Grid.of(data.shape[2:])
     if spacing is not None and not grid.placed:
         try:

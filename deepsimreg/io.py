@@ -54,9 +54,9 @@ def read_image(path: str | Path, channel: int | None = None, page: int | None = 
             file = load_nibabel(path)
             array, affine, code, itk_ndim = np.asarray(file.dataobj), file.affine, 1, 3
         else:
+            file = load_nibabel(path) if suffix in NIFTI else None  # before ITK, which prints what it finds wrong
             itk_ndim, affine = itk_place(path)
-            if suffix in NIFTI:
-                file = load_nibabel(path)
+            if file is not None:
                 array, code = np.asarray(file.dataobj), _code(file.header, affine)
             else:
                 import SimpleITK
@@ -114,8 +114,9 @@ def image_affine(path: str | Path) -> np.ndarray | None:
             return None
         if suffix in MGH:
             return nibabel.load(path).affine
+        header = nibabel.load(path).header if suffix in NIFTI else None
         affine = itk_place(path)[1]
-        return None if suffix in NIFTI and _code(nibabel.load(path).header, affine) == UNPLACED else affine
+        return None if header is not None and _code(header, affine) == UNPLACED else affine
 
 
 def read_page(path: str | Path, page: int) -> np.ndarray:

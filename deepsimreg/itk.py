@@ -19,7 +19,17 @@ from torch import Tensor
 
 from deepsimreg.errors import DataError
 from deepsimreg.grid import FLIP, Grid, voxel_map
-from deepsimreg.io import NIFTI, itk_affine, itk_array, itk_image, itk_place, load_nibabel, readable, write_itk, write_nifti
+from deepsimreg.io import (
+    NIFTI,
+    itk_affine,
+    itk_array,
+    itk_image,
+    itk_place,
+    load_nibabel,
+    readable,
+    write_itk,
+    write_nifti,
+)
 
 INTENT_VECTOR, INTENT_RAS = 1007, 1006
 TWICE = "slice twice"  # name of the intent

@@ -48,7 +48,9 @@ def layout(file: tifffile.TiffFile) -> tuple[str, tuple[int, ...], Callable[[], 
 
 
 def _check_pages(file: tifffile.TiffFile) -> None:
-    """DataError for a page that is followed by one before it: tifffile would go round millions of times."""
+    """DataError for a page that is followed by one before it, where tifffile would go round millions of times, or by
+    one that is cut off, of which it says nothing.
+    """
     handle, kind, seen = file.filehandle, file.tiff, set()
     place = kind.offsetsize  # of the first page's offset in the file
     while True:
@@ -56,10 +58,12 @@ def _check_pages(file: tifffile.TiffFile) -> None:
         (page,) = struct.unpack(kind.offsetformat, handle.read(kind.offsetsize))
         if page in seen:
             raise DataError(f"{file.filename} has pages that follow each other in a circle: copy it anew")
+        if not page:
+            return
         handle.seek(page)
         count = handle.read(kind.tagnosize)
-        if not page or len(count) < kind.tagnosize:
-            return
+        if len(count) < kind.tagnosize:
+            raise DataError(f"{file.filename} is cut short, of {len(seen)} pages another follows: copy it anew")
         seen.add(page)
         place = page + kind.tagnosize + struct.unpack(kind.tagnoformat, count)[0] * kind.tagsize
 

@@ -24,8 +24,30 @@ def cases(short: int, long: int) -> settings:
     return settings(max_examples=long if LONG else short)
 
 
-TOKENS = [b"\x00" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x80\x00", b"\x00\x00\x80\x7f", b"\x00\x00\xc0\x7f"]
-TOKENS += [b"nan", b"-1", b"0", b"99999999999999999999", b"1e999", b"\n", b" ", b",", b'"', b"{", b"[", b"&a *a", b"\xe9"]
+TOKENS = [
+    b"\x00" * 4,
+    b"\xff" * 4,
+    b"\x7f\xff\xff\xff",
+    b"\xff\xff\xff\x7f",
+    b"\x80\x00",
+    b"\x00\x00\x80\x7f",
+    b"\x00\x00\xc0\x7f",
+]
+TOKENS += [
+    b"nan",
+    b"-1",
+    b"0",
+    b"99999999999999999999",
+    b"1e999",
+    b"\n",
+    b" ",
+    b",",
+    b'"',
+    b"{",
+    b"[",
+    b"&a *a",
+    b"\xe9",
+]
 
 
 @st.composite
@@ -35,7 +57,10 @@ def damaged(draw, whole: bytes) -> bytes:
         return whole[: draw(st.integers(0, len(whole) - 1))]
     for _ in range(draw(st.integers(1, 3))):
         end = min(len(whole), draw(st.sampled_from([64, 400, len(whole)])))
-        at, what = draw(st.integers(0, max(0, end - 1))), draw(st.sampled_from(["set", "flip", "zero", "insert", "take"]))
+        at, what = (
+            draw(st.integers(0, max(0, end - 1))),
+            draw(st.sampled_from(["set", "flip", "zero", "insert", "take"])),
+        )
         token = draw(st.one_of(st.sampled_from(TOKENS), st.binary(min_size=1, max_size=8)))
         if what == "flip":
             token = bytes(b ^ 1 << draw(st.integers(0, 7)) for b in whole[at : at + 1])
@@ -47,5 +72,7 @@ def damaged(draw, whole: bytes) -> bytes:
 
 
 spaces = st.one_of(  # sizes of planes and volumes, of one voxel and more
-    st.tuples(*[st.integers(1, 9)] * 2), st.tuples(*[st.integers(1, 6)] * 3), st.sampled_from([(1, 1), (1, 17), (1, 1, 1)])
+    st.tuples(*[st.integers(1, 9)] * 2),
+    st.tuples(*[st.integers(1, 6)] * 3),
+    st.sampled_from([(1, 1), (1, 17), (1, 1, 1)]),
 )
