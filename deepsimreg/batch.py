@@ -104,7 +104,7 @@ def register_pairs(
     _check_options(out / "options.json", {"outputs": list(outputs), "report": report} | options)
     results = out / "results.csv"
     before = read_rows(results) if results.is_file() else []
-    rows = {row["name"]: row for row in before if not row.get("error") and row["name"] in pairs}
+    rows = {row["name"]: row for row in before if not row.get("error") and row.get("name") in pairs}
     for name, files in tqdm(pairs.items(), desc="pairs", unit="pair"):
         inputs = _inputs(files)
         if rows.get(name, {}).get("inputs") == inputs:
@@ -172,7 +172,7 @@ def _read_pairs(table: Path) -> dict[str, dict[str, Path | None]]:
 
 def _check_options(path: Path, options: Mapping[str, Any]) -> None:
     text = json.dumps(options, default=str, indent=1, sort_keys=True)
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != text:
         raise DataError(f"{path.parent} holds results of other options, see {path.name}: choose another folder")
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8")

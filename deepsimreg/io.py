@@ -87,7 +87,7 @@ def _stored(array, affine, itk_ndim, code, is_png, channel, page, path) -> Store
 
 
 def load_nibabel(path: Path) -> nibabel.spatialimages.SpatialImage:
-    """An image of nibabel's. A compressed file is read to its end, where its checksum is: nibabel does not get there."""
+    """An image of nibabel's; a compressed file is read to its end, where its checksum is, which nibabel does not do."""
     image = nibabel.load(path)
     packed = path.name.lower().endswith((".gz", ".mgz"))
     return type(image).from_bytes(gzip.decompress(path.read_bytes())) if packed else image

@@ -53,7 +53,7 @@ Classes = Annotated[
 
 
 class _Settings(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+    model_config = pydantic.ConfigDict(extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
 
 
 class Intensity(_Settings):
@@ -129,8 +129,10 @@ def read_description(path: Path) -> Description:
     if not path.is_file():
         raise DataError(f"{path} does not exist: name the YAML file that describes your dataset")
     try:
-        return Description.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except Exception as error:  # YAML's own, and of dates, numbers and nesting that Python does not take
         raise DataError(f"{path} is not YAML: {error}") from error
+    try:
+        return Description.model_validate(tree)
     except pydantic.ValidationError as error:
         raise DataError(told(error, path, Description)) from None

@@ -4,7 +4,6 @@ An image is a NIfTI volume or plane, a TIFF file, or one page of a TIFF stack. H
 opened, voxels when an image is read.
 """
 
-import csv
 import glob
 import hashlib
 import re
@@ -21,6 +20,7 @@ from deepsimreg.data.base import Dataset, LazySequence, Pair, Sample, check_spli
 from deepsimreg.data.digests import file_digests
 from deepsimreg.data.grids import distance, downsampled, header, padded_sample, plane, turned
 from deepsimreg.errors import DataError
+from deepsimreg.files import read_rows
 from deepsimreg.io import advising, image_shape, read_image, read_page
 from deepsimreg.paths import data_root
 from deepsimreg.tiff import SUFFIXES as TIFF_SUFFIXES
@@ -272,11 +272,13 @@ def stack_pages(
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file. DataError if it lacks a column."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        missing = set(columns) - set(table.fieldnames or ())
-        if missing:
-            there = ", ".join(table.fieldnames or ["nothing"])
-            raise DataError(f"{path} has no column {', '.join(sorted(missing))}: it has {there}")
-        return list(table)
+    """The rows of a CSV file. DataError if it has none, lacks a column, or a row is too short."""
+    rows = read_rows(path)
+    there = list(map(str, rows[0])) if rows else []
+    missing = sorted({*columns} - {*there})
+    if missing:
+        raise DataError(f"{path} has no column {', '.join(missing)}: it has {', '.join(there) or 'no rows'}")
+    for number, row in enumerate(rows, start=1):
+        if None in (row[column] for column in columns):
+            raise DataError(f"{path}, row {number} has fewer values than columns: {[*row.values()]}")
+    return rows

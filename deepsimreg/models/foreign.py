@@ -14,7 +14,6 @@ from typing import Self
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -168,8 +167,9 @@ class TorchScriptFeatures(ForeignFeatures):
             raise WeightsError(f"{path}: no such file; give one that torch.jit.save wrote")
         try:
             network = torch.jit.load(str(path), map_location="cpu").eval()
-        except RuntimeError as error:
-            raise WeightsError(f"{path}: no TorchScript ({str(error).strip().splitlines()[0]})") from error
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise WeightsError(f"{path}: no TorchScript ({reason})") from error
         super().__init__(network, layers, **options)
 
 
@@ -183,7 +183,7 @@ class ModuleFeatures(ForeignFeatures):
     def __init__(self, module: nn.Module, path: str | Path, layers: Sequence[int | str] | None = None, **options):
         try:
             module.load_state_dict(load_file(Path(path).expanduser()))
-        except (SafetensorError, OSError, RuntimeError) as error:
+        except Exception as error:
             raise WeightsError(f"{path}: not the weights of {type(module).__name__} ({error})") from error
         super().__init__(module.eval(), layers, **options)
 

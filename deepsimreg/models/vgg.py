@@ -4,7 +4,6 @@ Trained on photographs (ImageNet), it is the usual network of perceptual losses.
 levels are those of Johnson et al., ECCV 2016. Weights: torchvision's file `vgg16-397923af.pth`, read by key.
 """
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -63,7 +62,7 @@ def load_vgg(path: str | Path | None = None) -> VGG16Features:
         raise WeightsError(f"{path}: no VGG-16 weights; run deepsimreg fetch vgg16, or put {FILE} there by hand")
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged pickle makes torch raise whatever it comes upon
         raise WeightsError(f"{path}: damaged or no weight file of torch ({error}); fetch it again") from error
     network = VGG16Features()
     wanted = network.layers.state_dict()

@@ -218,8 +218,9 @@ def _sample(values: Tensor, grid: Tensor) -> Tensor:
 
 
 def on_numbers(grid: Tensor) -> Tensor:
-    """A grid for `grid_sample` in which NaN, of a diverged field, is the first voxel: the gradient there, on a CPU, reads
-    beyond the image and ends the process.
+    """A grid for `grid_sample` in which NaN, of a diverged field, is the first voxel.
+
+    On a CPU torch's gradient there reads beyond the image, and the process ends.
     """
     if grid.device.type == "cpu" and not grid.detach().sum().isfinite():
         return grid.nan_to_num(-1.0)

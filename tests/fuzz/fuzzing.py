@@ -3,11 +3,8 @@
 `make test` draws the same few cases each time. All 100,000: FUZZ=long pytest tests/fuzz -n 1 (a worker shows a crash).
 """
 
-import faulthandler
 import os
 
-import numpy as np
-import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 

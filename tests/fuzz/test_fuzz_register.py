@@ -38,11 +38,14 @@ def pairs(draw):
 @given(pairs(), st.sampled_from(SIMILARITIES), st.integers(0, 3), st.sampled_from([None, 0.0, 1e-3, 100.0]))
 def test_a_registration_is_finite_and_repeats(pair, similarity, steps, lam):
     kwargs = {"steps": steps, "progress": False, "extractor": "random" if "deepsim" in similarity else None}
-    try:
-        found = register(*pair, similarity, lam, **kwargs)
-    except ValueError as error:
-        assert any(word in str(error) for word in ("constant", "too thin", "empty", "NaN", "axes", "float32")), error
+    thin = sum(side > 1 for side in pair[0].shape) < 2
+    flat = any(len(np.unique(image.astype(np.float32))) == 1 for image in pair)
+    beyond = any(not np.abs(image).max() <= 2.0**126 for image in pair)
+    if thin or flat or beyond:
+        with pytest.raises(ValueError, match=r"too thin|constant|float32|NaN"):
+            register(*pair, similarity, lam, **kwargs)
         return
+    found = register(*pair, similarity, lam, **kwargs)
     again = register(*pair, similarity, lam, **kwargs)
     assert torch.equal(found.displacement, again.displacement)
     for value in (found.displacement, found.moved, found.inverse, found.jacobian, torch.tensor(found.losses)):
@@ -52,5 +55,5 @@ def test_a_registration_is_finite_and_repeats(pair, similarity, steps, lam):
 @pytest.mark.parametrize("highest", [1e300, 3e38])
 def test_grey_values_beyond_float32_are_refused(highest):
     image = np.linspace(-highest, highest, 100).reshape(10, 10)
-    with pytest.raises(ValueError, match="moving .*float32"):
+    with pytest.raises(ValueError, match=r"moving .*float32"):
         register(image, image[::-1], progress=False)
