@@ -4,7 +4,6 @@ Commands import what they need when they run, so that `--help` is quick.
 """
 
 import json
-import logging
 import math
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import click
 
 from deepsimreg import __version__
+from deepsimreg.errors import unlogged
 from deepsimreg.files import OUTPUTS
 from deepsimreg.losses.registry import DEFAULT, SIMILARITIES
 
@@ -45,16 +45,13 @@ class Commands(click.Group):
     """
 
     def invoke(self, context: click.Context) -> object:
-        before = logging.root.manager.disable
-        logging.disable(logging.ERROR)  # what the readers of files log of a damaged one is in its error
         try:
-            return super().invoke(context)
+            with unlogged():
+                return super().invoke(context)
         except (click.exceptions.Exit, click.Abort, BrokenPipeError):  # click's own ways to end
             raise
         except EXPECTED as error:
             raise click.ClickException(" ".join(str(error).split()) or type(error).__name__) from error
-        finally:
-            logging.disable(before)
 
     def list_commands(self, context: click.Context) -> list[str]:
         return sorted({*super().list_commands(context), *entry_points(group="deepsimreg.commands").names})

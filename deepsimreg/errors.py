@@ -1,5 +1,9 @@
 """Errors that a user can mend; each message names the file and the remedy."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class DataError(ValueError):
     """Data that cannot be used."""
@@ -15,3 +19,14 @@ class UnreadableError(DataError):
 
 class WeightsError(ValueError):
     """A weight file that cannot be used."""
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Without what libraries log of a damaged file: the error that refuses it says so."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -5,6 +5,7 @@ tifffile. Array axes: (X, Y, Z); of TIFF and PNG (page, row, column). What is re
 """
 
 import gzip
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import SimpleITK
 
 NIFTI, MGH = (".nii", ".nii.gz", ".img", ".hdr"), (".mgh", ".mgz")
-ITK, PNG = (".nrrd", ".nhdr", ".mha", ".mhd"), (".png",)
+META, ITK, PNG = (".mha", ".mhd"), (".nrrd", ".nhdr", ".mha", ".mhd"), (".png",)
 SUFFIXES = (*NIFTI, *MGH, *ITK, *tiff.SUFFIXES, *PNG)
 WRITTEN = (".nii", ".nii.gz", ".nrrd", ".mha", *tiff.SUFFIXES, *PNG)  # an image in one file appears whole or not at all
 UNPLACED = -1  # instead of a code: the header does not say where the image lies
@@ -265,6 +266,15 @@ def _found(path: str | Path) -> Iterator[tuple[Path, str]]:
         yield path, suffix
 
 
+def _check_meta(path: Path) -> None:
+    """DataError for a number of axes with which ITK ends the process."""
+    with path.open("rb") as file:
+        header = file.read(2**16).partition(b"ElementDataFile")[0]
+    for count in re.findall(rb"NDims\s*[=:]\s*(\S*)", header):
+        if count not in (b"2", b"3", b"4"):
+            raise DataError(f"NDims is {count.decode('latin-1')}, which no image has: copy it anew")
+
+
 @contextmanager
 def readable(path: Path, kind: str) -> Iterator[None]:
     """Raise an UnreadableError that names the file if it is missing, or if reading it as that kind fails."""
@@ -272,6 +282,8 @@ def readable(path: Path, kind: str) -> Iterator[None]:
         found = ("is a folder", "name a file in it") if path.is_dir() else ("does not exist", "check the path")
         raise UnreadableError(f"{path} {found[0]}", found[1])
     try:
+        if path.suffix.lower() in META:
+            _check_meta(path)
         yield
     except DataError as error:
         raise error if path.name in str(error) else DataError(f"{path}: {error}") from error

@@ -80,6 +80,18 @@ def test_a_damaged_header_of_mgh_is_refused(tmp_path, offset, new):
         read_image(tmp_path / "a.mgh")
 
 
+@pytest.mark.parametrize("count", [b"-1", b"300", b"3e9", b"99999999999999999999"])
+@pytest.mark.parametrize("suffix", [".mha", ".mhd"])
+def test_axes_with_which_itk_ends_the_process_are_refused(tmp_path, count, suffix):
+    path = tmp_path / f"a{suffix}"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(VOLUME), str(path))
+    assert read_image(path).array.shape == (5, 4, 3)
+    path.write_bytes(path.read_bytes().replace(b"NDims = 3", b"NDims = " + count))
+    for read in (read_image, image_shape, read_field):
+        with pytest.raises(DataError, match=rf"a{suffix}: NDims is {count.decode()}"):
+            read(path)
+
+
 def test_transforms_that_are_no_numbers_are_refused(tmp_path):
     write_affine(tmp_path / "a.tfm", np.eye(4), 3)
     whole = (tmp_path / "a.tfm").read_bytes()
