@@ -169,7 +169,7 @@ def test_damaged_bytes_are_refused_by_name_or_read_right(name, tmp_path):
     make(path)
     whole, wanted = path.read_bytes(), read(path)
 
-    @cases(12, 1000)
+    @cases(12, 500)
     @given(damaged(whole))
     def damage(content):
         path.write_bytes(content)
@@ -206,7 +206,7 @@ def test_a_damaged_file_ends_a_command_with_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.tif", "field.nii", "points.csv", "a.tfm"])
-@cases(3, 300)
+@cases(2, 100)
 @given(st.data())
 def test_a_command_ends_with_one_line(name, tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("command")
