@@ -267,9 +267,11 @@ def _found(path: str | Path) -> Iterator[tuple[Path, str]]:
 
 
 def _check_meta(path: Path) -> None:
-    """DataError for a number of axes with which ITK ends the process."""
+    """DataError for a number of axes, or a header without its last line, with which ITK ends the process."""
     with path.open("rb") as file:
-        header = file.read(2**16).partition(b"ElementDataFile")[0]
+        header, last, rest = file.read(2**16).partition(b"ElementDataFile")
+    if not (last and re.match(rb"\s*[=:][ \t]*[\x21-\x7e]", rest)):
+        raise DataError("its header does not say where the voxels are (ElementDataFile): copy it anew")
     for count in re.findall(rb"NDims\s*[=:]\s*(\S*)", header):
         if count not in (b"2", b"3", b"4"):
             raise DataError(f"NDims is {count.decode('latin-1')}, which no image has: copy it anew")
@@ -286,7 +288,10 @@ def readable(path: Path, kind: str) -> Iterator[None]:
             _check_meta(path)
         yield
     except DataError as error:
-        raise error if path.name in str(error) else DataError(f"{path}: {error}") from error
+        told = str(error)
+        if str(path) in told:
+            raise
+        raise DataError(told.replace(path.name, str(path), 1) if path.name in told else f"{path}: {told}") from error
     except MemoryError as error:
         raise UnreadableError(f"{path} does not fit into memory, or its header is damaged") from error
     except Exception as error:  # damaged bytes make the libraries that read them raise whatever they come upon

@@ -36,5 +36,9 @@ def test_a_step_as_it_is_measured_waits_for_nothing(where, name):
     step()
     with Synchronisations() as found:
         step()
-    drawn = ("augment.py", "gpu_check.py: optimizer.step")  # on the host, as they are in training
+    drawn = (
+        "augment.py",
+        "gpu_check.py: optimizer.step",
+        "displacement.py: if grid.device.type",
+    )  # on the host, as they are in training
     assert not [place for place in found if not place.startswith(drawn)]

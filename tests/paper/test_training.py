@@ -266,8 +266,15 @@ def test_several_devices_need_a_run_of_a_profile(profile):
 
 
 def test_no_step_waits_for_the_host(data, tmp_path):
-    """All that is read in a step are the draws of the samples and Adam's count of steps, which are on the host."""
-    on_the_host = ("samples.py", "augment.py", "precision.py: return optimizer.step")
+    """All that is read in a step are the draws of the samples and Adam's count of steps, which are on the host, and on
+    a CPU alone whether a warp has diverged.
+    """
+    on_the_host = (
+        "samples.py",
+        "augment.py",
+        "precision.py: return optimizer.step",
+        "displacement.py: if grid.device.type",
+    )
     for name in ("mse", "ncc", "ncc-sup", "nmi", "mind", "deepsim-seg"):
 
         def module(settings, name=name):
