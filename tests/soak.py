@@ -221,7 +221,7 @@ class Days:
 def first_word(said: str) -> str:
     """The first line that says what happened."""
     lines = [line.strip() for line in said.splitlines() if any(word in line.lower() for word in SAYS)]
-    return (lines or [line for line in said.splitlines() if line.strip()] or ["nothing"])[0][:110].replace("|", "/")
+    return (lines or ["–"])[0][:110].replace("|", "/")
 
 
 @contextlib.contextmanager
