@@ -5,7 +5,6 @@ CORES ?= all
 BIN := .venv/bin
 STAMP := .venv/installed
 NBVAL := -p no:xdist --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg
-GRAPH = $(BIN)/snakemake --rerun-triggers software-env --config profile=$(PROFILE)
 
 .PHONY: help paper resume stale test gpu-check lint lab data notebooks readme publish clean
 
@@ -21,13 +20,10 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $(STAMP)
 
 paper: $(STAMP)  ## run the paper: make paper [PROFILE=quick|phantom|cpu|paper] [CORES=all|N] [SLURM=1: on a cluster]
-	$(if $(SLURM),$(BIN)/python -m deepsimreg.paper.slurm $(PROFILE),$(GRAPH) --cores $(CORES) --rerun-incomplete --quiet rules host)
+	$(BIN)/python -m deepsimreg.paper.$(if $(SLURM),slurm $(PROFILE),graph $(PROFILE) $(CORES))
 	@$(BIN)/python -m deepsimreg.paper.stale $(PROFILE)
 
-resume: $(STAMP)  ## go on after a run was killed: ends what lives on, unlocks, continues
-	$(BIN)/python -m deepsimreg.paper.processes $(PROFILE)
-	$(GRAPH) --unlock
-	$(MAKE) paper
+resume: paper  ## another name of it: after a kill or an error, the same command goes on
 
 stale: $(STAMP)  ## which published tables today's code would make anew
 	$(BIN)/python -m deepsimreg.paper.stale
@@ -35,7 +31,7 @@ stale: $(STAMP)  ## which published tables today's code would make anew
 test: lint  ## every test, the notebooks through nbval included
 	$(BIN)/python -m pytest -n auto
 	runs=$$(mktemp -d) && export DEEPSIMREG_RUNS=$$runs OMP_NUM_THREADS=1 TQDM_DISABLE=1 \
-	&& $(GRAPH) --cores all --nolock --quiet all && $(BIN)/python -m pytest $(NBVAL) notebooks && rm -r $$runs
+	&& $(BIN)/python -m deepsimreg.paper.graph $(PROFILE) && $(BIN)/python -m pytest $(NBVAL) notebooks && rm -r $$runs
 
 gpu-check: $(STAMP)  ## what a GPU computes beside the CPU, and the hours of the paper's runs; without one: small
 	$(BIN)/python -m pytest tests/gpu

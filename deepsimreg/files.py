@@ -3,7 +3,8 @@
 import csv
 import os
 import re
-import socket
+import secrets
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +26,7 @@ def whole(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is no file that could be replaced: choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(
-        f".{socket.gethostname()}-{os.getpid()}{PARTIAL}{path.name}"
-    )  # machines may share a folder
+    partial = path.with_name(f".{secrets.token_hex(4)}{PARTIAL}{path.name}")  # machines that share it share process ids
     try:
         yield partial
         os.replace(partial, path)
@@ -44,11 +43,9 @@ def remove_partial(folder: Path) -> None:
 def check_writable(folder: str | Path) -> Path:
     """Make a folder for results. DataError if it cannot be made or written: better before the work than after it."""
     folder = Path(folder).expanduser()
-    probe = folder / f".writable-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error.strerror}): choose another folder, or free it") from error
     return folder

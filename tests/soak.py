@@ -4,8 +4,9 @@
     python tests/soak.py --seed 1 --days 20 --only kill
 
 Each day begins with empty runs of a tiny profile, in a copy of the project. `make paper` is disturbed at a moment that
-the seed draws; then the documented command is given, and the weights and tables are compared with those of the
-undisturbed run. The difference has to be 0, or the command has to say what to do. A Markdown table is printed.
+the seed draws; then the same command is given again, and the weights and tables are compared with those of the
+undisturbed run. The difference has to be 0, or the command has to say what to do. A Markdown table is printed. Filling
+a disk takes a tmpfs, so that kind needs root.
 """
 
 import contextlib
@@ -48,7 +49,8 @@ TARGETS = {
     "the graph": "snakemake",
     "all processes": "",
 }
-SAYS = ("error", "damaged", "not gone on", "died", "failed", "waiting", "cannot", "processes ended", "begins anew")
+SAYS = ("error", "damaged", "not gone on", "died", "failed", "waiting", "cannot", "were ended", "begins anew", "is now")
+CUT = (".ckpt", ".csv", ".json", ".yaml", ".safetensors", ".ipynb", ".png", ".pdf")
 
 
 class Place:
@@ -65,24 +67,35 @@ class Place:
         (folder / ".venv").symlink_to(PROJECT / ".venv")
         (folder / "experiments" / "soak.yaml").write_text(yaml.safe_dump(PLAN, sort_keys=False), encoding="utf-8")
 
-    def start(self, runs: Path, target: str = "paper", **environment: str) -> subprocess.Popen:
+    def start(self, runs: Path, **environment: str) -> "Call":
         given = {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "DEEPSIMREG_RUNS": str(runs)} | environment
-        command = ["make", target, "PROFILE=soak", "CORES=2"]
-        return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=os.environ | given,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        return Call(["make", "paper", "PROFILE=soak", "CORES=2"], self.folder, os.environ | given)
 
-    def make(self, runs: Path, target: str = "paper", **environment: str) -> tuple[int, str]:
-        """The command to its end: its exit status, and what it said."""
-        process = self.start(runs, target, **environment)
-        said = process.communicate(timeout=600)[0]
-        return process.returncode, said
+    def make(self, runs: Path, **environment: str) -> tuple[int, str]:
+        """The documented command to its end: its exit status, and what it said."""
+        return self.start(runs, **environment).end()
+
+
+class Call:
+    """A command in a process group of its own; what it says goes to a file, which a process that outlives it keeps."""
+
+    def __init__(self, command: list[str], folder: Path, environment: dict[str, str]):
+        self.file = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        given = {"stdout": self.file, "stderr": subprocess.STDOUT, "start_new_session": True}
+        self.process = subprocess.Popen(command, cwd=folder, env=environment, **given)
+
+    def end(self) -> tuple[int, str]:
+        status = self.process.wait(timeout=900)
+        self.file.seek(0)
+        return status, self.file.read()
+
+    def alive(self, word: str) -> list[psutil.Process]:
+        """The processes below this one whose command line has a word in it."""
+        found = []
+        for one in (*psutil.Process(self.process.pid).children(recursive=True),) if self.process.poll() is None else ():
+            with contextlib.suppress(psutil.Error):
+                found += [one] if word in " ".join(one.cmdline()) else []
+        return found
 
 
 def results(runs: Path) -> dict[str, np.ndarray | str]:
@@ -92,7 +105,10 @@ def results(runs: Path) -> dict[str, np.ndarray | str]:
         place = path.relative_to(runs).as_posix()
         found |= {f"{place} {name}": value for name, value in load_file(path).items()}
     for path in sorted((runs / "soak").rglob("*.csv")):
-        table = pd.read_csv(path).drop(columns="seconds", errors="ignore")
+        try:
+            table = pd.read_csv(path).drop(columns="seconds", errors="ignore")
+        except ValueError:
+            table = pd.DataFrame({"damaged": []})
         table = table[table["metric"] != "seconds"] if "metric" in table else table
         found |= {f"{path.relative_to(runs)} {name}": table[name].to_numpy() for name in table}
     return {name: value for name, value in found.items() if "~" not in name}  # what was moved aside
@@ -108,85 +124,90 @@ def difference(found: dict, expected: dict) -> str:
         if value.shape != other.shape:
             return f"{name}: {other.shape} for {value.shape}"
         if value.dtype.kind in "fiub":
-            apart = float(np.nanmax(np.abs(value.astype(float) - other.astype(float)), initial=0.0))
-            largest, where = max((largest, where), (apart, name))
+            both = np.stack([value, other]).astype(float)
+            apart = np.abs(np.nan_to_num(both[0], nan=np.pi) - np.nan_to_num(both[1], nan=np.pi)).max(initial=0.0)
+            largest, where = max((largest, where), (float(apart), name))
         elif not (pd.Series(value).fillna("") == pd.Series(other).fillna("")).all():
             return f"{name} differs"
     return f"{largest:g} in {where}" if largest else "0"
 
 
-def alive(process: subprocess.Popen, word: str) -> list[psutil.Process]:
-    """The processes below a command whose command line has a word in it."""
-    with contextlib.suppress(psutil.Error):
-        return [one for one in psutil.Process(process.pid).children(recursive=True) if word in " ".join(one.cmdline())]
-    return []
-
-
 class Days:
     """One method for each kind of day: it disturbs, gives the documented command, and says what was done and said."""
 
-    def __init__(self, place: Place, seconds: float, rng: random.Random):
-        self.place, self.seconds, self.rng = place, seconds, rng
+    def __init__(self, place: Place, reference: Path, seconds: float, rng: random.Random):
+        self.place, self.reference, self.seconds, self.rng = place, reference, seconds, rng
 
-    def _killed(self, runs: Path, word: str, how: int = signal.SIGKILL) -> str:
-        """`make paper`, and the processes with that word are killed at a drawn moment."""
-        moment = self.rng.uniform(0.05, 0.95) * self.seconds
-        process = self.place.start(runs)
-        deadline = time.time() + moment
-        while time.time() < deadline and process.poll() is None:
+    def _killed(self, runs: Path, word: str) -> str:
+        """`make paper`, and the processes with that word are killed at a drawn moment; what outlives them goes on."""
+        moment = self.rng.uniform(0.0, 0.9) * self.seconds
+        call, deadline = self.place.start(runs), time.monotonic() + moment
+        while time.monotonic() < deadline and call.process.poll() is None:
             time.sleep(0.05)
-        while not (hit := alive(process, word)) and process.poll() is None:
+        while not (hit := call.alive(word)) and call.process.poll() is None:
             time.sleep(0.02)
+        if word == "":
+            hit = [psutil.Process(call.process.pid), *hit] if call.process.poll() is None else []
         for one in hit:
             with contextlib.suppress(psutil.Error):
-                one.send_signal(how)
-        process.communicate(timeout=300)
-        return f"{moment:.1f} s"
+                one.kill()
+        return f"{moment:.1f} s ({working(call.end()[1])})" + ("" if hit else ", too late")
 
     def kill(self, runs: Path) -> tuple[str, int, str]:
-        what = self.rng.choice(list(TARGETS))
-        moment = self._killed(runs, TARGETS[what])
-        return f"{what} killed at {moment}", *self.place.make(runs, "resume")
+        """Up to three kills, each followed by the command; what the last one leaves is what is compared."""
+        done = []
+        for _ in range(self.rng.randint(1, 3)):
+            what = self.rng.choice(list(TARGETS))
+            done.append(f"{what} killed at {self._killed(runs, TARGETS[what])}")
+        return "; ".join(done), *self.place.make(runs)
 
     def interrupt(self, runs: Path) -> tuple[str, int, str]:
-        moment = self.rng.uniform(0.0, 0.95) * self.seconds
-        process = self.place.start(runs)
-        time.sleep(moment)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
-        process.communicate(timeout=300)
-        return f"Ctrl-C at {moment:.1f} s", *self.place.make(runs)
+        done = []
+        for _ in range(self.rng.randint(1, 3)):
+            moment = self.rng.uniform(0.0, 0.9) * self.seconds
+            call = self.place.start(runs)
+            time.sleep(moment)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(call.process.pid, signal.SIGINT)
+            status, said = call.end()
+            left = [
+                one for one in psutil.process_iter(["cmdline"]) if f"{runs}/" in " ".join(one.info["cmdline"] or [])
+            ]
+            done.append(f"Ctrl-C at {moment:.1f} s ({working(said)}; {len(left)} left, exit {status})")
+        return "; ".join(done), *self.place.make(runs)
 
     def crowd(self, runs: Path) -> tuple[str, int, str]:
         first = self.place.start(runs)
         time.sleep(self.rng.uniform(0, 0.5) * self.seconds)
-        second = self.place.make(runs)
-        said = first.communicate(timeout=600)[0]
-        return f"two at once; exit {first.returncode} and {second[0]}", *self.place.make(runs)[:1], said + second[1]
+        second, (status, said) = self.place.make(runs), first.end()
+        return f"two at once: exit {status} and {second[0]}", self.place.make(runs)[0], said + second[1]
 
     def cut(self, runs: Path) -> tuple[str, int, str]:
-        """A file of an unfinished or of a finished run is cut, or emptied."""
-        finished = self.rng.random() < 0.5
+        """Three files of an unfinished or of a finished run are cut, or emptied, one after the other."""
+        finished, done = self.rng.random() < 0.5, []
         if finished:
-            self.place.make(runs)
+            shutil.copytree(self.reference, runs)
         else:
-            self._killed(runs, "")
-        files = [path for path in sorted((runs / "soak").rglob("*")) if path.is_file() and "partial" not in path.name]
-        files = [path for path in files if path.suffix in (".ckpt", ".csv", ".json", ".yaml", ".safetensors")]
-        path, part = self.rng.choice(files), self.rng.choice([0, 0.5])
-        path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
-        what = f"{path.relative_to(runs / 'soak' / 'phantom-2d')} {'halved' if part else 'emptied'}"
-        return f"{what}, {'finished' if finished else 'killed'}", *self.place.make(runs, "resume")
+            done.append(f"killed at {self._killed(runs, '')}")
+        for _ in range(3):
+            files = [path for path in sorted((runs / "soak").rglob("*")) if path.is_file() and path.name[0] != "."]
+            files = [path for path in files if path.suffix in CUT]
+            if not files:
+                break
+            path, part = self.rng.choice(files), self.rng.choice([0, 0.5])
+            path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+            done.append(f"{path.relative_to(runs / 'soak' / 'phantom-2d')} {'halved' if part else 'emptied'}")
+        return f"{'finished' if finished else 'unfinished'}: {'; '.join(done)}", *self.place.make(runs)
 
     def clock(self, runs: Path) -> tuple[str, int, str]:
-        self._killed(runs, "")
+        when = self._killed(runs, "")
         days = self.rng.choice([-400, 400])
         for path in runs.rglob("*"):
             os.utime(path, (time.time() + 86400 * days,) * 2)
-        return f"killed; files {days:+d} days", *self.place.make(runs, "resume")
+        return f"all processes killed at {when}; times of files {days:+d} days", *self.place.make(runs)
 
     def home(self, runs: Path) -> tuple[str, int, str]:
-        home = self.rng.choice(["/nonexistent", str(self.place.folder / "Makefile")])
+        home = self.rng.choice(["/proc/none", str(self.place.folder / "Makefile")])
         return f"HOME is {'missing' if 'none' in home else 'a file'}", *self.place.make(runs, HOME=home)
 
     def umask(self, runs: Path) -> tuple[str, int, str]:
@@ -197,31 +218,46 @@ class Days:
             os.umask(before)
 
     def disk(self, runs: Path) -> tuple[str, int, str]:
-        size = self.rng.choice([100, 300, 700, 1500])
+        need = sum(path.stat().st_size for path in self.reference.rglob("*") if path.is_file()) // 1000
+        size, temporary = int(self.rng.uniform(0.02, 0.95) * need), self.rng.random() < 0.5
         runs.mkdir(parents=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(runs)], check=True)
         try:
-            given = self.place.make(runs)
+            given = {"TMPDIR": str(runs)} if temporary else {}
+            told = first_word(self.place.make(runs, **given)[1])
             subprocess.run(["mount", "-o", "remount,size=200m", str(runs)], check=True)
-            told = first_word(given[1])
-            status, said = self.place.make(runs, "resume")
+            status, said = self.place.make(runs, **given)
             kept = runs.with_name(runs.name + "-kept")
-            shutil.copytree(runs, kept)
+            shutil.copytree(runs, kept, ignore=shutil.ignore_patterns("tmp*"))
         finally:
             subprocess.run(["umount", "-l", str(runs)], check=True)
         runs.rmdir()
         kept.rename(runs)
-        return f"disk full at {size} kB ({told}); then freed", status, said
+        where = "runs and temporary files" if temporary else "runs"
+        return f"disk of {where} full at {size} of {need} kB: {told}; then freed", status, said
 
     def path(self, runs: Path) -> tuple[str, int, str]:
         odd = Place(runs.parent / "it's a földer" / "of mine")
-        return "blanks, apostrophe, umlaut in the path", *odd.make(runs)
+        inside = odd.folder / "runs of mine"
+        done = odd.make(inside)
+        inside.rename(runs)
+        return "blanks, apostrophe, umlaut in the path", *done
+
+
+def working(said: str) -> str:
+    """What was at work when a command ended: the last run that had started."""
+    started = [line for line in said.splitlines() if line.endswith(": started")]
+    ended = [line for line in said.splitlines() if ": done in " in line]
+    if not started or started[-1].removesuffix(": started") in {line.partition(": done in ")[0] for line in ended}:
+        return f"after {len(ended)} runs"
+    return "in " + started[-1].replace("profile=soak dataset=phantom-2d", "").removesuffix(": started").strip()
 
 
 def first_word(said: str) -> str:
-    """The first line that says what happened."""
-    lines = [line.strip() for line in said.splitlines() if any(word in line.lower() for word in SAYS)]
-    return (lines or ["–"])[0][:110].replace("|", "/")
+    """The first line that says what happened, or the last of all."""
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith((".venv", "/", " "))]
+    found = [line for line in lines if any(word in line.lower() for word in SAYS)]
+    return (found or lines[-1:] or ["nothing"])[0][:160].replace("|", "/")
 
 
 @contextlib.contextmanager
@@ -238,26 +274,25 @@ def emptied(folder: Path) -> Iterator[Path]:
 def main(seed: int, minutes: float, days: int, only: tuple[str, ...]) -> None:
     os.environ["TQDM_DISABLE"] = "1"
     kinds = only or [name for name in vars(Days) if not name.startswith("_")]
-    deadline, failed = time.time() + 60 * minutes, 0
+    deadline, failed = time.monotonic() + 60 * minutes, 0
     with tempfile.TemporaryDirectory() as folder:
         place, reference = Place(Path(folder, "project")), Path(folder, "reference")
-        started = time.time()
+        started = time.monotonic()
         status, said = place.make(reference)
         if status:
             raise SystemExit(f"the undisturbed run failed:\n{said[-3000:]}")
-        expected, seconds = results(reference), time.time() - started
+        expected, seconds = results(reference), time.monotonic() - started
         print(f"undisturbed: {seconds:.0f} s, {len(expected)} arrays and columns; seed {seed}\n")
         print("| day | kind | what | exit | difference | said |\n|---|---|---|---|---|---|", flush=True)
         for day in range(days):
-            if time.time() > deadline:
+            if time.monotonic() > deadline:
                 break
-            rng = random.Random(f"{seed} {day}")
-            kind = kinds[day % len(kinds)]
+            rng, kind = random.Random(f"{seed} {day}"), kinds[day % len(kinds)]
             with emptied(Path(folder, f"day-{day}")) as here:
-                act: Callable = getattr(Days(place, seconds, rng), kind)
+                act: Callable = getattr(Days(place, reference, seconds, rng), kind)
                 what, status, said = act(here / "runs")
                 found = difference(results(here / "runs"), expected)
-                failed += found != "0"
+                failed += found != "0" or status != 0
                 print(f"| {day} | {kind} | {what} | {status} | {found} | {first_word(said)} |", flush=True)
     raise SystemExit(f"\n{failed} days ended in other results" if failed else 0)
 

@@ -1,13 +1,11 @@
-"""Which processes of this machine work on a run, and how those are ended that outlive the graph that started them.
+"""Which processes of this machine the graph has started for a run, and how those are ended that outlive it."""
 
-python -m deepsimreg.paper.processes quick
-"""
-
+import os
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -20,9 +18,8 @@ RECORD = "process.json"
 @contextmanager
 def recorded(folder: Path) -> Iterator[None]:
     """The id of this process stands in the run's folder while it works on it."""
-    path = folder / RECORD
-    own = psutil.Process()
-    write_json(path, {"host": socket.gethostname(), "pid": own.pid, "started": own.create_time()})
+    path, own = folder / RECORD, psutil.Process()
+    write_json(path, {**_here(), "pid": own.pid, "started": _started(own)})
     try:
         yield
     finally:
@@ -30,15 +27,18 @@ def recorded(folder: Path) -> Iterator[None]:
 
 
 def end_all(profile: str) -> int:
-    """End what still works on a profile's runs, kernels included; returns how many processes that were."""
+    """End what still works on a profile's runs, kernels included; returns how many processes that were.
+
+    What another machine or another job of a cluster has started is left alone, on a file system that all of them see.
+    """
     ended = []
     for path in (runs_root() / profile).rglob(RECORD):
-        record = read_json(path) or {}
-        if record.get("host", socket.gethostname()) != socket.gethostname():
-            continue  # of another machine, on a file system that both see
+        record = read_json(path) or _here()
+        if any(record.get(key) != value for key, value in _here().items()):
+            continue
         with suppress(psutil.NoSuchProcess, ValueError, KeyError, TypeError):
             process = psutil.Process(record["pid"])
-            if process.create_time() == record["started"]:
+            if _started(process) == record["started"]:
                 ended += [*process.children(recursive=True), process]
         path.unlink(missing_ok=True)
     for process in ended:
@@ -48,5 +48,10 @@ def end_all(profile: str) -> int:
     return len(ended)
 
 
-if __name__ == "__main__":
-    print(f"{end_all(sys.argv[1])} processes ended")
+def _here() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID")}
+
+
+def _started(process: psutil.Process) -> float:
+    """Seconds since the machine has started, which no clock that is set changes."""
+    return round(process.create_time() - psutil.boot_time(), 2)

@@ -177,12 +177,16 @@ class Run:
 def ask_graph(profile: str, runs: list[Run]) -> None:
     """Make runs, and what they need, by the graph. SettingsError if that fails."""
     print(f"making {', '.join(map(str, runs))} first (profile {profile})", flush=True)
-    options = "--cores all --quiet all --nolock --rerun-triggers software-env"
-    command = [sys.executable, "-m", "snakemake", *options.split(), "--config", f"profile={profile}", "--"]
-    command += [str(run.mark) for run in runs]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    line = snakemake(profile, "--cores", "all", "--quiet", "all", "--", *(str(run.mark) for run in runs))
+    done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SettingsError(f"{', '.join(map(str, runs))} could not be made:\n{(done.stdout + done.stderr)[-3000:]}")
+
+
+def snakemake(profile: str, *options: str) -> list[str]:
+    """The command line of a profile's graph: marks alone decide what is made, and the runs have locks of their own."""
+    always = ("--nolock", "--rerun-triggers", "software-env", "--config", f"profile={profile}")
+    return [sys.executable, "-m", "snakemake", *always, *options]
 
 
 @contextmanager
