@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 NBVAL := -p no:xdist --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg
 
-.PHONY: help paper resume stale test gpu-check lint lab data notebooks readme publish clean
+.PHONY: help paper stale test gpu-check lint lab data notebooks readme publish clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -19,11 +19,9 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -e .
 	@touch $(STAMP)
 
-paper: $(STAMP)  ## run the paper: make paper [PROFILE=quick|phantom|cpu|paper] [CORES=all|N] [SLURM=1: on a cluster]
+paper: $(STAMP)  ## run the paper, or go on with it: make paper [PROFILE=quick|phantom|cpu|paper] [CORES=all|N] [SLURM=1: on a cluster]
 	$(BIN)/python -m deepsimreg.paper.$(if $(SLURM),slurm $(PROFILE),graph $(PROFILE) $(CORES))
 	@$(BIN)/python -m deepsimreg.paper.stale $(PROFILE)
-
-resume: paper  ## another name of it: after a kill or an error, the same command goes on
 
 stale: $(STAMP)  ## which published tables today's code would make anew
 	$(BIN)/python -m deepsimreg.paper.stale

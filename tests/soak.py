@@ -273,6 +273,7 @@ def emptied(folder: Path) -> Iterator[Path]:
 @click.option("--only", multiple=True, type=click.Choice([name for name in vars(Days) if name[0] != "_"]))
 def main(seed: int, minutes: float, days: int, only: tuple[str, ...]) -> None:
     os.environ["TQDM_DISABLE"] = "1"
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in a background it is ignored, by what is started, too
     kinds = only or [name for name in vars(Days) if not name.startswith("_")]
     deadline, failed = time.monotonic() + 60 * minutes, 0
     with tempfile.TemporaryDirectory() as folder:

@@ -6,6 +6,7 @@ python -m deepsimreg.paper.graph quick [CORES]
 import os
 import socket
 import sys
+from pathlib import Path
 
 from filelock import Timeout
 
@@ -25,13 +26,13 @@ def main(profile: str, cores: str = "all") -> None:
     folder, descriptors = writable(runs_root() / profile), []
     path = folder / ".graph.lock"
     try:
-        take_lock(path, 0, on_acquired=descriptors.append)
+        lock = take_lock(path, 0, on_acquired=descriptors.append)
     except Timeout:
         raise SettingsError(
             f"another `make paper` works on {relative(folder)} ({path.read_text(encoding='utf-8')}): wait for it, or "
             "end it and give this command again"
         ) from None
-    path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+    Path(lock.lock_file).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     if ended := end_all(profile):
         print(f"{ended} processes that a killed call had left were ended; their runs go on from their checkpoints")
     sys.stdout.flush()

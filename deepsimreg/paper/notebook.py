@@ -85,7 +85,7 @@ def run(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> int:
         print(f"  the notebook as far as it came: {target}", file=sys.stderr, flush=True)
         return 1
     except DeadKernelError:
-        told = "the kernel died; was there enough memory? `make resume` goes on from the last checkpoint"
+        told = "the kernel died; was there enough memory? The same command goes on from the last checkpoint"
         print(f"{label}: {told}", file=sys.stderr, flush=True)
         return 1
     finally:

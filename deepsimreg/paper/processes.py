@@ -18,8 +18,8 @@ RECORD = "process.json"
 @contextmanager
 def recorded(folder: Path) -> Iterator[None]:
     """The id of this process stands in the run's folder while it works on it."""
-    path, own = folder / RECORD, psutil.Process()
-    write_json(path, {**_here(), "pid": own.pid, "started": _started(own)})
+    path = folder / RECORD
+    write_json(path, record(psutil.Process()))
     try:
         yield
     finally:
@@ -33,12 +33,12 @@ def end_all(profile: str) -> int:
     """
     ended = []
     for path in (runs_root() / profile).rglob(RECORD):
-        record = read_json(path) or _here()
-        if any(record.get(key) != value for key, value in _here().items()):
+        found = read_json(path) or _here()
+        if any(found.get(key) != value for key, value in _here().items()):
             continue
         with suppress(psutil.NoSuchProcess, ValueError, KeyError, TypeError):
-            process = psutil.Process(record["pid"])
-            if _started(process) == record["started"]:
+            process = psutil.Process(found["pid"])
+            if record(process) == found:
                 ended += [*process.children(recursive=True), process]
         path.unlink(missing_ok=True)
     for process in ended:
@@ -52,6 +52,6 @@ def _here() -> dict[str, Any]:
     return {"host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID")}
 
 
-def _started(process: psutil.Process) -> float:
-    """Seconds since the machine has started, which no clock that is set changes."""
-    return round(process.create_time() - psutil.boot_time(), 2)
+def record(process: psutil.Process) -> dict[str, Any]:
+    """What tells a process from all others: when it began after the machine did, which no clock that is set changes."""
+    return {**_here(), "pid": process.pid, "started": round(process.create_time() - psutil.boot_time(), 2)}

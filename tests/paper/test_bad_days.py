@@ -1,4 +1,4 @@
-"""A fixed few of the bad days of tests/soak.py, with fewer runs: `make paper` is disturbed, `make resume` goes on."""
+"""A fixed few of the bad days of tests/soak.py, with fewer runs: `make paper` is disturbed, and given again."""
 
 import random
 import time
@@ -16,26 +16,26 @@ PLAN = {
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """A copy of the project, the seconds of its runs, and what they left."""
+    """A copy of the project, its runs, the seconds that they took, and what they left."""
     before, soak.PLAN = soak.PLAN, PLAN
     folder = tmp_path_factory.mktemp("bad-days")
     place, started = soak.Place(folder / "project"), time.time()
     status, said = place.make(folder / "runs")
     soak.PLAN = before
     assert status == 0, said
-    return place, time.time() - started, soak.results(folder / "runs")
+    return place, folder / "runs", time.time() - started, soak.results(folder / "runs")
 
 
 @pytest.mark.parametrize(("kind", "seed"), [("kill", 0)])
 def test_a_disturbed_run_ends_where_an_undisturbed_one_does(undisturbed, kind, seed, tmp_path):
-    place, seconds, expected = undisturbed
-    what, status, said = getattr(soak.Days(place, seconds, random.Random(seed)), kind)(tmp_path / "runs")
+    *given, expected = undisturbed
+    what, status, said = getattr(soak.Days(*given, random.Random(seed)), kind)(tmp_path / "runs")
     assert status == 0, f"{what}: {said}"
     assert soak.difference(soak.results(tmp_path / "runs"), expected) == "0", what
 
 
 def test_the_witness_sees_a_difference(undisturbed):
-    expected = undisturbed[2]
+    expected = undisturbed[-1]
     name = next(name for name in expected if "weights.safetensors" in name)
     assert soak.difference(expected | {name: expected[name] + 1e-7}, expected) != "0"
     assert "not the same files" in soak.difference({}, expected)

@@ -1,6 +1,7 @@
 """Running chapters: parameters, failures, start-up, and processes that outlive their graph."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from deepsimreg.paper import kernels
+from deepsimreg.paper import kernels, processes
 from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.notebook import checked, main, run
 from deepsimreg.paper.paths import NOTEBOOKS
@@ -135,11 +136,15 @@ def test_what_outlives_its_graph_is_ended_with_its_kernel_and_nothing_else(runs,
         theirs.wait(10)
 
 
+def written(folder, pid, **changes):
+    """The record of a process, as that process would write it."""
+    (folder / RECORD).write_text(json.dumps(processes.record(psutil.Process(pid)) | changes))
+
+
 def test_a_record_of_another_process_ends_nothing(runs):
     folder = runs / "mine"
     folder.mkdir(parents=True)
-    own = psutil.Process()
-    (folder / RECORD).write_text(json.dumps({"pid": own.pid, "started": own.create_time() - 99}))
+    written(folder, os.getpid(), started=99.0)
     assert end_all("mine") == 0
     assert not (folder / RECORD).exists()
 
@@ -176,7 +181,7 @@ def test_a_kernel_that_dies_is_said_with_the_remedy(notebook, tmp_path, capsys):
     made.cells.append(nbformat.v4.new_code_cell("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"))
     nbformat.write(made, notebook)
     assert run(notebook, tmp_path / "run", {}) == 1
-    assert "small: the kernel died; was there enough memory? `make resume` goes on" in capsys.readouterr().err
+    assert "small: the kernel died; was there enough memory? The same command goes on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "3", '{"pid": "x", "started": 1}'])
@@ -191,11 +196,11 @@ def test_a_record_of_another_machine_is_left_alone(runs):
     folder = runs / "mine"
     folder.mkdir(parents=True)
     own = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    started = psutil.Process(own.pid).create_time()
-    (folder / RECORD).write_text(json.dumps({"host": "elsewhere", "pid": own.pid, "started": started}))
-    assert end_all("mine") == 0
-    assert own.poll() is None
-    (folder / RECORD).write_text(json.dumps({"pid": own.pid, "started": started}))
+    for elsewhere in ({"host": "elsewhere"}, {"job": "17"}):
+        written(folder, own.pid, **elsewhere)
+        assert end_all("mine") == 0
+        assert own.poll() is None
+    written(folder, own.pid)
     assert end_all("mine") == 1
     own.wait(10)
 
