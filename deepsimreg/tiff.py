@@ -32,15 +32,15 @@ def layout(file: tifffile.TiffFile) -> tuple[str, tuple[int, ...], Callable[[], 
     _check_pages(file)
     series = file.series
     if not series:
-        raise DataError(f"{file.filename} holds no image: copy it anew, or give another file")
+        raise DataError(f"{file.filehandle.path} holds no image: copy it anew, or give another file")
     for one in series:  # reading what is not there would fill the memory with zeros
         claimed = one.size * max(one.keyframe.bitspersample, 1) // 8
         if not 0 < claimed <= file.filehandle.size * _PACKED.get(int(one.keyframe.compression), 2**16):
-            raise DataError(f"{file.filename} cannot hold the {one.shape} values of its header: copy it anew")
+            raise DataError(f"{file.filehandle.path} cannot hold the {one.shape} values of its header: copy it anew")
     if len(series) > 1:
         if len({(one.shape, one.axes) for one in series}) > 1:
             raise DataError(
-                f"{file.filename} holds images of {len(series)} different kinds: save the one that is meant"
+                f"{file.filehandle.path} holds images of {len(series)} different kinds: save the one that is meant"
             )
         shape = (len(series), *series[0].shape)
         return "Q" + series[0].axes, shape, lambda: np.stack([one.asarray() for one in series])
@@ -57,13 +57,13 @@ def _check_pages(file: tifffile.TiffFile) -> None:
         handle.seek(place)
         (page,) = struct.unpack(kind.offsetformat, handle.read(kind.offsetsize))
         if page in seen:
-            raise DataError(f"{file.filename} has pages that follow each other in a circle: copy it anew")
+            raise DataError(f"{file.filehandle.path} has pages that follow each other in a circle: copy it anew")
         if not page:
             return
         handle.seek(page)
         count = handle.read(kind.tagnosize)
         if len(count) < kind.tagnosize:
-            raise DataError(f"{file.filename} is cut short, of {len(seen)} pages another follows: copy it anew")
+            raise DataError(f"{file.filehandle.path} is cut short, of {len(seen)} pages another follows: copy it anew")
         seen.add(page)
         place = page + kind.tagnosize + struct.unpack(kind.tagnoformat, count)[0] * kind.tagsize
 
