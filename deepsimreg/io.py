@@ -267,10 +267,13 @@ def _found(path: str | Path) -> Iterator[tuple[Path, str]]:
 
 
 def _check_meta(path: Path) -> None:
-    """DataError for a number of axes, or a header without its last line, with which ITK ends the process."""
+    """DataError for a number of axes, or a last line of the header, with which ITK ends the process.
+
+    That line is missing, or it holds a % that is no number of a slice, as in %03d.raw: ITK prints by it.
+    """
     with path.open("rb") as file:
-        header, last, rest = file.read(2**16).partition(b"ElementDataFile")
-    if not (last and re.match(rb"\s*[=:][ \t]*[\x21-\x7e]", rest)):
+        header, _, rest = file.read(2**16).partition(b"ElementDataFile")
+    if not re.match(rb"\s*[=:][ \t]*(?=[\x21-\x7e])[^\r\n%]*(%0?\d*d[^\r\n%]*)?\r?(\n|$)", rest):
         raise DataError("its header does not say where the voxels are (ElementDataFile): copy it anew")
     for count in re.findall(rb"NDims\s*[=:]\s*(\S*)", header):
         if count not in (b"2", b"3", b"4"):

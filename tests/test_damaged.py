@@ -92,6 +92,16 @@ def test_axes_with_which_itk_ends_the_process_are_refused(tmp_path, count, suffi
             read(path)
 
 
+@pytest.mark.parametrize("line", [b"", b"ElementDataFile\0\0= LOCAL\n", b"ElementDataFile = %s%s%n 1 5 1\n"])
+def test_data_without_a_name_with_which_itk_ends_the_process_are_refused(tmp_path, line):
+    path = tmp_path / "a.mha"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(VOLUME), str(path))
+    path.write_bytes(path.read_bytes().replace(b"ElementDataFile = LOCAL\n", line))
+    for read in (read_image, read_field):
+        with pytest.raises(DataError, match=r"a\.mha: its header does not say where the voxels are"):
+            read(path)
+
+
 def test_transforms_that_are_no_numbers_are_refused(tmp_path):
     write_affine(tmp_path / "a.tfm", np.eye(4), 3)
     whole = (tmp_path / "a.tfm").read_bytes()
