@@ -116,9 +116,9 @@ def dice_per_class(a: Tensor, b: Tensor, classes: int | Sequence[str]) -> Tensor
     if a.shape != b.shape:
         raise ValueError(f"labels of shapes {tuple(a.shape)} and {tuple(b.shape)}; bring both onto one grid")
     b = b.to(a.device)
-    highest = int(max(a.max(), b.max()))
-    if highest >= count:
-        raise ValueError(f"label {highest} found, but there are {count} classes, 0…{count - 1}; name them all")
+    for value in (int(min(a.min(), b.min())), int(max(a.max(), b.max()))):
+        if not 0 <= value < count:
+            raise ValueError(f"label {value} found, but there are {count} classes, 0…{count - 1}; name them all")
     return overlap(a, b, count)
 
 

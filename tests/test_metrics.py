@@ -291,3 +291,10 @@ def test_four_hundred_instances_are_as_one_by_one():
     for k in (1, 77, 400):
         alone = hausdorff_distance_95(ours == k, theirs == k, (1.0, 1.0))
         assert found[f"hd95_{classes[k]}"] == alone == 1
+
+
+@pytest.mark.parametrize("value", [-1, 2])
+def test_a_label_that_is_no_class_is_refused(value):
+    label = torch.tensor([[[[0, 1], [1, value]]]])
+    with pytest.raises(ValueError, match=f"label {value} found, but there are 2 classes, 0…1; name them all"):
+        dice_per_class(label, label.clamp(0, 1), 2)

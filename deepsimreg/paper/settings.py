@@ -212,7 +212,7 @@ def read_profile(name: str) -> dict[str, DatasetPart]:
     check_choice("profile", name, sorted(file.stem for file in EXPERIMENTS.glob("*.yaml")))
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except Exception as error:  # a date that is none is a ValueError, deep nesting a RecursionError, and so on
         raise SettingsError(f"{path.name} is not YAML: {error}") from error
     if not isinstance(tree, Mapping):
         raise SettingsError(f"{path.name} holds {tree!r}, but maps dataset names to their settings")

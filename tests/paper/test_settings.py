@@ -275,9 +275,10 @@ def test_changes_of_a_run_are_checked(profile):
 
 def test_a_profile_that_is_no_yaml_and_one_that_is_not_there(profile, tmp_path):
     profile()
-    (tmp_path / "experiments" / "bad.yaml").write_text("a: [")
-    with pytest.raises(SettingsError, match=r"bad\.yaml is not YAML"):
-        Profile("bad")
+    for content in (b"a: [", b"\xff\xfe", b"a: 2020-99-99", b"[" * 9999):
+        (tmp_path / "experiments" / "bad.yaml").write_bytes(content)
+        with pytest.raises(SettingsError, match=r"bad\.yaml is not YAML"):
+            Profile("bad")
     with pytest.raises(SettingsError, match="unknown profile 'none'; there is: bad, mine"):
         Profile("none")
 
