@@ -3,10 +3,10 @@
     python tests/soak.py --seed 1 --minutes 30              # every kind in turn, until the time is up
     python tests/soak.py --seed 1 --days 20 --only kill
 
-Each day begins with empty runs of a tiny profile, in a copy of the project. `make paper` is disturbed at a moment that
-the seed draws; then the same command is given again, and the weights and tables are compared with those of the
-undisturbed run. The difference has to be 0, or the command has to say what to do. A Markdown table is printed. Filling
-a disk takes a tmpfs, so that kind needs root.
+Each day begins with the runs of a tiny profile, two of them missing or all, in a copy of the project. `make paper` is
+disturbed at a moment that the seed draws; then the same command is given again, and the weights and tables are compared
+with those of the undisturbed run. The difference has to be 0, or the command has to say what to do. A Markdown table is
+printed. Filling a disk takes a tmpfs, so that kind needs root.
 """
 
 import contextlib
@@ -138,9 +138,18 @@ class Days:
     def __init__(self, place: Place, reference: Path, seconds: float, rng: random.Random):
         self.place, self.reference, self.seconds, self.rng = place, reference, seconds, rng
 
+    def _begun(self, runs: Path) -> str:
+        """Begin with the undisturbed runs but two, whose names are returned: a day is shorter."""
+        shutil.copytree(self.reference, runs, dirs_exist_ok=True)
+        marks = sorted(runs.rglob("done-*.json"))
+        missing = [path.parent for path in self.rng.sample(marks, 2)]
+        for folder in missing:
+            shutil.rmtree(folder)
+        return " and ".join(str(path.relative_to(runs / "soak" / "phantom-2d")) for path in missing)
+
     def _killed(self, runs: Path, word: str) -> str:
         """`make paper`, and the processes with that word are killed at a drawn moment; what outlives them goes on."""
-        moment = self.rng.uniform(0.0, 0.9) * self.seconds
+        moment = self.rng.uniform(0.0, 0.9) * self.seconds / 3
         call, deadline = self.place.start(runs), time.monotonic() + moment
         while time.monotonic() < deadline and call.process.poll() is None:
             time.sleep(0.05)
@@ -155,16 +164,16 @@ class Days:
 
     def kill(self, runs: Path) -> tuple[str, int, str]:
         """Up to three kills, each followed by the command; what the last one leaves is what is compared."""
-        done = []
+        done = [f"of {self._begun(runs)}"]
         for _ in range(self.rng.randint(1, 3)):
             what = self.rng.choice(list(TARGETS))
             done.append(f"{what} killed at {self._killed(runs, TARGETS[what])}")
         return "; ".join(done), *self.place.make(runs)
 
     def interrupt(self, runs: Path) -> tuple[str, int, str]:
-        done = []
+        done = [f"of {self._begun(runs)}"]
         for _ in range(self.rng.randint(1, 3)):
-            moment = self.rng.uniform(0.0, 0.9) * self.seconds
+            moment = self.rng.uniform(0.0, 0.9) * self.seconds / 3
             call = self.place.start(runs)
             time.sleep(moment)
             with contextlib.suppress(ProcessLookupError):
@@ -177,10 +186,10 @@ class Days:
         return "; ".join(done), *self.place.make(runs)
 
     def crowd(self, runs: Path) -> tuple[str, int, str]:
-        first = self.place.start(runs)
-        time.sleep(self.rng.uniform(0, 0.5) * self.seconds)
+        begun, first = self._begun(runs), self.place.start(runs)
+        time.sleep(self.rng.uniform(0, 0.2) * self.seconds)
         second, (status, said) = self.place.make(runs), first.end()
-        return f"two at once: exit {status} and {second[0]}", self.place.make(runs)[0], said + second[1]
+        return f"{begun} by two at once: exit {status} and {second[0]}", self.place.make(runs)[0], said + second[1]
 
     def cut(self, runs: Path) -> tuple[str, int, str]:
         """Three files of an unfinished or of a finished run are cut, or emptied, one after the other."""
@@ -188,7 +197,7 @@ class Days:
         if finished:
             shutil.copytree(self.reference, runs)
         else:
-            done.append(f"killed at {self._killed(runs, '')}")
+            done.append(f"{self._begun(runs)}, killed at {self._killed(runs, '')}")
         for _ in range(3):
             files = [path for path in sorted((runs / "soak").rglob("*")) if path.is_file() and path.name[0] != "."]
             files = [path for path in files if path.suffix in CUT]
@@ -200,11 +209,11 @@ class Days:
         return f"{'finished' if finished else 'unfinished'}: {'; '.join(done)}", *self.place.make(runs)
 
     def clock(self, runs: Path) -> tuple[str, int, str]:
-        when = self._killed(runs, "")
+        when = f"{self._begun(runs)} killed at {self._killed(runs, '')}"
         days = self.rng.choice([-400, 400])
         for path in runs.rglob("*"):
             os.utime(path, (time.time() + 86400 * days,) * 2)
-        return f"all processes killed at {when}; times of files {days:+d} days", *self.place.make(runs)
+        return f"{when}; times of files {days:+d} days", *self.place.make(runs)
 
     def home(self, runs: Path) -> tuple[str, int, str]:
         home = self.rng.choice(["/proc/none", str(self.place.folder / "Makefile")])
@@ -218,23 +227,26 @@ class Days:
             os.umask(before)
 
     def disk(self, runs: Path) -> tuple[str, int, str]:
-        need = sum(path.stat().st_size for path in self.reference.rglob("*") if path.is_file()) // 1000
-        size, temporary = int(self.rng.uniform(0.02, 0.95) * need), self.rng.random() < 0.5
-        runs.mkdir(parents=True)
+        need, part, temporary = size_of(self.reference), self.rng.random(), self.rng.random() < 0.5
+        begun = self._begun(runs)
+        size = size_of(runs) + int(part * (need - size_of(runs)))
+        kept = runs.rename(runs.with_name(runs.name + "-kept"))
+        runs.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(runs)], check=True)
         try:
+            shutil.copytree(kept, runs, dirs_exist_ok=True)
+            shutil.rmtree(kept)
             given = {"TMPDIR": str(runs)} if temporary else {}
             told = first_word(self.place.make(runs, **given)[1])
             subprocess.run(["mount", "-o", "remount,size=200m", str(runs)], check=True)
             status, said = self.place.make(runs, **given)
-            kept = runs.with_name(runs.name + "-kept")
             shutil.copytree(runs, kept, ignore=shutil.ignore_patterns("tmp*"))
         finally:
             subprocess.run(["umount", "-l", str(runs)], check=True)
         runs.rmdir()
         kept.rename(runs)
         where = "runs and temporary files" if temporary else "runs"
-        return f"disk of {where} full at {size} of {need} kB: {told}; then freed", status, said
+        return f"{begun}; disk of {where} full at {size} of {need} kB: {told}; then freed", status, said
 
     def path(self, runs: Path) -> tuple[str, int, str]:
         odd = Place(runs.parent / "it's a földer" / "of mine")
@@ -242,6 +254,11 @@ class Days:
         done = odd.make(inside)
         inside.rename(runs)
         return "blanks, apostrophe, umlaut in the path", *done
+
+
+def size_of(runs: Path) -> int:
+    """kB that a tmpfs takes for a folder: whole pages."""
+    return sum(4 * -(-max(path.stat().st_size, 1) // 4096) for path in runs.rglob("*"))
 
 
 def working(said: str) -> str:

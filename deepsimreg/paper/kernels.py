@@ -3,7 +3,6 @@
 import os
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from queue import Empty
 import psutil
 
 PATIENCE = 180.0  # seconds
+LOOK = 0.5  # seconds that one look for a message waits
 
 
 @contextmanager
@@ -59,15 +59,17 @@ def _listen(lost: list[int], ended: threading.Event) -> None:
             kernel = next((one for one in psutil.Process().children() if "ipykernel_launcher" in one.cmdline()), None)
     if kernel is None:
         return
-    client, state, since = BlockingKernelClient(), "starting", time.monotonic()
-    client.load_connection_file(next(word for word in kernel.cmdline() if word.endswith(".json")))
+    client, state, quiet = BlockingKernelClient(), "starting", 0
+    with suppress(OSError, psutil.Error):  # it has ended already
+        client.load_connection_file(next(word for word in kernel.cmdline() if word.endswith(".json")))
     client.start_channels(shell=False, stdin=False, hb=False, control=False)
     try:
         while not ended.is_set():
+            quiet += 1  # looks are counted, not time: it passes while this process is stopped
             with suppress(Empty):
-                message = client.get_iopub_msg(timeout=0.5)
-                state, since = message["content"].get("execution_state", state), time.monotonic()
-            if state == "idle" and time.monotonic() - since > PATIENCE:
+                message = client.get_iopub_msg(timeout=LOOK)
+                state, quiet = message["content"].get("execution_state", state), 0
+            if state == "idle" and quiet * LOOK > PATIENCE:
                 lost.append(kernel.pid)
                 with suppress(psutil.Error):
                     kernel.kill()

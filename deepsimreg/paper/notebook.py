@@ -29,6 +29,7 @@ sys.modules.setdefault("rfc3987_syntax", None)
 REMOVED = "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version"
 SCRUB = ("--keep-output", "--keep-count", "--keep-metadata-keys", "metadata.widgets", "--extra-keys", REMOVED)
 KERNEL = ["--log-level=50"]  # a kernel would print that it is not encrypted, and that it was ended
+START = 600  # seconds that a kernel may take to start: on a busy machine, from a slow file system
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 QUIET = {"TQDM_DISABLE": "1"}  # committed notebooks hold no progress bars
 
@@ -64,12 +65,11 @@ def run(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> int:
     writable(folder)
     label = " ".join([notebook.stem, *(f"{name}={value}" for name, value in parameters.items())])
     logging.getLogger("papermill").setLevel(logging.WARNING)
-    started, ended = time.time(), threading.Event()
-    watcher = threading.Thread(target=_watch, args=(folder / "metrics.csv", label, started, ended), daemon=True)
-    watcher.start()
+    started, ended = time.monotonic(), threading.Event()
+    threading.Thread(target=_watch, args=(folder / "metrics.csv", label, ended), daemon=True).start()
     print(f"{label}: started", flush=True)
     target = folder / "notebook.ipynb"
-    options = {"progress_bar": False, "extra_arguments": KERNEL}
+    options = {"progress_bar": False, "extra_arguments": KERNEL, "start_timeout": START}
     try:
         for last in (False, True):
             with recorded(folder), this_interpreter(), lost_answers() as lost:
@@ -84,21 +84,26 @@ def run(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> int:
         print(f"{label}: failed in cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
         print(f"  the notebook as far as it came: {target}", file=sys.stderr, flush=True)
         return 1
-    except DeadKernelError:
-        told = "the kernel died; was there enough memory? The same command goes on from the last checkpoint"
-        print(f"{label}: {told}", file=sys.stderr, flush=True)
+    except RuntimeError as error:  # of nbclient
+        why = "the kernel died; was there enough memory?" if isinstance(error, DeadKernelError) else f"{error}."
+        print(f"{label}: {why} The same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+        return 1
+    except OSError as error:
+        print(
+            f"{label}: {error}; if the disk is full, make room: the same command goes on", file=sys.stderr, flush=True
+        )
         return 1
     finally:
         ended.set()
-    print(f"{label}: done in {time.time() - started:.0f} s", flush=True)
+    print(f"{label}: done in {time.monotonic() - started:.0f} s", flush=True)
     return 0
 
 
-def _watch(metrics: Path, label: str, started: float, ended: threading.Event) -> None:
+def _watch(metrics: Path, label: str, ended: threading.Event) -> None:
     """Print the newest step of a training every few seconds."""
-    shown = None
+    shown, before = None, metrics.stat().st_mtime_ns if metrics.is_file() else 0
     while not ended.wait(10):
-        if metrics.is_file() and metrics.stat().st_mtime > started:
+        if metrics.is_file() and metrics.stat().st_mtime_ns != before:
             rows = list(csv.DictReader(metrics.read_text(encoding="utf-8").splitlines()))
             if rows and rows[-1] != shown:
                 shown = rows[-1]

@@ -13,11 +13,15 @@ from deepsimreg.paper.files import read_json, write_json
 from deepsimreg.paper.paths import runs_root
 
 RECORD = "process.json"
+IN_GRAPH = "DEEPSIMREG_IN_GRAPH"  # set for the jobs of the graph
 
 
 @contextmanager
 def recorded(folder: Path) -> Iterator[None]:
-    """The id of this process stands in the run's folder while it works on it."""
+    """The id of this process stands in the run's folder while it works on it, if the graph has started it."""
+    if IN_GRAPH not in os.environ:
+        yield
+        return
     path = folder / RECORD
     write_json(path, record(psutil.Process()))
     try:
@@ -53,5 +57,5 @@ def _here() -> dict[str, Any]:
 
 
 def record(process: psutil.Process) -> dict[str, Any]:
-    """What tells a process from all others: when it began after the machine did, which no clock that is set changes."""
+    """What tells a process from all others: seconds since the machine's start, which no clock that is set changes."""
     return {**_here(), "pid": process.pid, "started": round(process.create_time() - psutil.boot_time(), 2)}

@@ -5,7 +5,7 @@ python -m deepsimreg.paper.publish cpu [hippocampus-mr …]
 
 from pathlib import Path
 
-from deepsimreg.files import check_writable
+from deepsimreg.files import check_writable, remove_partial
 from deepsimreg.paper.errors import run_main
 from deepsimreg.paper.files import copy_file, read_json, write_json
 from deepsimreg.paper.paths import FIGURES
@@ -37,6 +37,7 @@ def publish(plan: Profile, dataset: str, figures: Path = FIGURES) -> list[Path]:
     for run in reports.values():
         run.result()
     target, files, copies = check_writable(figures / dataset), {}, {}
+    remove_partial(target)
     for name, (stage, file) in TABLES.items():
         if stage in reports:
             copies[target / f"{name}.csv"] = reports[stage].folder / f"{file}.csv"
@@ -47,12 +48,14 @@ def publish(plan: Profile, dataset: str, figures: Path = FIGURES) -> list[Path]:
         copies |= {target / path.name: path, target / record.name: record}
         caption = (read_json(record) or {}).get("caption", "")
         files[path.name] = {"run": "figures", "identity": drawn.identity, "caption": caption}
-    for copy, source in copies.items():
-        copy_file(source, copy)
     runs = plan.runs(dataset)
     fingerprints = {name: value for run in runs for name, value in run.data.items()}
     settings = {run.name: {"identity": run.identity, "settings": run.settings.model_dump(mode="json")} for run in runs}
     content = {"profile": plan.name, "fingerprints": fingerprints, "files": files, "settings": settings}
+    unfinished = {name: origin | {"identity": "unfinished"} for name, origin in files.items()}
+    write_json(target / SOURCE, content | {"files": unfinished})  # what is killed from here on is told to be stale
+    for copy, source in copies.items():
+        copy_file(source, copy)
     write_json(target / SOURCE, content)
     return list(copies)
 

@@ -9,6 +9,7 @@ import re
 import pandas as pd
 
 from deepsimreg.paper.figures.style import method_name
+from deepsimreg.paper.files import write_text
 from deepsimreg.paper.paths import FIGURES
 from deepsimreg.paths import PROJECT
 
@@ -68,4 +69,4 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    write_text(README, filled(README.read_text(encoding="utf-8")))

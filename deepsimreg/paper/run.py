@@ -28,12 +28,12 @@ from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.files import read_json, size_of, writable, write_json, write_text
 from deepsimreg.paper.identity import code_digest, digest
 from deepsimreg.paper.paths import runs_root
+from deepsimreg.paper.processes import IN_GRAPH, RECORD
 from deepsimreg.paper.settings import Resources
 from deepsimreg.paths import PROJECT
 
 TRAINING = ("training.json", "weights.safetensors", "metrics.csv")  # what a training leaves, in the order it is trusted
-KEPT = ("*.csv", "*.safetensors", "training.json", "*.png", "*.pdf")  # files whose sizes a finished run records
-IN_GRAPH = "DEEPSIMREG_IN_GRAPH"  # set for the jobs of the graph
+KEPT = ("config.yaml", "*.csv", "*.safetensors", "training.json", "*.png", "*.pdf")  # whose sizes a mark records
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,30 +137,42 @@ class Run:
     def _make_room(self) -> None:
         folder = writable(self.folder)
         remove_partial(folder)
-        config = folder / "config.yaml"
+        self.repair()
+        config, held = folder / "config.yaml", self.identity
         try:
-            other = config.is_file() and yaml.safe_load(config.read_text(encoding="utf-8"))["identity"] != self.identity
+            held = yaml.safe_load(config.read_text(encoding="utf-8"))["identity"] if config.is_file() else held
         except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
-            other = True
-        if other:
+            held = ""
+        if held != self.identity:
             named = f"{folder.name}~{time.strftime('%Y%m%d-%H%M%S')}-{self.identity[:4]}"
             names = chain([named], (f"{named}-{number}" for number in count(2)))
             aside = next(path for path in map(folder.with_name, names) if not path.exists())
             folder.rename(aside)
             folder.mkdir()
-            print(f"{self}: its settings, data, inputs or code have changed; the earlier run is now {aside.name}")
-        self.repair()
+            why = "its settings, data, inputs or code have changed" if held else f"its {config.name} is damaged"
+            print(f"{self}: {why}; the earlier run is now {aside.name}")
 
     def repair(self) -> None:
         """Remove the damaged files of a finished run, and its mark, so that they are made again."""
-        if not self.mark.is_file() or self.current:
+        if not self.mark.is_file() or (self.current and not self._notebook_cut):
             return
         damaged = self._damaged(read_json(self.mark) or {"files": {}})
-        print(f"{self}: {', '.join(damaged) or self.mark.name} is damaged and is made again")
-        if set(damaged) & {*TRAINING} or not damaged:
-            damaged += [*TRAINING, "last.ckpt"]  # weights cannot be made without training
+        told = ["notebook.ipynb"] if self.current else damaged or [self.mark.name]
+        print(f"{self}: {', '.join(told)} is damaged and is made again")
+        if {*told} & {*TRAINING, self.mark.name}:  # weights cannot be made without training, nor rows without weights
+            damaged += [*TRAINING, "last.ckpt", self.validation.name]
         for name in (*damaged, self.mark.name):
             (self.folder / name).unlink(missing_ok=True)
+
+    @property
+    def _notebook_cut(self) -> bool:
+        """Whether the executed notebook lacks its end. While a process works on the run, it may be half written."""
+        path = self.folder / "notebook.ipynb"
+        if not path.is_file() or (self.folder / RECORD).exists():
+            return False
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4))
+            return not file.read().rstrip().endswith(b"\n}")
 
     def finish(self, **result: Any) -> None:
         """Mark the run as ended: the result, beside what an earlier call gave, and the sizes of the files it is in."""
