@@ -4,10 +4,12 @@ A job waits for and makes the file whose name holds the run's identity (run.py);
 decide nothing. `make paper` calls it.
 """
 
+import signal
 import sys
 
 from deepsimreg.paper.plan import Profile, command
 
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # when its reader has left, Snakemake would wait for ever for a job
 try:
     runs = Profile(config.get("profile", "quick")).all_runs()
 except ValueError as error:
