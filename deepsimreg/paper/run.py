@@ -147,8 +147,7 @@ class Run:
             named = f"{folder.name}~{time.strftime('%Y%m%d-%H%M%S')}-{self.identity[:4]}"
             names = chain([named], (f"{named}-{number}" for number in count(2)))
             aside = next(path for path in map(folder.with_name, names) if not path.exists())
-            folder.rename(aside)
-            folder.mkdir()
+            _move(folder, aside)
             why = "its settings, data, inputs or code have changed" if held else f"its {config.name} is damaged"
             print(f"{self}: {why}; the earlier run is now {aside.name}")
 
@@ -184,6 +183,22 @@ class Run:
     def __str__(self) -> str:
         """The run as it is called in messages and notebooks, without a path of the machine."""
         return relative(self.folder)
+
+
+def _move(folder: Path, aside: Path) -> None:
+    """Move a run aside, but not the runs below its folder, as those of tuning are below its chapter's.
+
+    The configuration goes last: until then the folder is known to hold another run.
+    """
+    nested = {path.relative_to(folder).parts[0] for path in folder.glob("*/**/config.yaml")}
+    if not nested:
+        folder.rename(aside)
+        folder.mkdir()
+        return
+    aside.mkdir()
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.yaml"):
+        if path.name not in nested:
+            path.rename(aside / path.name)
 
 
 def ask_graph(profile: str, runs: list[Run]) -> None:

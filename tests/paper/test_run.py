@@ -75,6 +75,24 @@ def test_the_same_run_goes_on_and_another_starts_anew(profile, capsys):
         assert any(path.name in printed for path in kept)
 
 
+def test_a_chapter_that_is_moved_aside_leaves_the_runs_below_it(profile):
+    """The trainings of tuning are below the folder of its chapter, and are its inputs."""
+    tree = {D: {"registration": {"similarities": {"mse": {"grid": [0.5]}}}}}
+    with profile(tree).chapter(D, "tuning").open() as chapter:
+        (chapter.folder / "tuning.csv").write_text("old")
+        (chapter.folder / "pictures").mkdir()
+    tree[D]["registration"]["similarities"]["mse"]["grid"] = [0.5, 1]
+    plan = profile(tree)
+    training = ended(plan.tunings(D)[0])
+    with plan.chapter(D, "tuning").open():
+        assert training.current
+        assert not (chapter.folder / "tuning.csv").exists()
+        assert not (chapter.folder / "pictures").exists()
+    (kept,) = chapter.folder.parent.glob("tuning~*")
+    assert (kept / "tuning.csv").read_text() == "old"
+    assert sorted(path.name for path in kept.iterdir()) == ["config.yaml", "pictures", "tuning.csv"]
+
+
 def test_runs_that_are_moved_aside_within_a_second_are_all_kept(profile, monkeypatch):
     """Or by a clock that was set back."""
     monkeypatch.setattr(run_module.time, "strftime", lambda _: "20260101-000000")
