@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 import yaml
@@ -27,21 +28,17 @@ def graph(tmp_path, runs):
 
     yield start
     for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the jobs, too
+        process.wait()
 
 
-def test_the_graph_ends_when_its_reader_has_left_and_goes_on_when_it_is_called_again(graph, runs):
+def test_the_graph_ends_when_its_reader_has_left(graph):
     """As `make paper | head` does: Snakemake by itself waits for ever for the job that runs then."""
     process = graph(stderr=subprocess.STDOUT)
     assert any(": started" in line for line in process.stdout)
     process.stdout.close()
     assert process.wait(120) == -signal.SIGPIPE
-    again = graph(stderr=subprocess.STDOUT)
-    assert again.communicate(timeout=240)[0]
-    assert again.returncode == 0
-    assert len(list(runs.glob("mine/phantom-2d/data/done-*.json"))) == 1
 
 
 def test_a_second_call_says_in_one_line_who_works_on_the_runs(graph, runs):
