@@ -34,10 +34,11 @@ def whole(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what processes that were killed had begun to write into a folder. Nobody may be writing there."""
-    for path in folder.glob(f".*{PARTIAL}*"):
-        path.unlink(missing_ok=True)
+def remove_partial(*places: Path) -> None:
+    """Remove what processes that were killed had begun to write: files, or files below folders where nobody writes."""
+    for path in (one for place in places for one in (place, *place.rglob(f".*{PARTIAL}*"))):
+        if PARTIAL in path.name:
+            path.unlink(missing_ok=True)
 
 
 def check_writable(folder: str | Path) -> Path:

@@ -136,7 +136,7 @@ class Run:
 
     def _make_room(self) -> None:
         folder = writable(self.folder)
-        remove_partial(folder)
+        remove_partial(*_own(folder))
         self.repair()
         config, held = folder / "config.yaml", self.identity
         try:
@@ -147,7 +147,9 @@ class Run:
             named = f"{folder.name}~{time.strftime('%Y%m%d-%H%M%S')}-{self.identity[:4]}"
             names = chain([named], (f"{named}-{number}" for number in count(2)))
             aside = next(path for path in map(folder.with_name, names) if not path.exists())
-            _move(folder, aside)
+            aside.mkdir()
+            for path in _own(folder):
+                path.rename(aside / path.name)
             why = "its settings, data, inputs or code have changed" if held else f"its {config.name} is damaged"
             print(f"{self}: {why}; the earlier run is now {aside.name}")
 
@@ -185,20 +187,13 @@ class Run:
         return relative(self.folder)
 
 
-def _move(folder: Path, aside: Path) -> None:
-    """Move a run aside, but not the runs below its folder, as those of tuning are below its chapter's.
+def _own(folder: Path) -> list[Path]:
+    """What a run's folder holds, but not the runs below it, as those of tuning are below its chapter's.
 
-    The configuration goes last: until then the folder is known to hold another run.
+    The configuration is last: until it has been moved the folder is known to hold another run.
     """
-    nested = {path.relative_to(folder).parts[0] for path in folder.glob("*/**/config.yaml")}
-    if not nested:
-        folder.rename(aside)
-        folder.mkdir()
-        return
-    aside.mkdir()
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.yaml"):
-        if path.name not in nested:
-            path.rename(aside / path.name)
+    own = [path for path in folder.iterdir() if not any(path.rglob("config.yaml"))]
+    return sorted(own, key=lambda path: path.name == "config.yaml")
 
 
 def ask_graph(profile: str, runs: list[Run]) -> None:

@@ -111,8 +111,11 @@ def test_what_a_killed_process_had_begun_to_write_goes_when_the_run_goes_on(run)
         done = subprocess.run([sys.executable, "-c", code, str(run.weights)], check=False)
     assert done.returncode == 9
     assert [path.read_text() for path in run.folder.glob(".*partial*")] == ["half"]
+    below = run.folder / "test" / ".0.partial.image.tif"
+    below.parent.mkdir()
+    below.touch()
     with run.open():
-        assert not list(run.folder.glob(".*partial*"))
+        assert not list(run.folder.rglob(".*partial*"))
         assert not run.weights.exists()
 
 
