@@ -33,7 +33,7 @@ from deepsimreg.paper.settings import Resources
 from deepsimreg.paths import PROJECT
 
 TRAINING = ("training.json", "weights.safetensors", "metrics.csv")  # what a training leaves, in the order it is trusted
-KEPT = ("config.yaml", "*.csv", "*.safetensors", "training.json", "*.png", "*.pdf")  # whose sizes a mark records
+KEPT = ("config.yaml", "*.csv", "*.safetensors", "*.json", "*.png", "*.pdf")  # whose sizes a mark records
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +179,8 @@ class Run:
         """Mark the run as ended: the result, beside what an earlier call gave, and the sizes of the files it is in."""
         before = self._mark_content() or {}
         files = [path for pattern in KEPT for path in sorted(self.folder.glob(pattern))]
-        sizes = {path.name: path.stat().st_size for path in files}
+        records = {RECORD, *(path.name for path in self.folder.glob("done-*.json"))}  # of no result
+        sizes = {path.name: path.stat().st_size for path in files if path.name not in records}
         write_json(self.mark, before | result | {"identity": self.identity, "files": sizes})
 
     def __str__(self) -> str:

@@ -20,6 +20,7 @@ from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.methods import optimisation_method
 from deepsimreg.paper.paths import runs_root
 from deepsimreg.paper.plan import Profile
+from deepsimreg.paper.processes import RECORD
 from deepsimreg.paper.run import locked, relative, take_lock
 
 D = "phantom-2d"
@@ -140,6 +141,19 @@ def test_a_finished_run_whose_files_were_cut_short_is_not_finished(run, name, ke
         assert not run.weights.exists(), "weights are trained again, never taken for whole"
         assert not (run.folder / "training.json").exists()
     assert f"{name} is damaged and is made again" in capsys.readouterr().out
+
+
+def test_a_figure_whose_record_was_cut_short_is_drawn_again(run):
+    """It would be published without its caption."""
+    with run.open():
+        (run.folder / "dice.json").write_text('{"caption": "Dice of each method"}')
+        (run.folder / RECORD).write_text("{}")
+        run.finish()
+        run.finish(figures=["dice.png"])
+    (run.folder / RECORD).unlink()
+    assert run.current
+    (run.folder / "dice.json").write_text("")
+    assert not run.current
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "mark"])
