@@ -101,10 +101,10 @@ class Call:
 def results(runs: Path) -> dict[str, np.ndarray | str]:
     """Every weight and every cell of every table, by its place."""
     found = {}
-    for path in sorted((runs / "soak").rglob("weights.safetensors")):
+    for path in sorted(runs.rglob("weights.safetensors")):
         place = path.relative_to(runs).as_posix()
         found |= {f"{place} {name}": value for name, value in load_file(path).items()}
-    for path in sorted((runs / "soak").rglob("*.csv")):
+    for path in sorted(runs.rglob("*.csv")):
         try:
             table = pd.read_csv(path).drop(columns="seconds", errors="ignore")
         except ValueError:

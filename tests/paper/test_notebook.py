@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from deepsimreg.paper import kernels, processes
+from deepsimreg.paper import notebook as notebook_module
 from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.notebook import checked, main, run
 from deepsimreg.paper.paths import NOTEBOOKS
@@ -183,6 +184,18 @@ def test_a_kernel_that_dies_is_said_with_the_remedy(notebook, tmp_path, capsys):
     nbformat.write(made, notebook)
     assert run(notebook, tmp_path / "run", {}) == 1
     assert "small: the kernel died; was there enough memory? The same command goes on" in capsys.readouterr().err
+
+
+def test_a_kernel_that_does_not_start_is_one_line(notebook, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(notebook_module, "START", 0)
+    assert run(notebook, tmp_path / "run", {}) == 1
+    assert "small: Kernel didn't respond in 0 seconds. The same command goes on" in capfd.readouterr().err
+
+
+def test_a_notebook_that_cannot_be_written_is_one_line(notebook, tmp_path, capsys):
+    (tmp_path / "run" / "notebook.ipynb").mkdir(parents=True)
+    assert run(notebook, tmp_path / "run", {}) == 1
+    assert "notebook.ipynb'; if the disk is full, make room: the same command goes on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "3", '{"pid": "x", "started": 1}'])

@@ -54,7 +54,7 @@ def test_what_is_released_loads_by_name_with_the_figures_of_its_card(profile, tm
     assert str(tmp_path) not in card
 
 
-def test_only_a_named_act_publishes_and_what_it_publishes_says_where_it_is_from(profile, tmp_path):
+def test_only_a_named_act_publishes_and_what_it_publishes_says_where_it_is_from(profile, tmp_path, monkeypatch):
     plan, figures = profile(TREE), tmp_path / "figures"
     with pytest.raises(SettingsError, match="evaluation: there is no finished run"):
         publish.publish(plan, D, figures)
@@ -73,6 +73,13 @@ def test_only_a_named_act_publishes_and_what_it_publishes_says_where_it_is_from(
     assert record["files"]["dice.png"] == {"run": "figures", "identity": drawn.identity, "caption": "Dice"}
     assert (figures / D / "pairs.csv").read_bytes() == (plan.chapter(D, "evaluation").folder / "pairs.csv").read_bytes()
     assert record["fingerprints"] == {D: plan.fingerprint(D)}
+    assert stale_files(source) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "copy_file", lambda *_: pytest.fail("killed", pytrace=False))
+        with pytest.raises(pytest.fail.Exception):
+            publish.publish(plan, D, figures)
+    assert len(stale_files(source)) == len(record["files"])
+    publish.publish(plan, D, figures)
     assert stale_files(source) == []
     changed = TREE[D] | {"registration": TREE[D]["registration"] | {"similarities": {"mse": {"lam": 2}}}}
     profile({D: changed})

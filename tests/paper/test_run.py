@@ -105,6 +105,22 @@ def test_runs_that_are_moved_aside_within_a_second_are_all_kept(profile, monkeyp
     assert sorted(kept) == ["0", "1", "2"]
 
 
+def test_a_cut_notebook_of_a_finished_run_is_made_again_unless_it_is_being_written(run, capsys):
+    notebook = ended(run).folder / "notebook.ipynb"
+    notebook.write_text(json.dumps({"cells": [], "nbformat": 4}, indent=1))
+    run.repair()
+    assert run.current
+    notebook.write_text(notebook.read_text()[:20])
+    (run.folder / RECORD).write_text("{}")
+    run.repair()
+    assert run.current
+    (run.folder / RECORD).unlink()
+    run.repair()
+    assert not run.current
+    assert run.weights.exists()
+    assert "notebook.ipynb is damaged and is made again" in capsys.readouterr().out
+
+
 def test_what_a_killed_process_had_begun_to_write_goes_when_the_run_goes_on(run):
     code = "import os, sys; from pathlib import Path; from deepsimreg.files import whole\n"
     code += "with whole(Path(sys.argv[1])) as partial: partial.write_text('half'); os._exit(9)"
