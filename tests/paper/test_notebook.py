@@ -187,9 +187,12 @@ def test_a_kernel_that_dies_is_said_with_the_remedy(notebook, tmp_path, capsys):
 
 
 def test_a_kernel_that_does_not_start_is_one_line(notebook, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(notebook_module, "START", 0)
+    slow = "import sys, time\nif 'ipykernel_launcher' in sys.orig_argv:\n    time.sleep(60)\n"
+    (tmp_path / "sitecustomize.py").write_text(slow)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(notebook_module, "START", 1)
     assert run(notebook, tmp_path / "run", {}) == 1
-    assert "small: Kernel didn't respond in 0 seconds. The same command goes on" in capfd.readouterr().err
+    assert "small: Kernel didn't respond in 1 seconds. The same command goes on" in capfd.readouterr().err
 
 
 def test_a_notebook_that_cannot_be_written_is_one_line(notebook, tmp_path, capsys):
