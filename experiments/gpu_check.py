@@ -231,9 +231,8 @@ def step_of(run, shape: tuple[int, ...], where: torch.device) -> Callable[[], No
 
 def costs(where: torch.device, small: bool, table: Table, minutes: float) -> None:
     """A row for every kind of training of paper.yaml: seconds and memory of a step, runs, hours of all of them."""
-    names = [*Profile("paper", dict.fromkeys(DATASETS, "")).datasets]
-    plan, deadline, total = Profile("paper", dict.fromkeys(names, "")), time.time() + 60 * minutes, 0.0
-    for dataset in names:
+    plan, deadline, total = Profile("paper", dict.fromkeys(DATASETS, "")), time.time() + 60 * minutes, 0.0
+    for dataset in plan.datasets:
         shape = DATASETS[dataset].shape
         trained = [run for run in (*plan.runs(dataset), *plan.tunings(dataset)) if hasattr(run.settings, "fit")]
         trained = [run for run in {id(run): run for run in trained}.values() if run.settings.fit.steps]

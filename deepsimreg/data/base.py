@@ -37,7 +37,7 @@ class Source:
     name: str
     url: str
     checksum: str
-    size_bytes: int
+    size_bytes: int | None  # None: not published
     archive: str
     folder: str
     licence: str

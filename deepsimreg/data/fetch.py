@@ -71,7 +71,8 @@ def fetch(source: Source, root: Path) -> Path:
         print(f"{source.name}: preparing {given} -> {target}")
         _place(source, given, target)
         return target
-    print(f"{source.name}: {source.size_bytes / 1e6:.0f} MB, licence {source.licence}\n  {source.citation}")
+    size = "size not published" if source.size_bytes is None else f"{source.size_bytes / 1e6:.0f} MB"
+    print(f"{source.name}: {size}, licence {source.licence}\n  {source.citation}")
     print(f"  {source.url}\n  -> {target}")
     record = root / f"{source.folder}.sha256"
     checksum = source.checksum or (record.read_text(encoding="utf-8").strip() if record.is_file() else "")

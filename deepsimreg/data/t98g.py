@@ -50,7 +50,7 @@ class T98gPhase(HalvedStacks):
         name="t98g-phase",
         url="https://github.com/oist/Usiigaci/archive/9501d80c.zip",
         checksum="",
-        size_bytes=700_000_000,
+        size_bytes=None,
         archive="zip",
         folder="T98G-phase",
         licence="MIT",

@@ -1,7 +1,7 @@
 """vnc-em: 20 serial sections of a Drosophila nerve cord, transmission EM, the public stand-in for platelet-em.
 
 Classes of the published labels: inside of a cell, its synapses with it; mitochondria; all else (membranes, glia,
-outside). Drawn by the authors. Sections are 50 nm apart, pixels 4.6 nm (9.2 nm at half size), so neighbours differ.
+outside). Drawn by the authors. Sections are much thicker than a pixel is wide, so neighbours differ.
 Source: Gerhard et al. 2013.
 """
 
@@ -49,7 +49,7 @@ class VncEm(HalvedStacks):
         name="vnc-em",
         url="https://github.com/unidesigner/groundtruth-drosophila-vnc/archive/4a5f0514.zip",
         checksum="",
-        size_bytes=90_000_000,
+        size_bytes=None,
         archive="zip",
         folder="VNC-EM",
         licence="CC BY-NC-SA 3.0",

@@ -99,8 +99,8 @@ class TransMorph(nn.Module):
         return displacement_of(flow_from(self.flow, features), self.squarings, self.out_scale, moving.shape[2:])
 
     def _recomputed(self, stage: Callable, *inputs) -> Tensor:
-        """The stage's output; in the training of volumes what is in between is computed again for the gradient: the
-        finest stages of a brain would take 14 GB.
+        """The stage's output; in the training of volumes what is in between is computed again for the gradient, since
+        the finest stages hold the most memory.
         """
         if self.training and self.ndim == 3 and torch.is_grad_enabled():
             return checkpoint(stage, *inputs, use_reentrant=False, preserve_rng_state=False)

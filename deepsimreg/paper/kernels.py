@@ -60,8 +60,10 @@ def _listen(lost: list[int], ended: threading.Event) -> None:
     if kernel is None:
         return
     client, state, quiet = BlockingKernelClient(), "starting", 0
-    with suppress(OSError, psutil.Error):  # it has ended already
+    try:
         client.load_connection_file(next(word for word in kernel.cmdline() if word.endswith(".json")))
+    except (OSError, psutil.Error, StopIteration):  # it has ended already
+        return
     client.start_channels(shell=False, stdin=False, hb=False, control=False)
     try:
         while not ended.is_set():

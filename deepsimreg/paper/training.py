@@ -234,7 +234,8 @@ def trained(
     """
     end = run.folder / "training.json"
     if (read_json(end) or {}).get("sizes") != (sizes := _sizes(run)) or None in sizes.values():
-        if run.settings.fit.devices > 1:
+        run.validation.unlink(missing_ok=True)  # it is of weights that are made anew
+        if run.settings.fit.devices > 1 and run.settings.fit.steps:
             by_script(run)
             history = pd.read_csv(run.folder / "metrics.csv")
         else:

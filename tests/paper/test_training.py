@@ -257,6 +257,31 @@ def test_two_processes_train_as_one_with_the_same_samples(profile, runs, monkeyp
     np.testing.assert_allclose(ours["validation_loss"], theirs["validation_loss"], atol=1e-5)
 
 
+def test_initial_weights_need_no_devices(profile):
+    """`steps: 0` beside `devices: 2` of all trainings, as a random extractor has it."""
+    fit = {"steps": 0, "devices": 2}
+    registration = {"network": SMALL, "fit": fit, "similarities": {"mse": {"lam": 0.5}}}
+    plan = profile({"phantom-2d": {"data": DATA, "registration": registration}})
+    run = plan.registration("phantom-2d", "mse")
+    train_registration(plan, run, plan.data("phantom-2d"))
+    assert run.current
+
+
+def test_rows_of_lost_weights_are_not_those_of_new_ones(profile):
+    """The weights and the checkpoint of a training that had ended are gone, its validation is not."""
+    fit = {"steps": 4, "batch": 2, "validate_every": 2}
+    registration = {"network": SMALL, "fit": fit, "similarities": {"mse": {"lam": 0.5}}}
+    plan = profile({"phantom-2d": {"data": DATA, "registration": registration}})
+    run, data = plan.registration("phantom-2d", "mse"), plan.data("phantom-2d")
+    train_registration(plan, run, data)
+    expected = pd.read_csv(run.validation)
+    expected.assign(dice=0.123).to_csv(run.validation, index=False)
+    for path in (run.mark, run.weights, run.folder / "last.ckpt"):
+        path.unlink()
+    train_registration(plan, run, data)
+    pd.testing.assert_series_equal(pd.read_csv(run.validation)["dice"], expected["dice"])
+
+
 def test_several_devices_need_a_run_of_a_profile(profile):
     tree = {"phantom-2d": {"data": DATA, "registration": {"similarities": {"mse": {"lam": 1}}}}}
     plan = profile(tree)
