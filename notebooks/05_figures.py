@@ -176,9 +176,13 @@ if part.ablations.variants:
         display(save(figures.label_fraction(found["variants"]), "labels", what, "ablations"))
 
 # %% tags=["nbval-ignore-output"]
+changed = robustness(plan, dataset) if part.robustness.noise or part.robustness.contrast else {}
 if part.robustness.noise:
     what = "Mean Dice against the standard deviation of the noise that is added to both images."
-    display(save(figures.robustness(robustness(plan, dataset)), "robustness", what, "robustness"))
+    display(save(figures.robustness(changed["noise"]), "robustness", what, "robustness"))
+if part.robustness.contrast:
+    what = "Mean foreground Dice where the moving image alone has another contrast."
+    display(save(figures.contrast(changed["contrast"]), "contrast", what, "robustness"))
 
 # %% [markdown]
 # ## One pair at a time
@@ -188,7 +192,7 @@ if part.robustness.noise:
 # %% tags=["nbval-ignore-output"]
 if part.optimisation.methods:
     found = optimisation(plan, dataset)
-    what = "Mean Dice of each method, with 95 % bootstrap intervals, against time and SD log J."
+    what = "Mean foreground Dice of each method, with 95 % bootstrap intervals, against time and SD log J."
     display(save(figures.methods_overview(found["summary"]), "optimisation", what, "optimisation"))
     what = "Dice, folds and SD log J of the methods at work, against steps and seconds."
     watched = f"{found['traces']['pair'].nunique()} validation pairs"

@@ -7,7 +7,7 @@ flips; 3D rotation ±5°, flips.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -101,3 +101,23 @@ def add_noise(image: Tensor, std: float, generator: torch.Generator) -> Tensor:
     """
     noise = torch.randn(image.shape, generator=generator, device=generator.device)
     return (image + std * noise.to(image)).clamp(0, 1)
+
+
+def uneven_light(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Image (N, C, *spatial) in [0, 1], brighter to one side: times .5 at one end of a random direction, 1.5 at the
+    other, clipped to [0, 1].
+    """
+    shape = image.shape[2:]
+    direction = torch.randn(len(shape), generator=generator)
+    axes = torch.meshgrid(*(torch.linspace(-1, 1, size) for size in shape), indexing="ij")
+    ramp = sum(part * axis for part, axis in zip(direction, axes, strict=True))
+    return (image * (1 + 0.5 * ramp / ramp.abs().max()).to(image)).clamp(0, 1)
+
+
+CONTRASTS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {  # what one image of a pair may go through
+    "gamma 0.5": lambda image, _: image.sqrt(),
+    "gamma 2": lambda image, _: image.square(),
+    "inverted": lambda image, _: 1 - image,
+    "uneven light": uneven_light,
+    "noise": lambda image, generator: add_noise(image, 0.1, generator),
+}

@@ -45,6 +45,9 @@ SIMILARITIES: dict[str, SimilarityRecord] = {
         "NCC (25 voxels)", "#5B7FA6", _NCC, (1.5, 0.8), {"window": (5, 3), "signed": (True, False)}
     ),
     "ncc-sup": SimilarityRecord("NCC + labels", "#0072B2", _SUPERVISED, needs_labels=True),
+    "ncc-dice": SimilarityRecord(
+        "NCC + label Dice", "#004D40", _SUPERVISED, options={"overlap": "dice"}, needs_labels=True
+    ),
     "nmi": SimilarityRecord("NMI", "#F0E442", "deepsimreg.losses.nmi:NMI", 0.1),
     "mind": SimilarityRecord("MIND", "#CC79A7", "deepsimreg.losses.mind:MIND", 0.25),
     "vgg": SimilarityRecord("VGG", "#000000", _DEEPSIM, 1.0, extractor="vgg"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 SYN_ITERATIONS, GREEDY_ITERATIONS = (40, 20, 0), (100, 50, 30)  # on each resolution, coarse to fine
+CONVEXADAM_ITERATIONS = (80,)
 SYN, GREEDY = "SyN, smoothing of a step (flow_sigma)", "greedy, smoothing of the warp in voxels (of a step: twice that)"
 
 
@@ -20,6 +21,7 @@ class Baseline:
     label: str  # in figures
     color: str
     extractor: str | None = None  # kind whose features it compares, too
+    planes: bool = True  # whether it registers them, too, or volumes alone
 
     @property
     def module(self) -> str:
@@ -41,4 +43,13 @@ BASELINES: dict[str, Baseline] = {
     "greedy": _GREEDY("greedy", "#4D4D4D"),
     "greedy-deepsim-ae": _GREEDY("greedy + AE features", "#009E73", "ae"),
     "greedy-deepsim-seg": _GREEDY("greedy + seg features", "#D55E00", "seg"),
+    "convexadam": Baseline(
+        "deepsimreg.paper.optimisers:convexadam",
+        1.25,
+        "convexAdam, weight of the regulariser",
+        CONVEXADAM_ITERATIONS,
+        "convexAdam",
+        "#4D4D4D",
+        planes=False,
+    ),
 }

@@ -5,12 +5,18 @@ optimisation, a network followed by one, or a baseline; None stands for the pair
 images are, and the metrics are computed there, too: on a GPU if there is one. All but networks also take `weights`, of
 the moving and of the fixed voxels, where a pair has masks; metrics are of all voxels. Methods
 are interleaved: each pair is registered by all of them before the next one, so load on the machine affects all alike.
+
+There and back: the mean distance that is left when the pair is registered in both directions and both warps are
+followed in turn (the inverse consistency error of Christensen & Johnson 2001, IEEE TMI 20:568), mm.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
+from itertools import compress
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +25,18 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from deepsimreg.data.augment import add_noise
+from deepsimreg.data.augment import CONTRASTS, add_noise
 from deepsimreg.data.base import Dataset, Pair, Sample
 from deepsimreg.files import whole
 from deepsimreg.grid import Grid
 from deepsimreg.io import write_image
 from deepsimreg.metrics import evaluate_pair
-from deepsimreg.warps import warp_image, warp_labels
+from deepsimreg.warps import inverse_residual, warp_image, warp_labels
 
 Method = Callable[..., Tensor]
 Weights = tuple[Tensor | None, Tensor | None]  # (1, 1, *spatial), of the moving and of the fixed voxels
 MOST_FOLDS = 1e-4  # fraction of voxels; a λ with more folds is not chosen if there is one with fewer
+STILL = 0.002  # gain of validation Dice over the pairs before registration, below which a network has learned nothing
 
 
 def device() -> torch.device:
@@ -39,11 +46,14 @@ def device() -> torch.device:
 
 @dataclass(frozen=True)
 class Entry:
-    """A method, the columns that tell it apart, as {"method": "mse", "lam": 0.1, "seed": 0}, and where it works."""
+    """A method, the columns that tell it apart, as {"method": "mse", "lam": 0.1, "seed": 0}, where it works, and what
+    it is given of the moving and of the fixed sample: (C, *spatial).
+    """
 
     columns: Mapping[str, Any]
     register: Method | None
     device: torch.device = field(default_factory=device)
+    given: tuple[Callable[[Sample], Tensor], Callable[[Sample], Tensor]] = (attrgetter("image"), attrgetter("image"))
 
 
 def named(where: torch.device) -> str:
@@ -59,7 +69,9 @@ def evaluate(
     rows: Path | None = None,
     limit: int = 0,
     noise: float = 0.0,
+    contrast: str = "",
     images: Path | None = None,
+    both_ways: bool = False,
 ) -> pd.DataFrame:
     """Every metric of every pair of a split, for every method.
 
@@ -68,35 +80,60 @@ def evaluate(
         rows: a CSV file that keeps the rows pair by pair; what is in it is not registered again.
         limit: the first pairs only; 0: all of them.
         noise: standard deviation of Gaussian noise that is added to both images; the same for every method.
+        contrast: one of `CONTRASTS`, that the moving image alone goes through.
         images: folder that receives the warped images and labels; None writes none.
+        both_ways: register fixed to moving, too, for the column `there_and_back`; where the pairs hold both directions,
+            each is registered once.
 
-    Returns one row per pair and method: the columns of the entry, `pair`, the metrics of `evaluate_pair`, `device`, and
-    `seconds` of the registration alone, there.
+    Returns one row per pair and method: the columns of the entry, `pair`, the metrics of `evaluate_pair`,
+    `there_and_back`, `device`, and `seconds` of the registration alone, there.
     """
     keys = [*entries[0].columns]
     table = _read_rows(rows)
     known = {tuple(None if pd.isna(row[key]) else row[key] for key in (*keys, "pair")) for row in table}
     pairs = dataset.pairs(split)
     count = min(limit or len(pairs), len(pairs))
-    for number in tqdm(range(count), desc=f"{split} pairs", unit="pair", leave=False):
-        pair = pairs[number]
-        missing = [one for one in entries if (*(one.columns[key] for key in keys), pair.name) not in known]
-        if not missing:
-            continue
-        generator = torch.Generator().manual_seed(number)
-        both = [one.image[None] for one in (pair.moving, pair.fixed)]
-        if noise:
-            both = [add_noise(image, noise, generator) for image in both]
-        for entry in missing:
-            where = entry.device
-            displacement, seconds = timed(entry.register, *(image.to(where) for image in both), weights_of(pair, where))
-            metrics = measure(displacement, pair, dataset)
-            table.append({**entry.columns, "pair": pair.name, **metrics, "device": named(where), "seconds": seconds})
-            if images is not None and displacement is not None:
-                _write_moved(images, pair, displacement)
+    groups = _couples(pairs, count) if both_ways else [[number] for number in range(count)]
+    for numbers in tqdm(groups, desc=f"{split} pairs", unit="pair", leave=False):
+        group = [pairs[number] for number in numbers]
+        for entry in entries:
+            missing = [(*entry.columns.values(), pair.name) not in known for pair in group]
+            if not any(missing):
+                continue
+            found = [_registered(entry, *pair, noise, contrast) for pair in zip(group, numbers, strict=True)]
+            backs = found[::-1] if len(found) > 1 else [(None, 0.0)]
+            if both_ways and len(found) == 1:
+                backs = [_registered(entry, Pair(group[0].fixed, group[0].moving), numbers[0])]
+            for pair, (displacement, seconds), (back, _) in compress(zip(group, found, backs, strict=True), missing):
+                metrics = measure(displacement, pair, dataset)
+                if back is not None:
+                    metrics["there_and_back"] = inverse_residual(back, displacement, dataset.spacing)[0]
+                more = {"device": named(entry.device), "seconds": seconds}
+                table.append({**entry.columns, "pair": pair.name, **metrics, **more})
+                if images is not None and displacement is not None:
+                    _write_moved(images, pair, displacement)
         if rows is not None:
             write_table(pd.DataFrame(table), rows)
     return pd.DataFrame(table)
+
+
+def _couples(pairs: Sequence[Pair], count: int) -> list[list[int]]:
+    """The numbers of the first pairs; of those in both directions together."""
+    groups: dict[frozenset, list[int]] = {}
+    for number in range(count):
+        groups.setdefault(frozenset((pairs[number].moving.name, pairs[number].fixed.name)), []).append(number)
+    return list(groups.values())
+
+
+def _registered(
+    entry: Entry, pair: Pair, number: int, noise: float = 0.0, contrast: str = ""
+) -> tuple[Tensor | None, float]:
+    """Displacement and seconds of a pair, its images changed as `evaluate` says; its number seeds the changes."""
+    where, generator = entry.device, torch.Generator().manual_seed(number)
+    both = [given(one)[None] for given, one in zip(entry.given, (pair.moving, pair.fixed), strict=True)]
+    both = [add_noise(image, noise, generator) for image in both] if noise else both
+    both[0] = CONTRASTS[contrast](both[0], generator) if contrast else both[0]
+    return timed(entry.register, *(image.to(where) for image in both), weights_of(pair, where))
 
 
 def weights_of(pair: Pair, where: torch.device | str = "cpu") -> Weights | None:
@@ -144,6 +181,30 @@ def choose(table: pd.DataFrame) -> pd.DataFrame:
         marks = ["edge"] * at_edge + ["folds"] * (not len(smooth))
         means.loc[best, ["chosen", "mark"]] = True, " ".join(marks)
     return means
+
+
+def tune(
+    entries: Callable[[str, float], Entry],
+    grids: Mapping[str, Sequence[float]],
+    widen: int,
+    *where: Any,
+) -> pd.DataFrame:
+    """Validation rows of every method at every λ of its grid, which is widened where its best lies at an edge.
+
+    entries: (method, λ) → the entry, its columns `method` and `lam`. widen: how many values a grid gets at most, each
+    by the ratio of the two before it. where: dataset, file of the rows and limit, as for `evaluate`.
+    """
+    grids, (dataset, rows, limit) = {name: list(grid) for name, grid in grids.items()}, where
+    for again in range(widen, -1, -1):
+        asked = [entries(name, lam) for name, grid in grids.items() for lam in grid]
+        table = evaluate(asked, dataset, "validation", rows, limit)
+        best = choose(table).query("chosen and mark.str.contains('edge')")
+        if best.empty or not again:
+            break
+        for row in best.itertuples():
+            near = sorted(grids[row.method], key=lambda lam: abs(math.log(lam / row.lam)))
+            grids[row.method].append(float(f"{near[0] ** 2 / near[1]:.3g}"))
+    return table
 
 
 def chosen_lams(table: pd.DataFrame) -> dict[str, float]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepsimreg.data.base import Dataset, LazySequence, Sample
+from deepsimreg.data.regrouped import Regrouped
 from deepsimreg.metrics import segmentation_metrics
 from deepsimreg.models.registry import EXTRACTORS
 from deepsimreg.models.store import load_model
@@ -74,9 +75,12 @@ def extractor_training(settings: ExtractorPart, dataset: Dataset) -> Trained:
 
 
 def source_data(plan: Profile, run: Run) -> Dataset:
-    """The dataset that an extractor is trained on: the run's own, or the source that the profile names."""
+    """The dataset that an extractor is trained on: the run's own, or the source that the profile names, with the
+    classes that it is taught.
+    """
     (source,) = run.data
-    return plan.data(source)
+    taught = run.settings.taught
+    return Regrouped(plan.data(source), taught) if taught else plan.data(source)
 
 
 def train_extractor(run: Run, dataset: Dataset) -> tuple[nn.Module, pd.DataFrame]:

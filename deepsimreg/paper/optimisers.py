@@ -1,8 +1,8 @@
-"""Registration without training: SyN (ANTs) and greedy, on grey values and on deep features.
+"""Registration without training: SyN (ANTs) and greedy, on grey values and on deep features, and convexAdam.
 
-Both search the warp of one pair by gradient steps on local similarities. Features of a frozen network, brought to full
-resolution and reduced to a few principal components, are further channels: mean squares in SyN, as in the DeepSim
-papers, and components of greedy's multi-component correlation.
+The first two search the warp of one pair by gradient steps on local similarities. Features of a frozen network, brought
+to full resolution and reduced to a few principal components, are further channels: mean squares in SyN, as in the
+DeepSim papers, and components of greedy's multi-component correlation.
 Sources: Avants et al. 2008, Medical Image Analysis 12:26 (SyN); Yushkevich et al. 2016, Alzheimer's & Dementia 12
 (greedy).
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from deepsimreg.losses.features import feature_channels
-from deepsimreg.paper.baselines import GREEDY_ITERATIONS, SYN_ITERATIONS
+from deepsimreg.paper.baselines import CONVEXADAM_ITERATIONS, GREEDY_ITERATIONS, SYN_ITERATIONS
 from deepsimreg.paper.evaluate import Weights
 
 INSTALL = "is not installed: pip install 'deepsimreg[baselines]'"
@@ -36,7 +36,7 @@ def syn(
     """Displacement (1, D, *spatial), voxels, of a pair by ANTs' `SyNOnly`, from the identity.
 
     Args:
-        moving, fixed: (1, 1, *spatial) in [0, 1].
+        moving, fixed: (1, C, *spatial) in [0, 1]; with an extractor, C is 1.
         spacing: mm, array axis order.
         extractor: its features become further channels; None for none.
         smoothing: of each step (`flow_sigma`), tuned.
@@ -55,7 +55,7 @@ def syn(
     def image(plane: np.ndarray):
         return ants.from_numpy(np.ascontiguousarray(plane, dtype=np.float32), spacing=tuple(map(float, spacing)))
 
-    (grey, *features) = _channels(moving, fixed, extractor, components, weight)
+    (grey, *others) = _channels(moving, fixed, extractor, components, weight)
     masks = {name: image(mask) for name, mask in _masks(weights, "moving_mask", "mask").items()}
     with tempfile.TemporaryDirectory() as folder:
         result = ants.registration(
@@ -66,7 +66,7 @@ def syn(
             outprefix=f"{folder}/",
             reg_iterations=tuple(iterations),
             flow_sigma=smoothing,
-            multivariate_extras=[("MeanSquares", image(f), image(m), share, 0) for m, f, share in features] or None,
+            multivariate_extras=[("MeanSquares", image(f), image(m), share, 0) for m, f, share in others] or None,
             random_seed=1,
             **masks,
         )
@@ -85,6 +85,7 @@ def greedy(
     radius: int = 2,
     components: int = 4,
     weight: float = 1.0,
+    metric: str = "NCC",
     weights: Weights | None = None,
 ) -> Tensor:
     """Displacement (1, D, *spatial), voxels, of a pair by greedy, with normalised cross-correlation.
@@ -92,6 +93,7 @@ def greedy(
     Args: as `syn`, and
         smoothing: of the warp in voxels, of the steps twice that; tuned.
         radius: of the correlation's window, voxels.
+        metric: NCC, or SSD: squared differences, for maps of classes.
     """
     try:
         import picsl_greedy
@@ -99,6 +101,8 @@ def greedy(
     except ImportError as error:
         raise ImportError(f"picsl_greedy {INSTALL}") from error
     ndim = fixed.ndim - 2
+    if torch.equal(moving, fixed):  # greedy divides by its largest step, which is 0 here
+        return fixed.new_zeros(1, ndim, *fixed.shape[2:])
 
     def image(plane: np.ndarray):
         made = SimpleITK.GetImageFromArray(np.ascontiguousarray(plane.T, dtype=np.float32))
@@ -111,9 +115,9 @@ def greedy(
         images |= {f"fixed{number}": image(f), f"moving{number}": image(m)}
         inputs += f" -w {share} -i fixed{number} moving{number}"
     tool = {2: picsl_greedy.Greedy2D, 3: picsl_greedy.Greedy3D}[ndim]()
-    window, schedule = "x".join([str(radius)] * ndim), "x".join(map(str, iterations))
+    window, schedule = "x".join([str(radius)] * ndim) if metric == "NCC" else "", "x".join(map(str, iterations))
     tool.execute(
-        f"-d {ndim} -m NCC {window}{inputs} -o warp -n {schedule} -s {2 * smoothing}vox {smoothing}vox "
+        f"-d {ndim} -m {metric} {window}{inputs} -o warp -n {schedule} -s {2 * smoothing}vox {smoothing}vox "
         f"-seed 1 -threads {torch.get_num_threads()} -V 0",
         **images,
         warp=None,
@@ -123,15 +127,15 @@ def greedy(
 
 
 def _channels(moving: Tensor, fixed: Tensor, extractor, components: int, weight: float) -> list[tuple]:
-    """(moving, fixed, weight) of what is compared: the grey values, and the features if there is an extractor."""
-    grey = (moving[0, 0].cpu().numpy(), fixed[0, 0].cpu().numpy(), 1)
+    """(moving, fixed, weight) of what is compared: the image's channels, and the features if there is an extractor."""
+    grey = [(m.cpu().numpy(), f.cpu().numpy(), 1) for m, f in zip(moving[0], fixed[0], strict=True)]
     if extractor is None:
-        return [grey]
+        return grey
     with torch.no_grad():
         both = torch.cat([moving, fixed])
         extractor = extractor.to(both.device)
         channels = feature_channels(extractor.features(both), both.shape[2:], components).cpu().numpy()
-    return [grey, *((m, f, weight / components) for m, f in zip(*channels, strict=True))]
+    return [*grey, *((m, f, weight / components) for m, f in zip(*channels, strict=True))]
 
 
 def _masks(weights: Weights | None, *names: str) -> dict[str, np.ndarray]:
@@ -144,3 +148,31 @@ def _displacement(vectors: np.ndarray, spacing: Sequence[float]) -> Tensor:
     """(1, D, *spatial), voxels, of vectors (*spatial, D) in mm along the array's axes."""
     scaled = np.asarray(vectors, dtype=np.float32) / np.asarray(spacing, dtype=np.float32)
     return torch.from_numpy(np.moveaxis(scaled, -1, 0)[None].copy())
+
+
+def convexadam(
+    moving: Tensor,
+    fixed: Tensor,
+    spacing: Sequence[float],
+    extractor=None,
+    smoothing: float = 1.25,
+    iterations: Sequence[int] = CONVEXADAM_ITERATIONS,
+    weights: Weights | None = None,
+) -> Tensor:
+    """Displacement (1, 3, *spatial), voxels, of a pair of volumes by convexAdam: MIND, a discrete search whose coupled
+    convex problems are solved in turn, then Adam.
+
+    Args: as `syn`, and
+        smoothing: weight of the diffusion regulariser of Adam's steps; tuned.
+        iterations: of Adam.
+        weights: not used.
+    Source: Siebert et al. 2025, IEEE TMI 44:738.
+    """
+    try:
+        from convexAdam.convex_adam_MIND import convex_adam_pt
+    except ImportError as error:
+        raise ImportError(f"convexAdam {INSTALL}") from error
+    options = {"lambda_weight": smoothing, "selected_niter": iterations[0], "dtype": torch.float32}
+    with torch.enable_grad():
+        vectors = convex_adam_pt(fixed[0, 0], moving[0, 0], device=fixed.device, **options)
+    return torch.from_numpy(np.moveaxis(vectors, -1, 0)[None].astype(np.float32)).to(fixed.device)

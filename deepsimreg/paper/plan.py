@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from deepsimreg.data import DATASETS, load_dataset
 from deepsimreg.data.base import Dataset
-from deepsimreg.losses.registry import SIMILARITIES, required_extractors
+from deepsimreg.losses.registry import SIMILARITIES
 from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
 from deepsimreg.models.store import tensor_digest
 from deepsimreg.paper import resolve
@@ -154,7 +154,10 @@ class Profile:
         """
         settings = resolve.registration_settings(self.part(dataset), method, stage)
         fit = settings.fit if seed is None else settings.fit.model_copy(update={"seed": seed})
-        planned = settings.model_copy(update={"fit": fit})
+        repeats = (settings.extractor, *self.part(dataset).repeats.get(settings.extractor, ()))
+        seeds = self.part(dataset).registration.seeds if stage == "registration" else ()
+        number = min(seeds.index(fit.seed) if fit.seed in seeds else 0, len(repeats) - 1)
+        planned = settings.model_copy(update={"fit": fit, "extractor": repeats[number]})
         wanted = planned if lam == "tuned" else planned.model_copy(update={"lam": float(lam), "grid": ()})
         planned = wanted if stage == "tuning" else planned
         last = f"lam-{planned.lam!r}" if stage == "tuning" else f"seed-{fit.seed}"
@@ -226,10 +229,15 @@ class Profile:
                 {"reference": self.reference(dataset)},
             ),
             "ablations": lambda: (self.ablations(dataset), {"groups": self.groups(dataset)}),
-            "robustness": lambda: (self.registrations(dataset), {"noise": part.robustness.noise}),
+            "robustness": lambda: (
+                [*self.registrations(dataset), *([self.optimisation(dataset)] if part.robustness.methods else [])],
+                part.robustness.model_dump(mode="json"),
+            ),
             "figures": lambda: ([*self.extractors(dataset), *self.reports(dataset)], {}),
         }[check_choice("chapter", stage, [*CHAPTERS])]()
-        return self._chapter(dataset, stage, inputs, values, [f"{PAPER}.tables"] if inputs else [])
+        code = {f"{PAPER}.tables"} if inputs else set()
+        code |= {*self.optimisation(dataset).code} if stage == "robustness" and part.robustness.methods else set()
+        return self._chapter(dataset, stage, inputs, values, sorted(code))
 
     def _chapter(self, dataset: str, stage: str, inputs: Iterable[Run], values: dict, code: Iterable[str]) -> Run:
         """A chapter's own code counts, too."""
@@ -255,15 +263,18 @@ class Profile:
         """The chapter that registers one pair at a time; its inputs and code are those of its methods."""
         inputs, similarities, code = [], {}, {f"{PAPER}.optimisation"}
         for part in self.methods(dataset).values():
-            inputs += [self.baseline(dataset, part.baseline)] if part.baseline else []
+            if part.baseline:
+                inputs += [] if part.lam else [self.baseline(dataset, part.baseline)]
+                code |= {BASELINES[part.baseline].module}
             inputs += [self.registration(dataset, part.network)] if part.network else []
-            extractors = self._needed(dataset, required_extractors(part.similarity))
+            extractors = self._needed(dataset, resolve.method_extractors(self.part(dataset), part))
             inputs += extractors
             similarities |= {name: resolve.bound(name) for name in part.similarity}
             code |= {SIMILARITIES[name].loss.partition(":")[0] for name in part.similarity}
             code |= {*self._modules(extractors)}
         values = self.part(dataset).optimisation.model_dump(mode="json") | {"similarities": similarities}
         unique = {run.name: run for run in inputs}.values()
+        values["repeats"] = self.part(dataset).repeats
         return self._chapter(dataset, "optimisation", unique, values, sorted(code))
 
     def reports(self, dataset: str) -> list[Run]:
@@ -273,7 +284,7 @@ class Profile:
             "tuning": self.tunings(dataset),
             "evaluation": self.networks(dataset) or part.baselines,
             "ablations": part.ablations.variants,
-            "robustness": part.robustness.noise,
+            "robustness": part.robustness.noise or part.robustness.contrast,
             "optimisation": part.optimisation.methods,
         }
         return [self.chapter(dataset, stage) for stage, wanted in asked.items() if wanted]

@@ -20,9 +20,12 @@ TABLES = {  # published table → the chapter's run and its file
     "smoothness": ("evaluation", "smoothness"),
     "tuning": ("tuning", "tuning"),
     "ablations": ("ablations", "variants"),
-    "robustness": ("robustness", "pairs"),
+    "robustness": ("robustness", "noise"),
+    "contrast": ("robustness", "contrast"),
     "optimisation": ("optimisation", "summary"),
     "optimisation-test": ("optimisation", "test"),
+    "optimisation-tests": ("optimisation", "tests"),
+    "optimisation-matched": ("optimisation", "matched"),
     "optimisation-validation": ("optimisation", "tuned"),
     "optimisation-traces": ("optimisation", "traces"),
 }

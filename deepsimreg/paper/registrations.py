@@ -12,7 +12,7 @@ from deepsimreg.losses.registry import build_similarity, required_extractors
 from deepsimreg.losses.regularisers import diffusion
 from deepsimreg.models.registry import ARCHITECTURES
 from deepsimreg.models.store import load_model
-from deepsimreg.paper.evaluate import Entry, chosen_lams, evaluate, write_table
+from deepsimreg.paper.evaluate import STILL, Entry, chosen_lams, evaluate, write_table
 from deepsimreg.paper.extractors import load_extractor
 from deepsimreg.paper.files import copy_file, read_json
 from deepsimreg.paper.plan import Profile
@@ -95,9 +95,22 @@ def train_registration(plan: Profile, run: Run, dataset: Dataset) -> tuple[nn.Mo
         parts = registration_parts(plan, run, dataset, lam)
         network, history = trained(run, *parts, ARCHITECTURES[settings.architecture], dataset)
         if not run.current:
-            write_table(evaluate([Entry({"lam": lam}, network)], dataset, "validation", run.validation), run.validation)
-            run.finish(**read_json(run.folder / "training.json"), lam=lam)
+            rows = evaluate([Entry({"lam": lam}, network)], dataset, "validation", run.validation)
+            write_table(rows, run.validation)
+            run.finish(**read_json(run.folder / "training.json"), lam=lam, gain=_gain(run, rows, dataset))
     return network.cpu(), history
+
+
+def _gain(run: Run, rows: pd.DataFrame, dataset: Dataset) -> float:
+    """Validation Dice above that of the pairs before registration; says so where there is hardly any."""
+    after, before = rows["dice"].mean(), evaluate([Entry({}, None)], dataset, "validation")["dice"].mean()
+    if after - before < STILL and run.settings.fit.steps:
+        print(
+            f"{run} has learned nothing: validation Dice {after:.4f}, before registration {before:.4f}, SD log J "
+            f"{rows['sd_log_jacobian'].mean():.3f}. It may have stayed at the identity: more steps, another learning "
+            "rate or a smaller λ may help"
+        )
+    return after - before
 
 
 def registration_parts(

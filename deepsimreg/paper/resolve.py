@@ -14,10 +14,12 @@ from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
 from deepsimreg.paper.baselines import BASELINES
 from deepsimreg.paper.errors import SettingsError, check_choice
 from deepsimreg.paper.settings import (
+    MAPS,
     BaselinePart,
     DatasetPart,
     ExtractorPart,
     Fit,
+    MethodPart,
     NetworkPart,
     Resources,
     VariantPart,
@@ -65,11 +67,52 @@ def check_names(dataset: str, part: DatasetPart, datasets: Iterable[str], stages
             raise SettingsError(f"λ of {name} is tuned, but {variant.of} has no grid: give lam or grid")
     for network in (*networks.values(), *part.ablations.variants.values()):
         check_choice("extractor", network.extractor or "seg", extractor_names(part))
-    for name, method in part.optimisation.methods.items():
+    methods, extractors = part.optimisation.methods, extractor_names(part)
+    for name, method in methods.items():
         if method.baseline:
             check_choice(f"baseline of optimisation.methods.{name}", method.baseline, part.baselines)
         if method.network:
             check_choice(f"network of optimisation.methods.{name}", method.network, networks)
+        for one in filter(None, (method.extractor, method.segmentation)):
+            check_choice(f"extractor of optimisation.methods.{name}", one, extractors)
+        if method.extractor and len(required_extractors(method.similarity)) > 1:
+            raise SettingsError(f"optimisation.methods.{name} needs two kinds of extractors: name none")
+    for first, others in part.repeats.items():
+        for one in (first, *others):
+            check_choice("extractor in repeats", one, extractors)
+    for first, family in part.optimisation.tests.items():
+        for one in (first, *family.against):
+            check_choice("method in optimisation.tests", one, methods)
+    for name in part.robustness.methods:
+        check_choice("method in robustness", name, methods)
+
+
+def method_extractors(part: DatasetPart, method: MethodPart) -> list[str]:
+    """The extractors that a method of the optimisation chapter is tested with: the one that it names or needs, and
+    those that repeat it with other seeds; of a sum that needs two kinds: both, which are not repeated.
+    """
+    own = method.segmentation or method.extractor or ("seg" if method.maps in MAPS[:3] else "")
+    kind = BASELINES[method.baseline].extractor if method.baseline else None
+    names = [own] if own else [kind] if kind else required_extractors(method.similarity)
+    return [*names, *part.repeats.get(names[0], ())] if len(names) == 1 else names
+
+
+def labels_used(
+    part: DatasetPart, extractors: Iterable[str], networks: Iterable[str] = (), at_test: bool = False
+) -> str:
+    """How a method comes to know labels: none; by its extractor, which may be taught some classes only; by its network
+    (the similarities that it was trained with); or at test.
+    """
+    extractors = [*extractors, *(registration_settings(part, name, "registration").extractor for name in networks)]
+    found = {"at test": None} if at_test else {}
+    for name in extractors:
+        one = extractor_settings(part, name) if name and name not in FIXED_EXTRACTORS else None
+        if one and one.kind == "seg" and one.fit.steps:
+            taught = ", ".join(" and ".join(group) for group in one.taught)
+            found[f"by the extractor{taught and f': {taught}'}"] = None
+    if any(SIMILARITIES[name].needs_labels for name in networks):
+        found["by the network"] = None
+    return "; ".join(found) or "none"
 
 
 def resources(part: DatasetPart, stages: Iterable[str], fit: Fit) -> Resources:
@@ -80,8 +123,21 @@ def resources(part: DatasetPart, stages: Iterable[str], fit: Fit) -> Resources:
 
 
 def check_labelled(data: Dataset | None, settings: DatasetPart | ExtractorPart, who: str = "") -> None:
-    """SettingsError if a dataset without labels is registered, or if an extractor is to learn labels from it."""
-    if data is None or len(data.classes) > 1:
+    """SettingsError if a dataset without labels is registered, or if an extractor is to learn labels from it; also if
+    it is to learn classes that are not there, or if a baseline does not register planes.
+    """
+    if data is None:
+        return
+    if isinstance(settings, ExtractorPart):
+        for name in (name for group in settings.taught for name in group):
+            check_choice(f"class of {data.name} that {who} is taught", name, data.classes[1:])
+    else:
+        for name in settings.baselines:
+            if data.ndim == 2 and not BASELINES[name].planes:
+                raise SettingsError(f"{data.name} are planes, but {name} registers volumes: leave it out")
+        for name in (name for family in settings.optimisation.tests.values() for name in family.classes):
+            check_choice(f"class of {data.name} in optimisation.tests", name, data.classes[1:])
+    if len(data.classes) > 1:
         return
     if isinstance(settings, ExtractorPart):
         if settings.kind == "seg":
@@ -103,7 +159,9 @@ def check_options(part: DatasetPart) -> None:
         asked.append((name, one.options, SIMILARITIES[one.similarity].loss))
     asked += [(name, own.options, BASELINES[name].place) for name, own in part.baselines.items()]
     for method in part.optimisation.methods.values():
-        asked += [(name, options, SIMILARITIES[name].loss) for name, options in method.options.items()]
+        places = {name: SIMILARITIES[name].loss for name in method.similarity}
+        places |= {name: BASELINES[name].place for name in filter(None, [method.baseline])}
+        asked += [(name, options, places[name]) for name, options in method.options.items()]
     for what, options, place in asked:
         known = inspect.signature(resolve_name(place)).parameters if options else ()
         for option in options:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
+from deepsimreg.data.augment import CONTRASTS
 from deepsimreg.data.faults import told
 from deepsimreg.losses.registry import SIMILARITIES, similarity_terms
 from deepsimreg.models.registry import ARCHITECTURES
@@ -21,6 +22,7 @@ from deepsimreg.paper.files import write_json
 from deepsimreg.paper.paths import EXPERIMENTS
 
 SCHEMA = "profile.schema.json"
+MAPS = ("probabilities", "segmentation", "atlas", "labels")
 
 
 def _one_of(what: str, names: Iterable[str]) -> Callable[[str], str]:
@@ -29,6 +31,7 @@ def _one_of(what: str, names: Iterable[str]) -> Callable[[str], str]:
 
 SimilarityName = Annotated[str, AfterValidator(_one_of("similarity", SIMILARITIES))]
 BaselineName = Annotated[str, AfterValidator(_one_of("baseline", BASELINES))]
+ContrastName = Annotated[str, AfterValidator(_one_of("contrast", CONTRASTS))]
 Architecture = Annotated[str, AfterValidator(_one_of("architecture", ARCHITECTURES))]
 Terms = Annotated[dict[str, float], BeforeValidator(similarity_terms)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -67,6 +70,9 @@ class Fit(Strict):
     gradient_clip: float = Field(0.0, ge=0, description="largest norm of a step's gradient; 0: any")
     augment: bool = Field(True, description="random affine maps and flips, the same for both images of a pair")
     flips: bool = Field(True, description="part of the augmentation; false where left and right mean something")
+    ranges: dict[Literal["rotation", "scale", "shear", "translation"], float | tuple[float, float]] = Field(
+        {}, description="of the augmentation, in place of the paper's: degrees, (least, most), share, share of a side"
+    )
     crop: tuple[int, ...] = Field((), description="sides of a random training window, voxels; empty: the whole image")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     compile: bool = Field(False, description="torch.compile the network: a start of minutes, then fewer seconds a step")
@@ -93,6 +99,11 @@ class ExtractorPart(Strict):
         "", description="another dataset of the profile to train on; ae needs no labels; empty: its own"
     )
     labels: float = Field(1.0, gt=0, le=1, description="fraction of the training images that is used")
+    taught: tuple[tuple[str, ...], ...] = Field(
+        (),
+        description="seg: the classes of the dataset that it is told of, in groups that it is to take for one; all "
+        "others are background to it; empty: all of them, one by one",
+    )
     network: dict[str, Any] = {}
     fit: Fit = Fit()
 
@@ -148,42 +159,79 @@ class AblationsPart(Strict):
     variants: dict[str, VariantPart] = {}
 
 
+Widen = Annotated[int, Field(ge=0, description="values, at most, that a grid gets where its best lies at an edge")]
+
+
 class BaselinePart(Strict):
     smoothing: Grid = Field((), description="values that are compared on the validation pairs; empty: the default")
+    widen: Widen = 0
     pairs: int = Field(0, ge=0, description="validation pairs that they are compared on, the first ones; 0: all")
     options: dict[str, Any] = {}
 
 
 class RobustnessPart(Strict):
-    noise: Grid = Field((), description="standard deviations of the Gaussian noise that is added")
+    noise: Grid = Field((), description="of the networks: standard deviations of the noise that both images get")
+    contrast: tuple[ContrastName, ...] = Field((), description="of methods: what the moving image alone goes through")
+    methods: tuple[str, ...] = Field((), description="of the optimisation chapter, each at its λ, for contrast")
+
+    @model_validator(mode="after")
+    def _both(self) -> "RobustnessPart":
+        if bool(self.contrast) != bool(self.methods):
+            raise ValueError("needs both or neither: contrast and methods")
+        return self
 
 
 class MethodPart(Strict):
-    """One method of the optimisation chapter: a baseline; a network; an optimisation; or a network and then one."""
+    """One method of the optimisation chapter: a baseline; a network; an optimisation; a network and then one; or, as a
+    control, the segmentation of the fixed image, which registers nothing.
+    """
 
-    baseline: str = Field("", description="a baseline of the profile, at the smoothing that its run chose")
+    baseline: str = Field("", description="a baseline of the profile, at the smoothing that its run chose, or with lam")
+    segmentation: str = Field("", description="an extractor that segments, in place of a registration")
     network: str = Field("", description="a similarity of the profile whose network, of the first seed, is the start")
     similarity: Terms = Field({}, description="name, sum or {name: weight}: what the optimisation compares")
-    options: dict[str, dict[str, Any]] = Field({}, description="of each similarity, by its name")
-    lam: Grid = Field((), description="values that are compared on the validation pairs")
+    options: dict[str, dict[str, Any]] = Field({}, description="of each similarity, or of the baseline, by its name")
+    extractor: str = Field("", description="of the profile; empty: the one that the similarity, baseline or maps need")
+    maps: Literal["", *MAPS] = Field(
+        "",
+        description="what is registered in place of the images: classes that the extractor gives each voxel, as "
+        "probabilities or as its segmentation; atlas: these probabilities of the fixed image, the true labels of the "
+        "moving one; labels: the true ones of both, which is an oracle",
+    )
+    lam: Grid = Field((), description="values that are compared on the validation pairs; smoothing of a baseline")
     levels: tuple[tuple[int, int, int], ...] = Field((), description="resolution, grid, steps; coarse to fine")
 
     @model_validator(mode="after")
     def _one_kind(self) -> "MethodPart":
-        if self.baseline and (self.network or self.similarity):
-            raise ValueError("'baseline' cannot be combined with 'network' or 'similarity'")
-        if bool(self.similarity) != bool(self.lam) or not (self.baseline or self.network or self.similarity):
-            raise ValueError("needs a baseline, a network, or a similarity with lam (a list)")
+        kinds = {"baseline": self.baseline, "segmentation": self.segmentation, "similarity": self.similarity}
+        given = [name for name, value in kinds.items() if value]
+        if len(given) > 1 or (self.network and {*given} - {"similarity"}):
+            raise ValueError(f"{' and '.join(map(repr, [*given, *['network'] * bool(self.network)]))}: choose one")
+        if not (given or self.network) or (self.similarity and not self.lam):
+            raise ValueError("needs a baseline, a network, a segmentation, or a similarity with lam (a list)")
+        if self.lam and given not in (["similarity"], ["baseline"]):
+            raise ValueError("lam belongs to a similarity or a baseline")
+        if self.maps and (self.network or not self.lam):
+            raise ValueError("maps are registered by a similarity or a baseline with lam (a list), without a network")
         labelled = [name for name in self.similarity if SIMILARITIES[name].needs_labels]
         if labelled:
             raise ValueError(f"compares labels by {labelled[0]}, but a pair is registered without labels")
         for name in self.options:
-            check_choice("similarity with options", name, self.similarity)
+            check_choice("similarity or baseline with options", name, [*self.similarity, self.baseline])
         return self
+
+
+class FamilyPart(Strict):
+    """A method against others, at the λ of each and at equal smoothness; p-values are corrected over all of these."""
+
+    against: tuple[str, ...] = Field(min_length=1, description="methods")
+    classes: tuple[str, ...] = Field((), description="whose mean Dice decides; empty: all but the background")
 
 
 class OptimisationPart(Strict):
     pairs: int = Field(0, ge=0, description="validation pairs that λ is chosen on, the first ones; 0: all")
+    widen: Widen = 0
+    tests: dict[str, FamilyPart] = Field({}, description="method → its family of hypotheses, written down beforehand")
     methods: dict[str, MethodPart] = {}
 
 
@@ -198,6 +246,11 @@ class DatasetPart(Strict):
         "registration; the tests of ablations and robustness are, where not named, as evaluation",
     )
     extractors: ExtractorsPart = ExtractorsPart()
+    repeats: dict[str, tuple[str, ...]] = Field(
+        {},
+        description="extractor → others with another seed: single pairs are registered with each of them, and the "
+        "network of the second seed is trained with the second, and so on",
+    )
     registration: RegistrationPart = RegistrationPart()
     ablations: AblationsPart = AblationsPart()
     baselines: dict[BaselineName, BaselinePart] = {}

@@ -6,16 +6,17 @@ from functools import wraps
 import pandas as pd
 from tqdm.auto import tqdm
 
-from deepsimreg.paper.evaluate import Entry, choose, evaluate, write_table
+from deepsimreg.paper.baselines import BASELINES
+from deepsimreg.paper.evaluate import STILL, Entry, choose, evaluate, write_table
 from deepsimreg.paper.extractors import evaluate_extractor, load_extractor, source_data
-from deepsimreg.paper.methods import run_baseline
+from deepsimreg.paper.methods import place, profile_method, run_baseline
 from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.registrations import load_network, validation_rows
-from deepsimreg.paper.resolve import FIXED_EXTRACTORS
+from deepsimreg.paper.resolve import FIXED_EXTRACTORS, labels_used
 from deepsimreg.paper.statistics import compare_methods, summary
 
 Tables = dict[str, pd.DataFrame]
-SMOOTHNESS = ["method", "lam", "dice", "folds", "sd_log_jacobian", "chosen", "mark"]
+SMOOTHNESS = ["method", "lam", "dice", "dice_foreground", "folds", "sd_log_jacobian", "chosen", "mark"]
 
 
 def tables_of(stage: str) -> Callable[[Callable[..., Tables]], Callable]:
@@ -45,11 +46,18 @@ def tables_of(stage: str) -> Callable[[Callable[..., Tables]], Callable]:
 
 @tables_of("tuning")
 def tuning(plan: Profile, dataset: str) -> Tables:
-    """One row per network and λ: means over the validation pairs, seconds of training, `chosen`, `mark`."""
+    """One row per network and λ: means over the validation pairs, seconds of training, `gain` of Dice, `chosen` and
+    `mark`.
+
+    A chosen network that has learned nothing (a gain below `STILL`) has the mark "still".
+    """
     runs = plan.tunings(dataset)
     table = choose(validation_rows(runs))
-    seconds = {(run.settings.similarity, run.settings.lam): run.result()["seconds"] for run in runs}
-    table["seconds"] = [seconds[row.method, row.lam] for row in table.itertuples()]
+    results = {(run.settings.similarity, run.settings.lam): run.result() for run in runs}
+    for column in ("seconds", "gain"):
+        table[column] = [results[row.method, row.lam][column] for row in table.itertuples()]
+    still = table["chosen"] & (table["gain"] < STILL)
+    table.loc[still, "mark"] = (table.loc[still, "mark"] + " still").str.strip()
     given = {run.settings.similarity: run.settings.lam for run in plan.registrations(dataset)}
     for method, lam in given.items():  # a grid beside a λ that the profile gives is for the figures
         if lam != "tuned":
@@ -64,7 +72,8 @@ def evaluation(plan: Profile, dataset: str, images: bool = True) -> Tables:
 
     images: write every warped image and label of the networks, too. Returns by the name of its file: `pairs`, one row
     per method, seed and pair; `means`, the seeds averaged pair by pair; `summary`, means over pairs with bootstrap
-    intervals; `tests`, the reference against each method; `runs`, λ, seed, run, validation Dice and device of each;
+    intervals; `tests`, the reference against each method; `runs`, λ and its `mark`, seed, run, validation Dice and its
+    gain, how labels are used, and the device of each;
     `smoothness`, mean Dice and SD log J on the validation pairs at each λ.
     """
     data = plan.data(dataset)
@@ -74,10 +83,11 @@ def evaluation(plan: Profile, dataset: str, images: bool = True) -> Tables:
         network, result, name = load_network(run), run.result(), run.settings.similarity
         columns = {"method": name, "lam": result["lam"], "seed": run.settings.fit.seed}
         folder = plan.chapter(dataset, "evaluation").folder / name / f"seed-{columns['seed']}"
-        tables.append(evaluate([Entry(columns, network)], data, images=folder if images else None))
-        dice = pd.read_csv(run.validation)["dice"].mean()
-        runs.append(columns | {"validation_dice": dice, "seconds": result["seconds"], "folder": str(run)})
-        runs[-1]["device"] = tables[-1]["device"].iloc[0]
+        tables.append(evaluate([Entry(columns, network)], data, images=folder if images else None, both_ways=True))
+        dice, labels = pd.read_csv(run.validation)["dice"].mean(), labels_used(plan.part(dataset), [], [name])
+        found = {"validation_dice": dice, "gain": result["gain"], "seconds": result["seconds"], "labels": labels}
+        found["mark"] = "still" if result["gain"] < STILL else ""
+        runs.append(columns | found | {"folder": str(run), "device": tables[-1]["device"].iloc[0]})
     for run in tqdm(plan.baselines(dataset), desc="baselines", unit="method"):
         both = run_baseline(plan, run.need(), data)
         tables.append(both["test"].assign(seed=0))
@@ -85,7 +95,13 @@ def evaluation(plan: Profile, dataset: str, images: bool = True) -> Tables:
         curves.append(values)
         best = values.query("chosen").iloc[0]
         columns = {"method": run.settings.baseline, "lam": best["lam"], "seed": 0, "validation_dice": best["dice"]}
-        runs.append(columns | {"folder": str(run), "device": tables[-1]["device"].iloc[0]})
+        extractor = BASELINES[run.settings.baseline].extractor
+        labels = labels_used(plan.part(dataset), [extractor] if extractor else [])
+        found = {"labels": labels, "mark": best["mark"], "folder": str(run)}
+        runs.append(columns | found | {"device": tables[-1]["device"].iloc[0]})
+    marks = {row.method: row.mark for row in curves[0].query("chosen").itertuples()} if plan.tunings(dataset) else {}
+    for one in runs:
+        one["mark"] = marks.get(one["method"], one["mark"])
     pairs = pd.concat(tables, ignore_index=True)
     means = pairs.groupby(["method", "pair"], sort=False).mean(numeric_only=True).drop(columns="seed").reset_index()
     return {
@@ -125,11 +141,34 @@ def ablations(plan: Profile, dataset: str) -> Tables:
 
 @tables_of("robustness")
 def robustness(plan: Profile, dataset: str) -> Tables:
-    """The test of every network (first seed) on images with added noise: one row per method, SD of noise and pair."""
+    """The test on images that have changed.
+
+    Returns `noise`, every network (first seed), one row per method, SD of the noise that both images get, and pair; and
+    `contrast`, some methods of the optimisation chapter at their λ, one row per method, what the moving image alone
+    went through ("none" for nothing), and pair.
+    """
+    part, data = plan.part(dataset).robustness, plan.data(dataset)
     networks = {name: load_network(plan.registration(dataset, name)) for name in plan.networks(dataset)}
     tables = []
     for name, register in tqdm({"unregistered": None, **networks}.items(), desc="methods", unit="method"):
-        for noise in (0.0, *plan.part(dataset).robustness.noise):
+        for noise in (0.0, *part.noise):
             entry = Entry({"method": name, "noise": noise}, register)
-            tables.append(evaluate([entry], plan.data(dataset), noise=noise))
-    return {"pairs": pd.concat(tables, ignore_index=True)}
+            tables.append(evaluate([entry], data, noise=noise))
+    return {"noise": pd.concat(tables, ignore_index=True), "contrast": _contrast(plan, dataset)}
+
+
+def _contrast(plan: Profile, dataset: str) -> pd.DataFrame:
+    part, methods = plan.part(dataset).robustness, plan.methods(dataset)
+    table = pd.DataFrame(columns=["method", "contrast", "pair", "dice", "dice_foreground", "sd_log_jacobian"])
+    if not part.methods:
+        return table
+    chosen = pd.read_csv(plan.optimisation(dataset).need().folder / "summary.csv").set_index("method")["lam"]
+    lams = {name: None if pd.isna(chosen[name]) else chosen[name] for name in part.methods}
+    registers = {name: profile_method(plan, dataset, methods[name], lam) for name, lam in lams.items()}
+    rows = plan.chapter(dataset, "robustness").folder / "contrast.csv"
+    for contrast in tqdm(("none", *part.contrast), desc="contrasts", unit="contrast"):
+        entries = [
+            Entry({"method": name, "contrast": contrast}, one, place(methods[name])) for name, one in registers.items()
+        ]
+        table = evaluate(entries, plan.data(dataset), rows=rows, contrast=contrast if contrast != "none" else "")
+    return table

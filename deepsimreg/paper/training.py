@@ -211,7 +211,8 @@ def fit(
         module.network.compile()
     every = min(settings.validate_every, settings.steps)
     epochs = -(-settings.steps // every)
-    augmentation = replace(AUGMENTATIONS[dataset.ndim], flips=settings.flips) if settings.augment else None
+    ranges = replace(AUGMENTATIONS[dataset.ndim], flips=settings.flips, **settings.ranges)
+    augmentation = ranges if settings.augment else None
     samples = DrawnSamples(train, augmentation, settings.seed, settings.crop, dataset.spacing)
     sampler = EpochSampler(every * settings.accumulate * settings.batch)
     options = {"batch_size": settings.batch, "pin_memory": torch.cuda.is_available()}

@@ -11,7 +11,9 @@ TREE = {
             "fit": FIT,
             "seg-random": {"kind": "seg", "fit": {"steps": 0}},
             "seg-few": {"kind": "seg", "labels": 0.4},
+            "seg-1": {"kind": "seg", "fit": {"seed": 1}},
         },
+        "repeats": {"seg": ["seg-1"]},
         "registration": {
             "network": SMALL,
             "fit": FIT,
@@ -28,8 +30,9 @@ TREE = {
             },
         },
         "baselines": {"greedy": {"smoothing": [0.7, 1]}},
-        "robustness": {"noise": [0.1]},
+        "robustness": {"noise": [0.1], "contrast": ["inverted"], "methods": ["greedy", "ncc"]},
         "optimisation": {
+            "tests": {"ncc": {"against": ["labels", "greedy"], "classes": ["organelle"]}},
             "methods": {
                 "greedy": {"baseline": "greedy"},
                 "network": {"network": "mse"},
@@ -39,13 +42,21 @@ TREE = {
                     "lam": [0.3, 1],
                     "levels": [[4, 8, 5], [2, 4, 5]],
                 },
+                "segmentation": {"segmentation": "seg"},
+                "labels": {"similarity": "mse", "maps": "labels", "lam": [0.002, 0.02], "levels": [[2, 4, 20]]},
+                "maps": {
+                    "baseline": "greedy",
+                    "maps": "segmentation",
+                    "lam": [1],
+                    "options": {"greedy": {"metric": "SSD"}},
+                },
                 "both": {
                     "network": "mse",
                     "similarity": "ncc + deepsim-seg + classes-seg",
                     "lam": [1],
                     "levels": [[2, 4, 5]],
                 },
-            }
+            },
         },
     }
 }

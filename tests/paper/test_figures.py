@@ -345,11 +345,11 @@ def test_robustness_shows_the_mean_and_what_noise_takes_away():
 
 def test_methods_stand_at_their_seconds_and_their_smoothness():
     rows = [("greedy", 0.83, 1.2, 0.3), ("network", 0.82, 0.05, 0.4)]
-    summary = pd.DataFrame(rows, columns=["method", "dice", "seconds", "sd_log_jacobian"])
-    time, smoothness = figures.methods_overview(summary.assign(dice_low=0.8, dice_high=0.85)).axes
+    summary = pd.DataFrame(rows, columns=["method", "dice_foreground", "seconds", "sd_log_jacobian"])
+    time, smoothness = figures.methods_overview(summary.assign(dice_foreground_low=0.8, dice_foreground_high=0.85)).axes
     for axes, column in ((time, "seconds"), (smoothness, "sd_log_jacobian")):
         points = [container.lines[0].get_xydata()[0] for container in axes.containers]
-        np.testing.assert_allclose(points, summary[[column, "dice"]])
+        np.testing.assert_allclose(points, summary[[column, "dice_foreground"]])
     assert time.get_xscale() == "log"
 
 

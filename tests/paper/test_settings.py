@@ -17,6 +17,8 @@ from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.settings import SCHEMA, Fit, write_schema
 
 D = "phantom-2d"
+SEG = {"similarity": "deepsim-seg", "lam": [1]}
+METHODS = {"optimisation": {"methods": {"x": SEG}}}
 ONE, SEEN = ({"similarity": name, "lam": [1]} for name in ("ncc", "deepsim-seg"))
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 
@@ -243,19 +245,61 @@ def test_what_cannot_be_is_refused_with_its_place(profile, tree, message):
     [
         ({"baseline": "syn"}, "baseline of optimisation.methods.x 'syn'"),
         ({"network": "ncc"}, "network of optimisation.methods.x 'ncc'"),
-        ({"similarity": "ncc"}, "methods.x: needs a baseline, a network, or a similarity with lam"),
+        ({"similarity": "ncc"}, "methods.x: needs a baseline, a network, a segmentation, or a similarity with lam"),
         ({}, "methods.x: needs a baseline"),
-        ({"baseline": "greedy", "network": "mse"}, "'baseline' cannot be combined with 'network' or 'similarity'"),
+        ({"baseline": "greedy", "network": "mse"}, "'baseline' and 'network': choose one"),
+        ({"segmentation": "seg", "similarity": "ncc", "lam": [1]}, "'segmentation' and 'similarity': choose one"),
+        ({"segmentation": "sog"}, "extractor of optimisation.methods.x 'sog'"),
+        ({"network": "mse", "lam": [1]}, "lam belongs to a similarity or a baseline"),
+        ({"baseline": "greedy", "maps": "labels"}, "maps are registered by a similarity or a baseline with lam"),
+        ({"similarity": "mse", "lam": [1], "maps": "label"}, "methods.x.maps"),
+        ({"similarity": "deepsim-seg + deepsim-ae", "lam": [1], "extractor": "seg"}, "needs two kinds of extractors"),
         ({"similarity": "nc", "lam": [1]}, "methods.x.similarity: unknown similarity 'nc'"),
         ({"similarity": "ncc", "lam": [1], "levels": [[4, 8]]}, r"methods.x.levels.0.2: Field required"),
         ({"similarity": "ncc-sup", "lam": [1]}, "compares labels by ncc-sup"),
-        ({"similarity": "ncc", "lam": [1], "options": {"mind": {}}}, "similarity with options 'mind'; there is: ncc"),
+        ({"similarity": "ncc", "lam": [1], "options": {"mind": {}}}, "with options 'mind'; there is: ncc"),
     ],
     ids=str,
 )
 def test_methods_that_cannot_be_are_refused(profile, method, message):
     with pytest.raises(SettingsError, match=message):
         profile({D: {"optimisation": {"methods": {"x": method}}}})
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"optimisation": {"tests": {"x": {"against": ["y"]}}}}, "method in optimisation.tests 'x'"),
+        ({"repeats": {"seg": ["seg-1"]}}, "extractor in repeats 'seg-1'"),
+        ({"robustness": {"contrast": ["inverted"]}}, "robustness: needs both or neither: contrast and methods"),
+        ({"robustness": {"contrast": ["dim"], "methods": ["x"]}}, "unknown contrast 'dim'"),
+        ({"robustness": {"contrast": ["inverted"], "methods": ["x"]}}, "method in robustness 'x'"),
+        ({"baselines": {"convexadam": {}}}, "phantom-2d are planes, but convexadam registers volumes"),
+        ({"extractors": {"seg": {"taught": [["axon"]]}}, **METHODS}, "class of phantom-2d that .* is taught 'axon'"),
+        (
+            {"optimisation": {"tests": {"x": {"against": ["x"], "classes": ["axon"]}}, "methods": {"x": SEG}}},
+            "class of phantom-2d in optimisation.tests 'axon'",
+        ),
+    ],
+    ids=str,
+)
+def test_what_an_experiment_names_has_to_be_there(profile, part, message):
+    def planned():
+        plan = profile({D: part})
+        plan.data(D)
+        return plan.runs(D)
+
+    with pytest.raises(SettingsError, match=message):
+        planned()
+
+
+def test_the_network_of_a_further_seed_is_trained_with_a_further_extractor(profile):
+    extractors = {"seg-1": {"kind": "seg", "fit": {"seed": 1}}}
+    part = {"seeds": [0, 1, 2], "similarities": {"deepsim-seg": {"grid": [1, 2]}, "mse": {"lam": 1}}}
+    plan = profile({D: {"extractors": extractors, "repeats": {"seg": ["seg-1"]}, "registration": part}})
+    used = {run.settings.fit.seed: run.settings.extractor for run in plan.registrations(D) if "deepsim" in run.name}
+    assert used == {0: "seg", 1: "seg-1", 2: "seg-1"}
+    assert {run.settings.extractor for run in plan.tunings(D)} == {"seg"}
 
 
 def test_changes_of_a_run_are_checked(profile):

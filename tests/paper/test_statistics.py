@@ -100,7 +100,7 @@ def test_compare_methods_averages_seeds_and_uses_common_pairs_only():
         }
     )
     row = compare_methods(pairs).iloc[0]
-    assert row["n"] == 2
+    assert (row["pairs"], row["couples"]) == (2, 2)
     assert row["reference_mean"] == pytest.approx(0.6)
 
 
@@ -150,12 +150,25 @@ def test_compare_methods_tests_couples(rng):
     ours, theirs = both_ways(rng, 30, 0.02), both_ways(rng, 30, 0.02)
     table = compare_methods(pd.concat([ours.assign(method="deepsim-seg"), theirs.assign(method="ncc")]))
     halves = [values["dice"].to_numpy().reshape(-1, 2).mean(1) for values in (ours, theirs)]
-    assert table.loc[0, "n"] == 30
+    assert (table.loc[0, "pairs"], table.loc[0, "couples"]) == (60, 30)
     assert table.loc[0, "p"] == stats.wilcoxon(*halves, alternative="greater").pvalue
+    low, high = table.loc[0, ["low", "high"]]
+    wald = np.mean(halves[0] - halves[1]) + np.array([-1.96, 1.96]) * stats.sem(halves[0] - halves[1])
+    assert [low, high] == pytest.approx(wald, abs=0.2 * (wald[1] - wald[0]))
+
+
+def test_a_two_sided_test_says_so(rng):
+    ours, theirs = both_ways(rng, 30, 0.02), both_ways(rng, 30, 0.02)
+    pairs = pd.concat([ours.assign(method="deepsim-seg"), theirs.assign(method="ncc")])
+    halves = [values["dice"].to_numpy().reshape(-1, 2).mean(1) for values in (ours, theirs)]
+    (row,) = compare_methods(pairs, alternative="two-sided").to_dict("records")
+    assert (row["p"], row["alternative"]) == (stats.wilcoxon(*halves).pvalue, "they differ")
+    assert compare_methods(pairs)["alternative"].item() == "the reference is higher"
+    assert compare_methods(pairs, greater_is_better=False)["alternative"].item() == "the reference is lower"
 
 
 def test_the_published_tests_follow_from_the_published_pairs():
     folder = PROJECT / "figures" / "hippocampus-mr"
-    found = compare_methods(pd.read_csv(folder / "pairs.csv"))
-    published = pd.read_csv(folder / "tests.csv")[list(found.columns)]
-    pd.testing.assert_frame_equal(found, published, rtol=1e-4, atol=1e-6)
+    found, published = compare_methods(pd.read_csv(folder / "pairs.csv")), pd.read_csv(folder / "tests.csv")
+    columns = [name for name in found if name in published]
+    pd.testing.assert_frame_equal(found[columns], published[columns], rtol=1e-4, atol=1e-6)

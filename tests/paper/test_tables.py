@@ -89,7 +89,7 @@ def test_one_rule_chooses(rows, lam, mark):
 
 
 def test_a_grid_does_not_overrule_the_lam_that_the_profile_gives(profile):
-    tree = {D: {**TREE[D], "ablations": {}, "optimisation": {}}}
+    tree = {D: {**TREE[D], "ablations": {}, "optimisation": {}, "robustness": {}}}
     networks = {"mse": {"lam": 1, "grid": [0.1, 1]}, "ncc": {"grid": [0.3]}}
     tree[D]["registration"] = TREE[D]["registration"] | {"similarities": networks}
     plan = profile(tree)
@@ -147,7 +147,8 @@ def test_ablations(made):
 
 
 def test_noise_is_in_the_images_and_not_in_the_labels(made):
-    table = tables.robustness(made, D)
+    optimisation.optimisation(made, D)
+    table = tables.robustness(made, D)["noise"]
     assert set(table["noise"]) == {0.0, 0.1}
     assert set(table["method"]) == {"unregistered", "mse", "deepsim-ae", "deepsim-seg"}
     still = table.query("method == 'unregistered'").groupby("noise")["dice"].mean()
@@ -235,14 +236,17 @@ def test_a_registration_takes_the_extractor_run_it_is_given(made, tmp_path):
 
 def test_every_method_registers_every_pair_at_the_lam_that_validation_chose(made):
     found = optimisation.optimisation(made, D)
-    names = list(TREE[D]["optimisation"]["methods"])
-    assert list(found["test"]["method"]) == names * 2, "interleaved"
+    methods = TREE[D]["optimisation"]["methods"]
+    names = [name for name in methods if name != "segmentation"]
+    twice = [name for name in names for _ in range(1 + (name in ("maps", "both")))]  # with each extractor
+    assert list(found["test"]["method"]) == twice * 2 + ["segmentation"] * 4, "interleaved"
     best = found["tuned"].query("method == 'ncc' and chosen")["lam"].item()
     test = found["test"].set_index("method")["lam"]
     assert (test["ncc"] == best).all()
     assert test["network"].isna().all()
     assert (found["test"]["seconds"] > 0).all()
-    assert optimisation.best_on_validation(found) in ("ncc", "both")
+    honest = found["tuned"].query("chosen and method != 'labels'").set_index("method")["dice"]
+    assert optimisation.best_on_validation(found) == honest.idxmax(), "an oracle does not count"
 
 
 def test_traces_look_at_every_method_from_its_start_to_its_end(made):
@@ -279,10 +283,11 @@ def test_methods_without_a_lam_are_compared(profile):
 def test_the_summary_has_means_over_pairs_and_median_seconds():
     rows = [("a", 1, f"p{i}--q{i}", i / 10, i) for i in range(3)]
     table = pd.DataFrame(rows, columns=["method", "lam", "pair", "dice", "seconds"])
-    table = table.assign(dice_foreground=0, hd95=1, folds=0, sd_log_jacobian=0.2, device="cpu")
+    table = table.assign(dice_foreground=0, hd95=1, folds=0, sd_log_jacobian=0.2, device="cpu", extractor=None)
     table.loc[2, "seconds"] = 100
     (row,) = optimisation.summarise_methods(table).itertuples()
-    assert (row.dice, row.seconds, row.device, row.n) == (pytest.approx(0.1), 1, "cpu", 3)
+    assert (row.dice, row.seconds, row.device) == (pytest.approx(0.1), 1, "cpu")
+    assert (row.pairs, row.couples, row.extractors) == (3, 3, 1)
     assert row.dice_low < 0.1 < row.dice_high
 
 

@@ -19,10 +19,10 @@ from deepsimreg.losses import MSE, DeepSim
 from deepsimreg.losses.registry import build_similarity, required_extractors
 from deepsimreg.models import Autoencoder, UNet, VoxelMorph, load_model
 from deepsimreg.paper.errors import SettingsError
-from deepsimreg.paper.extractors import ReconstructionTraining, SegmentationTraining
+from deepsimreg.paper.extractors import ReconstructionTraining, SegmentationTraining, extractor_training
 from deepsimreg.paper.registrations import RegistrationTraining, train_registration
 from deepsimreg.paper.samples import DrawnSamples, EpochSampler, augmented
-from deepsimreg.paper.settings import Fit
+from deepsimreg.paper.settings import ExtractorPart, Fit, validated
 from deepsimreg.paper.training import by_script, fit
 
 SMALL = {"channels": [4, 6, 8], "light": True}
@@ -380,3 +380,26 @@ def test_the_regulariser_counts_in_mm_as_register_does():
     for a, c in itertools.product(range(3), range(3)):
         expected += (u[c].diff(dim=a) * steps[c] / steps[a]).square().mean().item() / 9
     assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_ranges_of_the_augmentation_are_the_profiles(monkeypatch, tmp_path):
+    """A shift of up to a quarter of a side, and nothing else: the matrices that the samples draw."""
+    data, drawn = load_dataset("phantom-2d", shape=[32, 32], train=2, validation=1, test=1), []
+    ranges = {"rotation": 0, "scale": [1, 1], "shear": 0, "translation": 0.25}
+    settings = validated(Fit, {"steps": 2, "batch": 2, "validate_every": 2, "flips": False, "ranges": ranges}, "fit")
+    see = DrawnSamples.__getitem__
+    monkeypatch.setattr(DrawnSamples, "__getitem__", lambda self, i: drawn.append(see(self, i)) or drawn[-1])
+    part = ExtractorPart(kind="ae", network={"channels": [4, 6, 8]}, fit=settings)
+    fit(
+        partial(extractor_training, part, data),
+        settings,
+        data.samples("train"),
+        data.samples("validation"),
+        data,
+        tmp_path,
+    )
+    matrices = torch.stack([item["matrix"] for item in drawn])
+    assert torch.allclose(matrices[..., :2], torch.eye(2).expand(len(matrices), 2, 2))
+    assert 2 < matrices[..., 2].abs().max() <= 8
+    with pytest.raises(SettingsError, match="fit.ranges.rotations"):
+        validated(Fit, {"ranges": {"rotations": 3}}, "fit")

@@ -1,6 +1,7 @@
 """Every picture of the chapters: arrays and tables in, a matplotlib Figure out, no files read."""
 
 from deepsimreg.paper.figures.comparison import ablation_bars as ablation_bars
+from deepsimreg.paper.figures.comparison import contrast as contrast
 from deepsimreg.paper.figures.comparison import dice_boxplot as dice_boxplot
 from deepsimreg.paper.figures.comparison import dice_per_class as dice_per_class
 from deepsimreg.paper.figures.comparison import methods_overview as methods_overview

@@ -64,21 +64,23 @@ def smoothness_against_dice(
 
 @style.styled
 def methods_overview(summary: pd.DataFrame, width: float = style.PAGE) -> Figure:
-    """Mean Dice of each method, against the seconds it takes and against the roughness of its warp.
+    """Mean foreground Dice of each method, against the seconds it takes and against the roughness of its warp.
 
-    summary: one row per method, columns `method`, `dice`, `dice_low`, `dice_high`, `seconds`, `sd_log_jacobian`.
+    summary: one row per method, columns `method`, `dice_foreground`, `dice_foreground_low`, `dice_foreground_high`,
+    `seconds`, `sd_log_jacobian`; a method without a warp stands on the left only.
     """
     figure, axes = style.picture(width, 3.6, 1, 2, sharey=True)
     methods = style.looks(summary["method"], markersize=6, linestyle="none", elinewidth=0.8)
     for panel, x in zip(axes, ("seconds", "sd_log_jacobian"), strict=True):
         for row in summary.itertuples():
-            interval = [[row.dice - row.dice_low], [row.dice_high - row.dice]]
-            panel.errorbar(getattr(row, x), row.dice, yerr=interval, **methods[row.method])
+            mean = row.dice_foreground
+            interval = [[mean - row.dice_foreground_low], [row.dice_foreground_high - mean]]
+            panel.errorbar(getattr(row, x), mean, yerr=interval, **methods[row.method])
         panel.set_xlabel(style.AXIS_NAMES[x])
     axes[0].set_xscale("log")
     low, high = axes[0].get_xlim()
     style.fixed_ticks(axes[0], [tick for tick in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30) if low <= tick <= high], "{:g}")
-    axes[0].set_ylabel(style.AXIS_NAMES["dice"])
+    axes[0].set_ylabel(style.AXIS_NAMES["dice_foreground"])
     style.legend_below(figure, axes[0], columns=3)
     return figure
 
@@ -144,18 +146,33 @@ def dice_per_class(pairs: pd.DataFrame, classes: Sequence[str], width: float = s
     pairs: one row per method and pair, with columns `dice_<class>`.
     """
     means = pairs.groupby("method", sort=False)[[f"dice_{name}" for name in classes]].mean()
-    values = means.to_numpy().T  # (classes, methods)
-    figure, panel = style.picture(width, 1.3 + 0.24 * len(classes))
+    return _shaded(means.set_axis(classes, axis=1).T, style.AXIS_NAMES["dice"], width)
+
+
+@style.styled
+def contrast(table: pd.DataFrame, metric: str = "dice_foreground", width: float = style.PAGE) -> Figure:
+    """Mean of a metric of each method, for each change of the moving image, as a table of shades with its numbers.
+
+    table: one row per method, `contrast` and pair.
+    """
+    means = table.pivot_table(index="contrast", columns="method", values=metric, sort=False)
+    return _shaded(means, style.AXIS_NAMES[metric], width)
+
+
+def _shaded(means: pd.DataFrame, name: str, width: float) -> Figure:
+    """Rows of things, columns of methods."""
+    values = means.to_numpy()
+    figure, panel = style.picture(width, 1.3 + 0.24 * len(means))
     shades = panel.imshow(values, cmap="viridis", aspect="auto")
     middle = (np.nanmin(values) + np.nanmax(values)) / 2
     for (row, column), value in np.ndenumerate(values):
         shown = f"{value:.2f}".lstrip("0") if np.isfinite(value) else "–"
         panel.text(column, row, shown, ha="center", va="center", color="white" if value < middle else "black", size=7)
-    names = [style.method_name(method) for method in means.index]
+    names = [style.method_name(method) for method in means.columns]
     panel.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
-    panel.set_yticks(range(len(classes)), classes)
+    panel.set_yticks(range(len(means)), means.index)
     panel.grid(False)
-    figure.colorbar(shades, ax=panel, label=style.AXIS_NAMES["dice"])
+    figure.colorbar(shades, ax=panel, label=name)
     return figure
 
 
