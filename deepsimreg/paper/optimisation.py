@@ -34,7 +34,7 @@ from deepsimreg.paper.statistics import compare_methods, holm, summary
 from deepsimreg.paper.tables import Tables, tables_of
 
 FRACTIONS = (0.25, 0.5, 1.0)  # of their iterations, at which baselines are looked at on their way
-METRICS = ("dice_foreground", "dice", "hd95", "folds", "sd_log_jacobian", "there_and_back")
+METRICS = ("dice_foreground", "dice", "hd95", "folds", "sd_log_jacobian", "there_and_back", "target_registration_error")
 DECIDES = "dice_foreground"  # what methods are tested by
 
 

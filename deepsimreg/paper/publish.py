@@ -1,4 +1,5 @@
-"""Make figures and tables of a profile the published ones of `figures/<dataset>`; nothing else writes there.
+"""Make figures and tables of a profile the published ones of `figures/<dataset>`, its networks those of the package,
+and the README's tables those of these results; nothing else writes there.
 
 python -m deepsimreg.paper.publish cpu [hippocampus-mr …]
 """
@@ -10,6 +11,8 @@ from deepsimreg.paper.errors import run_main
 from deepsimreg.paper.files import copy_file, read_json, write_json
 from deepsimreg.paper.paths import FIGURES
 from deepsimreg.paper.plan import Profile
+from deepsimreg.paper.readme import fill
+from deepsimreg.paper.release import release
 from deepsimreg.paper.stale import SOURCE
 
 TABLES = {  # published table → the chapter's run and its file
@@ -67,6 +70,9 @@ def main(profile: str, *datasets: str) -> None:
     plan = Profile(profile)
     for dataset in datasets or plan.datasets:
         print(f"{dataset}: {len(publish(plan, dataset))} files published")
+        if method := plan.part(dataset).release:
+            print("\n".join(f"  {path.name}: shipped" for path in release(plan, dataset, method)))
+    fill()
 
 
 if __name__ == "__main__":

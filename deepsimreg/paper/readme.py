@@ -68,5 +68,9 @@ def filled(text: str) -> str:
     return BLOCK.sub(lambda match: match[1] + table(match[2]) + match[4], text)
 
 
-if __name__ == "__main__":
+def fill() -> None:
     write_text(README, filled(README.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    fill()

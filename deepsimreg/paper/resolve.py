@@ -77,6 +77,8 @@ def check_names(dataset: str, part: DatasetPart, datasets: Iterable[str], stages
             check_choice(f"extractor of optimisation.methods.{name}", one, extractors)
         if method.extractor and len(required_extractors(method.similarity)) > 1:
             raise SettingsError(f"optimisation.methods.{name} needs two kinds of extractors: name none")
+    if part.release:
+        check_choice("network in release", part.release, networks)
     for first, others in part.repeats.items():
         for one in (first, *others):
             check_choice("extractor in repeats", one, extractors)

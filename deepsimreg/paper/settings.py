@@ -255,6 +255,7 @@ class DatasetPart(Strict):
     ablations: AblationsPart = AblationsPart()
     baselines: dict[BaselineName, BaselinePart] = {}
     reference: str = Field("", description="method the others are tested against; empty: deepsim-seg, or the first")
+    release: str = Field("", description="similarity whose network, with both extractors, is shipped with the package")
     robustness: RobustnessPart = RobustnessPart()
     optimisation: OptimisationPart = OptimisationPart()
 
