@@ -34,8 +34,8 @@ from deepsimreg.metrics import evaluate_pair
 from deepsimreg.models import VGG16Features
 from deepsimreg.models.registry import ARCHITECTURES, EXTRACTORS
 from deepsimreg.models.store import load_model
-from deepsimreg.paper.evaluate import device, named
 from deepsimreg.paper.extractors import extractor_training
+from deepsimreg.paper.outputs import device, named
 from deepsimreg.paper.plan import CHAPTERS, Profile
 from deepsimreg.paper.registrations import RegistrationTraining
 from deepsimreg.paper.settings import ExtractorPart, Fit

@@ -19,9 +19,10 @@ import pandas as pd
 import torch
 
 from deepsimreg.losses.registry import required_extractors
-from deepsimreg.paper.evaluate import Entry, evaluate, write_table
+from deepsimreg.paper.evaluate import Entry, evaluate
 from deepsimreg.paper.extractors import evaluate_extractor, source_data, train_extractor
 from deepsimreg.paper.methods import optimisation_method
+from deepsimreg.paper.outputs import write_table
 from deepsimreg.paper.paths import FIGURES
 from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.registrations import train_registration

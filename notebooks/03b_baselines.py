@@ -46,7 +46,7 @@ print(f"{method}: {BASELINES[method].tuned}; values {values}")
 # ## One number is tuned
 #
 # What λ is to a network, a smoothing is to these methods: it says how much the warp may bend. Each value registers all
-# validation pairs; the one with the highest mean Dice among those that fold at most one voxel in ten thousand is taken to
+# validation pairs; the one with the highest Dice without the background among those that fold at most one voxel in ten thousand is taken to
 # the test pairs. Every pair is written as soon as it is done, so a run that is cut off goes on from there.
 
 # %% tags=["nbval-ignore-output"]

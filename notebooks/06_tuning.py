@@ -13,7 +13,7 @@
 # says nothing about another. Each similarity gets a grid of its own. A short training with each value, the same seed, the
 # same pairs; then the validation pairs decide. The test pairs are not looked at.
 #
-# The rule, for every method of this project: the highest Dice among the values that fold at most one voxel in ten thousand;
+# The rule, for every method of this project: the highest Dice without the background among the values that fold at most one voxel in ten thousand;
 # if all fold more, the smoothest, and the table marks it.
 
 # %% [markdown]

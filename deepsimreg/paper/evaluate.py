@@ -6,8 +6,9 @@ images are, and the metrics are computed there, too: on a GPU if there is one. A
 the moving and of the fixed voxels, where a pair has masks; metrics are of all voxels. Methods
 are interleaved: each pair is registered by all of them before the next one, so load on the machine affects all alike.
 
-There and back: the mean distance that is left when the pair is registered in both directions and both warps are
-followed in turn (the inverse consistency error of Christensen & Johnson 2001, IEEE TMI 20:568), mm.
+The inverse consistency error is the mean distance, mm, that is left when a pair is registered in both directions and
+both warps are followed in turn, over the voxels whose way stays inside the image (Christensen & Johnson 2001, IEEE TMI
+20:568).
 """
 
 import math
@@ -27,21 +28,14 @@ from tqdm.auto import tqdm
 
 from deepsimreg.data.augment import CONTRASTS, add_noise
 from deepsimreg.data.base import Dataset, Pair, Sample
-from deepsimreg.files import whole
-from deepsimreg.grid import Grid
-from deepsimreg.io import write_image
 from deepsimreg.metrics import evaluate_pair
+from deepsimreg.paper.outputs import device, named, write_sample, write_table
 from deepsimreg.warps import inverse_residual, warp_image, warp_labels
 
 Method = Callable[..., Tensor]
 Weights = tuple[Tensor | None, Tensor | None]  # (1, 1, *spatial), of the moving and of the fixed voxels
 MOST_FOLDS = 1e-4  # fraction of voxels; a λ with more folds is not chosen if there is one with fewer
 STILL = 0.002  # gain of validation Dice over the pairs before registration, below which a network has learned nothing
-
-
-def device() -> torch.device:
-    """Where networks and optimisations run: a GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -54,11 +48,6 @@ class Entry:
     register: Method | None
     device: torch.device = field(default_factory=device)
     given: tuple[Callable[[Sample], Tensor], Callable[[Sample], Tensor]] = (attrgetter("image"), attrgetter("image"))
-
-
-def named(where: torch.device) -> str:
-    """A device as tables call it: cpu, or the name of the GPU."""
-    return torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
 
 
 @torch.no_grad()
@@ -82,11 +71,11 @@ def evaluate(
         noise: standard deviation of Gaussian noise that is added to both images; the same for every method.
         contrast: one of `CONTRASTS`, that the moving image alone goes through.
         images: folder that receives the warped images and labels; None writes none.
-        both_ways: register fixed to moving, too, for the column `there_and_back`; where the pairs hold both directions,
-            each is registered once.
+        both_ways: register fixed to moving, too, for the column `inverse_consistency_error`; where the pairs hold both
+            directions, each is registered once.
 
     Returns one row per pair and method: the columns of the entry, `pair`, the metrics of `evaluate_pair`,
-    `there_and_back`, `device`, and `seconds` of the registration alone, there.
+    `inverse_consistency_error`, `device`, and `seconds` of the registration alone, there.
     """
     keys = [*entries[0].columns]
     table = _read_rows(rows)
@@ -103,11 +92,11 @@ def evaluate(
             found = [_registered(entry, *pair, noise, contrast) for pair in zip(group, numbers, strict=True)]
             backs = found[::-1] if len(found) > 1 else [(None, 0.0)]
             if both_ways and len(found) == 1:
-                backs = [_registered(entry, Pair(group[0].fixed, group[0].moving), numbers[0])]
+                backs = [_registered(entry, Pair(group[0].fixed, group[0].moving), numbers[0], noise, contrast)]
             for pair, (displacement, seconds), (back, _) in compress(zip(group, found, backs, strict=True), missing):
                 metrics = measure(displacement, pair, dataset)
                 if back is not None:
-                    metrics["there_and_back"] = inverse_residual(back, displacement, dataset.spacing)[0]
+                    metrics["inverse_consistency_error"] = inverse_residual(back, displacement, dataset.spacing)[0]
                 more = {"device": named(entry.device), "seconds": seconds}
                 table.append({**entry.columns, "pair": pair.name, **metrics, **more})
                 if images is not None and displacement is not None:
@@ -164,8 +153,8 @@ def measure(displacement: Tensor | None, pair: Pair, dataset: Dataset) -> dict[s
 
 
 def choose(table: pd.DataFrame) -> pd.DataFrame:
-    """Which λ (or smoothing) each method takes: of its validation means, the highest Dice among those that fold at most
-    `MOST_FOLDS`; if all fold more, the smoothest.
+    """Which λ (or smoothing) each method takes: of its validation means, the highest foreground Dice among those that
+    fold at most `MOST_FOLDS`; if all fold more, the smoothest.
 
     table: rows of `evaluate`, columns `method` and `lam` among them. Returns one row per method and λ: means of the
     metrics, median `seconds`, `chosen`, and for the chosen row `mark`: "edge" if λ lies at an edge of its grid, "folds"
@@ -176,7 +165,7 @@ def choose(table: pd.DataFrame) -> pd.DataFrame:
     means["chosen"], means["mark"] = False, ""
     for _, rows in means.groupby("method", sort=False):
         smooth = rows[rows["folds"] <= MOST_FOLDS]
-        best = smooth["dice"].idxmax() if len(smooth) else rows["sd_log_jacobian"].idxmin()
+        best = smooth["dice_foreground"].idxmax() if len(smooth) else rows["sd_log_jacobian"].idxmin()
         at_edge = len(rows) > 1 and rows.loc[best, "lam"] in (rows["lam"].min(), rows["lam"].max())
         marks = ["edge"] * at_edge + ["folds"] * (not len(smooth))
         means.loc[best, ["chosen", "mark"]] = True, " ".join(marks)
@@ -187,17 +176,21 @@ def tune(
     entries: Callable[[str, float], Entry],
     grids: Mapping[str, Sequence[float]],
     widen: int,
-    *where: Any,
+    dataset: Dataset,
+    rows: Path | None = None,
+    limit: int = 0,
 ) -> pd.DataFrame:
     """Validation rows of every method at every λ of its grid, which is widened where its best lies at an edge.
 
     entries: (method, λ) → the entry, its columns `method` and `lam`. widen: how many values a grid gets at most, each
-    by the ratio of the two before it. where: dataset, file of the rows and limit, as for `evaluate`.
+    by the ratio of the two before it. dataset, rows, limit: as for `evaluate`. What `rows` holds of other λ, begun by
+    a process that was killed, counts only when the grid has come to it.
     """
-    grids, (dataset, rows, limit) = {name: list(grid) for name, grid in grids.items()}, where
+    grids = {name: list(grid) for name, grid in grids.items()}
     for again in range(widen, -1, -1):
         asked = [entries(name, lam) for name, grid in grids.items() for lam in grid]
         table = evaluate(asked, dataset, "validation", rows, limit)
+        table = table[[row.lam in grids[row.method] for row in table.itertuples()]]
         best = choose(table).query("chosen and mark.str.contains('edge')")
         if best.empty or not again:
             break
@@ -225,16 +218,3 @@ def _write_moved(folder: Path, pair: Pair, displacement: Tensor) -> None:
     for name, warp, values in (("image", warp_image, pair.moving.image), ("label", warp_labels, pair.moving.label)):
         moved = warp(values[None].to(displacement.device), displacement)
         write_sample(folder / f"{pair.name}-{name}", moved[0, 0], pair.fixed)
-
-
-def write_sample(stem: Path, values: Tensor, like: Sample) -> None:
-    """Write (*spatial) on the grid of a sample: NIfTI for volumes, TIFF for planes."""
-    volume = values.ndim == 3
-    path = stem.with_name(stem.name + (".nii.gz" if volume else ".tif"))
-    write_image(path, values.cpu().numpy(), Grid.of(values.shape, like.spacing, like.affine) if volume else None)
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """CSV that appears whole or not at all."""
-    with whole(path) as partial:
-        table.to_csv(partial, index=False)

@@ -16,8 +16,8 @@ from deepsimreg.metrics import segmentation_metrics
 from deepsimreg.models.registry import EXTRACTORS
 from deepsimreg.models.store import load_model
 from deepsimreg.models.vgg import load_vgg
-from deepsimreg.paper.evaluate import device, write_sample, write_table
 from deepsimreg.paper.files import read_json
+from deepsimreg.paper.outputs import device, write_sample, write_table
 from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.resolve import FIXED_EXTRACTORS
 from deepsimreg.paper.run import Run

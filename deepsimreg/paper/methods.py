@@ -11,8 +11,9 @@ from deepsimreg.losses.base import WeightedSum
 from deepsimreg.losses.registry import build_similarity, required_extractors
 from deepsimreg.optimise import Level, default_levels, optimise
 from deepsimreg.paper.baselines import BASELINES
-from deepsimreg.paper.evaluate import Entry, Method, chosen_lams, device, evaluate, tune, write_table
+from deepsimreg.paper.evaluate import Entry, Method, chosen_lams, evaluate, tune
 from deepsimreg.paper.extractors import load_extractor
+from deepsimreg.paper.outputs import device, write_table
 from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.registrations import load_network
 from deepsimreg.paper.resolve import BaselineSettings
@@ -114,7 +115,9 @@ def run_baseline(plan: Profile, run: Run, dataset: Dataset) -> dict[str, pd.Data
     with run.open():
         if not run.current:
             grids, where = {settings.baseline: settings.smoothing}, (dataset, paths["validation"], settings.pairs)
-            ((name, chosen),) = chosen_lams(tune(entry, grids, settings.widen, *where)).items()
+            validation = tune(entry, grids, settings.widen, *where)
+            write_table(validation, paths["validation"])
+            ((name, chosen),) = chosen_lams(validation).items()
             test = evaluate(
                 [entry(name, chosen)], dataset, "test", paths["test"], images=run.folder / "test", both_ways=True
             )

@@ -17,24 +17,31 @@ from deepsimreg.paper.evaluate import (
     Entry,
     choose,
     chosen_lams,
-    device,
     evaluate,
     measure,
-    named,
     timed,
     tune,
     weights_of,
 )
 from deepsimreg.paper.extractors import load_extractor
 from deepsimreg.paper.methods import method, one_hot, place, profile_method
+from deepsimreg.paper.outputs import device, named
 from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.resolve import labels_used, method_extractors
 from deepsimreg.paper.settings import FamilyPart, MethodPart
-from deepsimreg.paper.statistics import compare_methods, holm, summary
+from deepsimreg.paper.statistics import compare_methods, holm, images, summary
 from deepsimreg.paper.tables import Tables, tables_of
 
 FRACTIONS = (0.25, 0.5, 1.0)  # of their iterations, at which baselines are looked at on their way
-METRICS = ("dice_foreground", "dice", "hd95", "folds", "sd_log_jacobian", "there_and_back", "target_registration_error")
+METRICS = (
+    "dice_foreground",
+    "dice",
+    "hd95",
+    "folds",
+    "sd_log_jacobian",
+    "inverse_consistency_error",
+    "target_registration_error",
+)
 DECIDES = "dice_foreground"  # what methods are tested by
 
 
@@ -60,11 +67,12 @@ def optimisation(plan: Profile, dataset: str, traced: int = 3, every: int = 5) -
     registers = {name: part for name, part in parts.items() if not part.segmentation}
     repeated = [(name, one) for name, part in registers.items() for one in _extractors(plan, dataset, part) or [""]]
     entries = [_entry(plan, dataset, name, lams.get(name), one) for name, one in repeated]
-    test = evaluate(entries, data, "test", folder / "test.csv", both_ways=True)
+    test = evaluate(entries, data, "test", folder / "registered.csv", both_ways=True)
     test = pd.concat([test, *(_segmented(plan, dataset, name) for name, part in parts.items() if part.segmentation)])
-    matched = _matched(plan, dataset, tuned, test)
+    curves = _curves(plan, dataset, tuned)
+    matched = _matched(plan, dataset, curves)
     used = {name: _labels(plan, dataset, part) for name, part in parts.items()}
-    marks = tuned.query("chosen").set_index("method")["mark"]
+    marks = {name: rows.query("chosen")["mark"].item() for name, rows in curves.items()}
     overview = summarise_methods(test).assign(labels=lambda table: table["method"].map(used))
     return {
         "tuned": tuned,
@@ -121,25 +129,27 @@ def _segmented(plan: Profile, dataset: str, name: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _matched(plan: Profile, dataset: str, tuned: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
-    """The test of each method that others are tested against, at the λ where its warps are as smooth as theirs.
+def _matched(plan: Profile, dataset: str, curves: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The test of each method of a family at the λ where its warps are as smooth as those of the family's first.
 
-    The SD log J of the first method at its λ, on validation, is where the others' curve of SD log J against log λ is
-    cut; `reached` is False where the curve ends before it. Rows as of `evaluate`, with `reference` before them.
+    The SD log J of the first at its λ, on validation, is where the others' curve of SD log J against log λ is cut;
+    `reached` is False where the curve ends before it. Rows as of `evaluate`, with `reference` before them.
     """
-    curves = _curves(plan, dataset, tuned)
-    tables = [pd.DataFrame(columns=["reference", "reached", *test.columns])]
-    for reference, family in plan.part(dataset).optimisation.tests.items():
+    data, methods = plan.data(dataset), plan.methods(dataset)
+    tables = [pd.DataFrame(columns=["reference", "reached", "method", "lam", "extractor", "pair", *METRICS])]
+    for number, (reference, family) in enumerate(plan.part(dataset).optimisation.tests.items()):
         target = curves[reference].query("chosen")["sd_log_jacobian"].item()
         entries, reached = [], {}
         for name in (one for one in family.against if one in curves):
             curve = curves[name].sort_values("sd_log_jacobian")
             smooth = curve["sd_log_jacobian"].to_numpy()
-            lam = float(np.exp(np.interp(target, smooth, np.log(curve["lam"].to_numpy(dtype=float)))))
-            entries.append(_entry(plan, dataset, name, float(f"{lam:.3g}")))
+            lam = float(f"{np.exp(np.interp(target, smooth, np.log(curve['lam'].to_numpy(dtype=float)))):.3g}")
+            entries += [
+                _entry(plan, dataset, name, lam, one) for one in _extractors(plan, dataset, methods[name]) or [""]
+            ]
             reached[name] = smooth[0] <= target <= smooth[-1]
         if entries:
-            rows = evaluate(entries, plan.data(dataset), "test")
+            rows = evaluate(entries, data, "test", plan.optimisation(dataset).folder / f"matched-{number}.csv")
             rows.insert(0, "reference", reference)
             rows.insert(1, "reached", rows["method"].map(reached))
             tables.append(rows)
@@ -160,21 +170,25 @@ def families(tests: dict[str, FamilyPart], test: pd.DataFrame, matched: pd.DataF
     """Has the first method of a family another Dice than each of the others? Two-sided, paired by couple.
 
     Repeats with other extractors are averaged. One row per method and `smoothness`: "chosen", each at its own λ, or
-    "matched"; `classes`, whose mean Dice it is ("foreground" for all but the background); the columns of
-    `compare_methods`; `p_holm` is corrected over the whole family of a `reference`.
+    "matched", or "nearest" where the curve of a method ends before it is as smooth; `classes`, whose mean Dice it is
+    ("foreground" for all but the background); the columns of `compare_methods`; `sd_log_jacobian` of both on the test
+    pairs; `p_holm` is corrected over the whole family of a `reference`.
     """
     tables = []
     for reference, family in tests.items():
         own = matched[matched["reference"] == reference]
-        settings = {"chosen": test[test["method"].isin(family.against)], "matched": own}
-        found = []
+        reached = own["reached"].eq(True)
+        settings = {"chosen": test[test["method"].isin(family.against)], "matched": own[reached]}
+        settings["nearest"], found = own[~reached], []
         for smoothness, rows in settings.items():
             if len(rows):
                 pairs = pd.concat([test[test["method"] == reference], rows])
                 columns = [f"dice_{name}" for name in family.classes] or [DECIDES]
                 compared = pairs.assign(score=pairs[columns].mean(axis=1))
-                table = compare_methods(compared, "score", reference, alternative="two-sided")
-                found.append(table.assign(smoothness=smoothness))
+                table = compare_methods(compared, "score", reference).assign(smoothness=smoothness)
+                smooth = compared.groupby("method")["sd_log_jacobian"].mean()
+                table = table.assign(reference_sd_log_jacobian=smooth[reference])
+                found.append(table.assign(sd_log_jacobian=table["method"].map(smooth)))
         if found:
             table = pd.concat(found, ignore_index=True).assign(reference=reference)
             classes = ", ".join(family.classes) or "foreground"
@@ -194,7 +208,7 @@ def _traces(plan: Profile, dataset: str, lams: dict[str, float], pairs: int, eve
             for step, seconds, displacement in look(pair):
                 metrics = measure(displacement, pair, data)
                 rows.append({"method": name, "pair": pair.name, "step": step, "seconds": seconds, **metrics})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows or None, columns=None if rows else ["method", "pair", "step", "seconds", *METRICS])
 
 
 def _look(
@@ -251,14 +265,14 @@ def _watched(register: Callable, images: list[Tensor], every: int) -> list[tuple
 def summarise_methods(test: pd.DataFrame) -> pd.DataFrame:
     """One row per method of `optimisation`'s test: `lam`; the mean of each metric; of both Dice the 95 % bootstrap
     interval over couples (`…_low`, `…_high`); `extractors`, how many there are, and `sd_extractors`, the SD of their
-    mean foreground Dice; median `seconds`, the `device` that they are of; `pairs` and `couples`.
+    mean foreground Dice; median `seconds`, the `device` that they are of; `pairs`, `couples` and `images`.
 
     Extractors that differ in the seed are averaged pair by pair first.
     """
     groups = test.groupby("method", sort=False)
     pairs = test.groupby(["method", "pair"], sort=False)[["dice", DECIDES]].mean().reset_index()
-    means = test.reindex(columns=["method", "lam", *METRICS]).astype({"lam": float})
-    means = means.groupby("method", sort=False).mean()
+    means = test.reindex(columns=["method", *METRICS]).groupby("method", sort=False).mean()
+    means.insert(0, "lam", groups["lam"].first().astype(float))
     by_extractor = test.groupby(["method", "extractor"], sort=False, dropna=False)[DECIDES].mean()
     by_extractor = by_extractor.groupby("method", sort=False)
     means = means.assign(extractors=by_extractor.size(), sd_extractors=by_extractor.std())
@@ -266,7 +280,7 @@ def summarise_methods(test: pd.DataFrame) -> pd.DataFrame:
     for metric in (DECIDES, "dice"):
         found = summary(pairs, "method", [metric]).set_index("method")
         means = means.assign(**{f"{metric}_low": found["low"], f"{metric}_high": found["high"]})
-    return means.assign(pairs=found["n"], couples=found["couples"]).reset_index()
+    return means.assign(pairs=found["n"], couples=found["couples"], images=images(test["pair"])).reset_index()
 
 
 def best_on_validation(tables: Tables) -> str:

@@ -101,8 +101,8 @@ def greedy(
     except ImportError as error:
         raise ImportError(f"picsl_greedy {INSTALL}") from error
     ndim = fixed.ndim - 2
-    if torch.equal(moving, fixed):  # greedy divides by its largest step, which is 0 here
-        return fixed.new_zeros(1, ndim, *fixed.shape[2:])
+    if torch.equal(moving, fixed) or torch.equal(*moving.flatten(2).aminmax(dim=2)):
+        return fixed.new_zeros(1, ndim, *fixed.shape[2:])  # greedy divides by its largest step, which is 0 here
 
     def image(plane: np.ndarray):
         made = SimpleITK.GetImageFromArray(np.ascontiguousarray(plane.T, dtype=np.float32))

@@ -275,6 +275,9 @@ class Profile:
         values = self.part(dataset).optimisation.model_dump(mode="json") | {"similarities": similarities}
         unique = {run.name: run for run in inputs}.values()
         values["repeats"] = self.part(dataset).repeats
+        baselines = [part.baseline for part in self.methods(dataset).values() if part.baseline and part.lam]
+        settings = {name: resolve.baseline_settings(self.part(dataset), name) for name in baselines}
+        values["baselines"] = {name: one.model_dump(mode="json") for name, one in settings.items()}
         return self._chapter(dataset, "optimisation", unique, values, sorted(code))
 
     def reports(self, dataset: str) -> list[Run]:

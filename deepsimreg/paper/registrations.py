@@ -12,9 +12,10 @@ from deepsimreg.losses.registry import build_similarity, required_extractors
 from deepsimreg.losses.regularisers import diffusion
 from deepsimreg.models.registry import ARCHITECTURES
 from deepsimreg.models.store import load_model
-from deepsimreg.paper.evaluate import STILL, Entry, chosen_lams, evaluate, write_table
+from deepsimreg.paper.evaluate import STILL, Entry, chosen_lams, evaluate
 from deepsimreg.paper.extractors import load_extractor
 from deepsimreg.paper.files import copy_file, read_json
+from deepsimreg.paper.outputs import write_table
 from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.resolve import RegistrationSettings
 from deepsimreg.paper.run import TRAINING, Run

@@ -85,6 +85,8 @@ def check_names(dataset: str, part: DatasetPart, datasets: Iterable[str], stages
     for first, family in part.optimisation.tests.items():
         for one in (first, *family.against):
             check_choice("method in optimisation.tests", one, methods)
+        if len(methods[first].lam) < 2:
+            raise SettingsError(f"optimisation.tests.{first} has no grid: give lam, two values at least")
     for name in part.robustness.methods:
         check_choice("method in robustness", name, methods)
 
@@ -228,7 +230,8 @@ def baseline_settings(part: DatasetPart, name: str) -> BaselineSettings:
     record = BASELINES[name]
     smoothing = own.smoothing or (record.smoothing,)
     options = {"iterations": list(record.iterations)} | own.options
-    return BaselineSettings(baseline=name, place=record.place, smoothing=smoothing, pairs=own.pairs, options=options)
+    changes = {"smoothing": smoothing, "options": options}
+    return BaselineSettings(**own.model_dump() | changes, baseline=name, place=record.place)
 
 
 def changed_fit(fit: Fit, changes: Mapping[str, Any]) -> Fit:

@@ -35,6 +35,7 @@ ContrastName = Annotated[str, AfterValidator(_one_of("contrast", CONTRASTS))]
 Architecture = Annotated[str, AfterValidator(_one_of("architecture", ARCHITECTURES))]
 Terms = Annotated[dict[str, float], BeforeValidator(similarity_terms)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0)]
 Lam = Weight | Literal["tuned"]
 Grid = tuple[Weight, ...]
 
@@ -55,6 +56,15 @@ class Strict(BaseModel, frozen=True, extra="forbid"):
         return values
 
 
+class RangesPart(Strict):
+    """Changes of the random affine maps (`Augmentation`); null: as in the papers."""
+
+    rotation: float | None = Field(None, ge=0, le=180, description="degrees at most, either way")
+    scale: tuple[Positive, Positive] | None = Field(None, description="from, to")
+    shear: float | None = Field(None, ge=0, description="fraction at most, either way")
+    translation: float | None = Field(None, ge=0, le=1, description="fraction of a side at most, either way")
+
+
 class Fit(Strict):
     """How a network is trained."""
 
@@ -70,9 +80,7 @@ class Fit(Strict):
     gradient_clip: float = Field(0.0, ge=0, description="largest norm of a step's gradient; 0: any")
     augment: bool = Field(True, description="random affine maps and flips, the same for both images of a pair")
     flips: bool = Field(True, description="part of the augmentation; false where left and right mean something")
-    ranges: dict[Literal["rotation", "scale", "shear", "translation"], float | tuple[float, float]] = Field(
-        {}, description="of the augmentation, in place of the paper's: degrees, (least, most), share, share of a side"
-    )
+    ranges: RangesPart = Field(RangesPart(), description="of the augmentation, in place of the papers'")
     crop: tuple[int, ...] = Field((), description="sides of a random training window, voxels; empty: the whole image")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     compile: bool = Field(False, description="torch.compile the network: a start of minutes, then fewer seconds a step")

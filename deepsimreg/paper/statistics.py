@@ -1,16 +1,17 @@
 """Are two methods different? Intervals, tests and effect sizes over the pairs of a test set.
 
 The unit is the couple, an unordered pair of images: where pairs come in both directions, A to B and B to A, the two are
-one couple.
+one couple. Couples that share an image (neighbours of a movie or of a stack, all pairs of a few subjects) are not
+independent: there intervals are too narrow and p-values too small, and the number of images says how much is known.
 
 - the bootstrap percentile interval of a mean, couples drawn as wholes (Efron & Tibshirani, 1993; the cluster bootstrap,
   Davison & Hinkley 1997);
-- the Wilcoxon signed-rank test, one-sided or two-sided, on values paired by couple (Wilcoxon, 1945), with Holm's
-  correction for several comparisons (Holm, 1979);
+- the two-sided Wilcoxon signed-rank test on values paired by couple (Wilcoxon, 1945), with Holm's correction for
+  several comparisons (Holm, 1979);
 - Cohen's d = (mean a - mean b) / s, s² = ((n_a - 1) s_a² + (n_b - 1) s_b²) / (n_a + n_b - 2) (Cohen, 1988).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -46,8 +47,8 @@ def coupled_interval(
     return float(low), float(high)
 
 
-def paired_wilcoxon(a: Sequence[float], b: Sequence[float], alternative: str = "greater") -> float:
-    """p of the Wilcoxon signed-rank test that `a` is greater than `b`, pair by pair, or "two-sided": that they differ.
+def paired_wilcoxon(a: Sequence[float], b: Sequence[float]) -> float:
+    """p of the two-sided Wilcoxon signed-rank test that `a` and `b` differ, pair by pair.
 
     Pairs with a NaN are left out; where no pair differs there is no evidence at all, and p = 1.
     """
@@ -56,7 +57,7 @@ def paired_wilcoxon(a: Sequence[float], b: Sequence[float], alternative: str = "
     difference = _without_nan(np.asarray(a, dtype=float) - np.asarray(b, dtype=float))
     if not np.any(difference):
         return 1.0
-    return float(stats.wilcoxon(difference, alternative=alternative).pvalue)
+    return float(stats.wilcoxon(difference).pvalue)
 
 
 def cohens_d(a: Sequence[float], b: Sequence[float]) -> float:
@@ -76,25 +77,19 @@ def cohens_d(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def compare_methods(
-    pairs: pd.DataFrame,
-    metric: str = "dice",
-    reference: str = "deepsim-seg",
-    greater_is_better: bool = True,
-    alternative: str = "better",
+    pairs: pd.DataFrame, metric: str = "dice_foreground", reference: str = "deepsim-seg"
 ) -> pd.DataFrame:
-    """Is the reference method better than each other one, or another one? One row per method, paired by couple.
+    """Do the reference method and each other one differ? One row per method, paired by couple.
 
     pairs: a row per method and image pair, columns `method`, `pair` (named `moving--fixed`) and the metric; rows
-    that repeat both (seeds), and then the two directions of a couple, are averaged first. alternative: "better", or
-    "two-sided". Columns of the answer: `method`, `pairs` (of images that both have), `couples` (the unordered ones),
-    `mean`, `reference_mean`, `difference` (reference - method), `low` and `high` (its 95 % bootstrap interval over
-    couples), `alternative` in words, `p` (Wilcoxon), `p_holm`, `d` (Cohen, positive if the reference has the larger
-    values).
+    that repeat both (seeds), and then the two directions of a couple, are averaged first. Columns of the answer:
+    `method`; `pairs` that both have, `couples` (the unordered ones) and `images` in them; `mean`, `reference_mean`,
+    `difference` (reference - method), `low` and `high` (its 95 % bootstrap interval over couples), `p` (two-sided
+    Wilcoxon), `p_holm`, `d` (Cohen, positive if the reference has the larger values).
     """
     _check_columns(pairs, ["method", "pair", metric])
     by_pair = pairs.pivot_table(index="pair", columns="method", values=metric, aggfunc="mean", sort=False)
     table = by_pair.groupby(by_pair.index.map(couple), sort=False).mean()
-    words = {"two-sided": "they differ", "better": f"the reference is {'higher' if greater_is_better else 'lower'}"}
     if reference not in table:
         raise ValueError(f"reference {reference!r} is not among the methods {sorted(table.columns)}")
     rows = []
@@ -103,17 +98,20 @@ def compare_methods(
         if common.empty:
             raise ValueError(f"{other!r} and {reference!r} share no pair; name the pairs of both runs alike")
         ours, theirs = common.to_numpy().T
-        ordered = (ours, theirs) if greater_is_better else (theirs, ours)
-        p = paired_wilcoxon(*ordered, "greater" if alternative == "better" else alternative)
-        difference = common[reference] - common[other]
-        interval = coupled_interval(difference.rename("difference").rename_axis("pair").reset_index(), "difference")
-        counts = by_pair[[reference, other]].dropna().shape[0], len(common)
-        means = (theirs.mean(), ours.mean(), difference.mean(), *interval)
-        rows.append((other, *counts, *means, words[alternative], p, cohens_d(ours, theirs)))
-    columns = ["method", "pairs", "couples", "mean", "reference_mean", "difference", "low", "high", "alternative"]
-    result = pd.DataFrame(rows, columns=[*columns, "p", "d"])
+        difference = (common[reference] - common[other]).rename("difference").rename_axis("pair")
+        interval = coupled_interval(difference.reset_index(), "difference")
+        counts = len(by_pair[[reference, other]].dropna()), len(common), images(common.index)
+        means = theirs.mean(), ours.mean(), difference.mean()
+        rows.append((other, *counts, *means, *interval, paired_wilcoxon(ours, theirs), cohens_d(ours, theirs)))
+    columns = ["method", "pairs", "couples", "images", "mean", "reference_mean", "difference", "low", "high", "p", "d"]
+    result = pd.DataFrame(rows, columns=columns)
     result.insert(result.columns.get_loc("d"), "p_holm", holm(result["p"]))
     return result
+
+
+def images(names: Iterable[str]) -> int:
+    """How many images there are in pairs `moving--fixed`."""
+    return len({image for name in names for image in str(name).split("--")})
 
 
 def holm(p: Sequence[float]) -> np.ndarray:

@@ -7,9 +7,10 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from deepsimreg.paper.baselines import BASELINES
-from deepsimreg.paper.evaluate import STILL, Entry, choose, evaluate, write_table
+from deepsimreg.paper.evaluate import STILL, Entry, choose, evaluate
 from deepsimreg.paper.extractors import evaluate_extractor, load_extractor, source_data
 from deepsimreg.paper.methods import place, profile_method, run_baseline
+from deepsimreg.paper.outputs import write_table
 from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.registrations import load_network, validation_rows
 from deepsimreg.paper.resolve import FIXED_EXTRACTORS, labels_used
@@ -49,15 +50,12 @@ def tuning(plan: Profile, dataset: str) -> Tables:
     """One row per network and λ: means over the validation pairs, seconds of training, `gain` of Dice, `chosen` and
     `mark`.
 
-    A chosen network that has learned nothing (a gain below `STILL`) has the mark "still".
     """
     runs = plan.tunings(dataset)
     table = choose(validation_rows(runs))
     results = {(run.settings.similarity, run.settings.lam): run.result() for run in runs}
     for column in ("seconds", "gain"):
         table[column] = [results[row.method, row.lam][column] for row in table.itertuples()]
-    still = table["chosen"] & (table["gain"] < STILL)
-    table.loc[still, "mark"] = (table.loc[still, "mark"] + " still").str.strip()
     given = {run.settings.similarity: run.settings.lam for run in plan.registrations(dataset)}
     for method, lam in given.items():  # a grid beside a λ that the profile gives is for the figures
         if lam != "tuned":
@@ -78,7 +76,8 @@ def evaluation(plan: Profile, dataset: str, images: bool = True) -> Tables:
     """
     data = plan.data(dataset)
     tables = [evaluate([Entry({"method": "unregistered", "seed": 0}, None)], data)]
-    runs, curves = [], [tuning(plan, dataset)] if plan.tunings(dataset) else []
+    runs, curves = [], [tuning(plan, dataset).fillna({"mark": ""})] if plan.tunings(dataset) else []
+    marks = {row.method: row.mark for row in curves[0].query("chosen").itertuples()} if curves else {}
     for run in tqdm(plan.registrations(dataset), desc="networks", unit="network"):
         network, result, name = load_network(run), run.result(), run.settings.similarity
         columns = {"method": name, "lam": result["lam"], "seed": run.settings.fit.seed}
@@ -86,7 +85,7 @@ def evaluation(plan: Profile, dataset: str, images: bool = True) -> Tables:
         tables.append(evaluate([Entry(columns, network)], data, images=folder if images else None, both_ways=True))
         dice, labels = pd.read_csv(run.validation)["dice"].mean(), labels_used(plan.part(dataset), [], [name])
         found = {"validation_dice": dice, "gain": result["gain"], "seconds": result["seconds"], "labels": labels}
-        found["mark"] = "still" if result["gain"] < STILL else ""
+        found["mark"] = f"{marks.get(name, '')} {'still' * (result['gain'] < STILL)}".strip()
         runs.append(columns | found | {"folder": str(run), "device": tables[-1]["device"].iloc[0]})
     for run in tqdm(plan.baselines(dataset), desc="baselines", unit="method"):
         both = run_baseline(plan, run.need(), data)
@@ -99,9 +98,6 @@ def evaluation(plan: Profile, dataset: str, images: bool = True) -> Tables:
         labels = labels_used(plan.part(dataset), [extractor] if extractor else [])
         found = {"labels": labels, "mark": best["mark"], "folder": str(run)}
         runs.append(columns | found | {"device": tables[-1]["device"].iloc[0]})
-    marks = {row.method: row.mark for row in curves[0].query("chosen").itertuples()} if plan.tunings(dataset) else {}
-    for one in runs:
-        one["mark"] = marks.get(one["method"], one["mark"])
     pairs = pd.concat(tables, ignore_index=True)
     means = pairs.groupby(["method", "pair"], sort=False).mean(numeric_only=True).drop(columns="seed").reset_index()
     return {

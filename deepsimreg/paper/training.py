@@ -32,8 +32,8 @@ from deepsimreg.metrics import overlap
 from deepsimreg.models.store import load_model, save_model
 from deepsimreg.paper.callbacks import BestWeights, MetricsTable, Progress, rows_until
 from deepsimreg.paper.errors import SettingsError
-from deepsimreg.paper.evaluate import write_table
 from deepsimreg.paper.files import read_json, size_of, write_json
+from deepsimreg.paper.outputs import write_table
 from deepsimreg.paper.run import TRAINING, Run
 from deepsimreg.paper.samples import DrawnSamples, EpochSampler, augmented, to_tensors
 from deepsimreg.paper.settings import Fit
@@ -211,7 +211,8 @@ def fit(
         module.network.compile()
     every = min(settings.validate_every, settings.steps)
     epochs = -(-settings.steps // every)
-    ranges = replace(AUGMENTATIONS[dataset.ndim], flips=settings.flips, **settings.ranges)
+    own = settings.ranges.model_dump(exclude_none=True)
+    ranges = replace(AUGMENTATIONS[dataset.ndim], flips=settings.flips, **own)
     augmentation = ranges if settings.augment else None
     samples = DrawnSamples(train, augmentation, settings.seed, settings.crop, dataset.spacing)
     sampler = EpochSampler(every * settings.accumulate * settings.batch)

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest_tree import TREE, D, make_inputs
+from statsmodels.stats.multitest import multipletests
 
 from deepsimreg.data import load_dataset
 from deepsimreg.data.augment import CONTRASTS
@@ -13,7 +14,7 @@ from deepsimreg.metrics import dice_per_class
 from deepsimreg.paper import optimisation, registrations, tables
 from deepsimreg.paper.evaluate import Entry, choose, evaluate, tune
 from deepsimreg.paper.extractors import load_extractor
-from deepsimreg.paper.methods import _of_maps, one_hot, profile_method
+from deepsimreg.paper.methods import _of_maps, one_hot, profile_method, run_baseline
 from deepsimreg.paper.optimisers import convexadam, greedy
 from deepsimreg.paper.resolve import labels_used
 from deepsimreg.paper.settings import MethodPart
@@ -36,13 +37,15 @@ def shifted(voxels):
     return lambda moving, fixed: torch.full((1, 2, *fixed.shape[2:]), float(voxels))
 
 
-def test_there_and_back_is_what_is_left_of_both_ways(data):
+def test_inverse_consistency_error_is_what_is_left_of_both_ways(data):
     """A shift by three voxels whatever the direction: a point ends √2 · 6 voxels from its start."""
     rows = evaluate([Entry({"method": "m"}, shifted(3))], data, both_ways=True)
-    assert rows["there_and_back"].to_numpy() == pytest.approx(np.hypot(6 * data.spacing[0], 6 * data.spacing[1]))
+    assert rows["inverse_consistency_error"].to_numpy() == pytest.approx(
+        np.hypot(6 * data.spacing[0], 6 * data.spacing[1])
+    )
     still = evaluate([Entry({"method": "m"}, shifted(0))], data, both_ways=True)
-    assert (still["there_and_back"] == 0).all()
-    assert "there_and_back" not in evaluate([Entry({"method": "m"}, shifted(0))], data)
+    assert (still["inverse_consistency_error"] == 0).all()
+    assert "inverse_consistency_error" not in evaluate([Entry({"method": "m"}, shifted(0))], data)
 
 
 class BothWays:
@@ -67,7 +70,9 @@ def test_pairs_in_both_directions_are_registered_once(data, tmp_path):
     rows = evaluate([Entry({"method": "m"}, register)], both, rows=tmp_path / "rows.csv", both_ways=True)
     assert len(seen) == len(rows) == len(set(rows["pair"])) == 2 * len(data.pairs("test"))
     means = {pair.name: (pair.moving.image.mean() + pair.fixed.image.mean()).item() for pair in both.pairs("test")}
-    assert rows["there_and_back"].to_list() == pytest.approx([np.sqrt(2) * means[name] for name in rows["pair"]])
+    assert rows["inverse_consistency_error"].to_list() == pytest.approx(
+        [np.sqrt(2) * means[name] for name in rows["pair"]]
+    )
     # One row of a couple is lost: it is registered anew, and no row is doubled.
     (tmp_path / "rows.csv").write_text("".join((tmp_path / "rows.csv").read_text().splitlines(True)[:-1]))
     again = evaluate([Entry({"method": "m"}, register)], both, rows=tmp_path / "rows.csv", both_ways=True)
@@ -152,7 +157,7 @@ def made(tmp_path_factory):
 def test_the_segmentation_alone_is_that_of_the_extractor(made):
     rows = optimisation.optimisation(made, D)["test"].query("method == 'segmentation'")
     data = made.data(D)
-    assert rows[["folds", "sd_log_jacobian", "there_and_back"]].isna().all(None)
+    assert rows[["folds", "sd_log_jacobian", "inverse_consistency_error"]].isna().all(None)
     for extractor in ("seg", "seg-1"):
         network = load_extractor(made, D, extractor)
         for pair in data.pairs("test"):
@@ -185,22 +190,49 @@ def test_an_atlas_brings_the_labels_of_the_moving_image_alone(made):
 def test_the_family_is_tested_at_both_settings_and_corrected_together(made):
     found = optimisation.optimisation(made, D)
     tests, test, matched = found["tests"], found["test"], found["matched"]
-    assert list(zip(tests["smoothness"], tests["method"], strict=True)) == [
-        (setting, name) for setting in ("chosen", "matched") for name in tests.query("smoothness == @setting")["method"]
-    ]
-    assert set(tests["method"]) == {"labels", "greedy"}
+    assert tests.groupby("method")["smoothness"].agg(list).map(lambda each: each[0]).to_dict() == {
+        "labels": "chosen",
+        "greedy": "chosen",
+    }
+    reached = matched.groupby("method")["reached"].first()
+    again = tests.query("smoothness != 'chosen'").set_index("method")["smoothness"]
+    assert again.to_dict() == {name: "matched" if is_reached else "nearest" for name, is_reached in reached.items()}
     assert set(tests["reference"]) == {"ncc"}
     assert set(tests["classes"]) == {TREE[D]["optimisation"]["tests"]["ncc"]["classes"][0]}
-    row = tests.query("smoothness == 'matched' and method == 'labels'").iloc[0]
-    name = f"dice_{row['classes']}"
-    ours, theirs = (
-        each.set_index("pair")[name] for each in (test.query("method == 'ncc'"), matched.query("method == 'labels'"))
+    row = tests.query("smoothness != 'chosen' and method == 'labels'").iloc[0]
+    ours = test.query("method == 'ncc'").set_index("pair")
+    theirs, column = matched.query("method == 'labels'").set_index("pair"), f"dice_{row['classes']}"
+    assert row["difference"] == pytest.approx((ours[column] - theirs[column]).mean())
+    assert row["sd_log_jacobian"] == pytest.approx(theirs["sd_log_jacobian"].mean())
+    assert row["reference_sd_log_jacobian"] == pytest.approx(ours["sd_log_jacobian"].mean())
+    assert tests["p_holm"].to_list() == pytest.approx(multipletests(tests["p"], method="holm")[1])
+    curve = found["tuned"].query("method == 'labels'")
+    assert curve["lam"].min() <= theirs["lam"].iloc[0] <= curve["lam"].max()
+
+
+def test_a_baseline_widens_its_grid_too(profile):
+    plan = profile({D: {"data": TREE[D]["data"], "baselines": {"greedy": {"smoothing": [6, 8], "widen": 3}}}})
+    rows = run_baseline(plan, plan.baseline(D, "greedy"), plan.data(D))["validation"]
+    assert choose(rows).query("chosen")["mark"].item() == ""
+    assert len(rows) == 2 * rows["lam"].nunique() > 2 * 2
+
+
+def test_a_killed_tuning_chooses_what_an_uninterrupted_one_does(data, truth, tmp_path):
+    """What the rows hold of a λ that the grid has not come to, from one pair, decides nothing."""
+
+    def entry(name, lam):
+        return Entry({"method": name, "lam": lam}, lambda moving, fixed: lam * truth[fixed.sum().item()])
+
+    rows = tmp_path / "rows.csv"
+    whole = tune(entry, {"m": [0.25, 0.5]}, 5, data, rows, 0)
+    killed = pd.read_csv(rows)
+    killed[(killed["lam"] < 1) | (killed["pair"] == killed["pair"].iloc[0])].to_csv(rows, index=False)
+    again = tune(entry, {"m": [0.25, 0.5]}, 5, data, rows, 0)
+    columns = ["method", "lam", "pair", "dice"]
+    order = ["lam", "pair"]
+    pd.testing.assert_frame_equal(
+        again[columns].sort_values(order, ignore_index=True), whole[columns].sort_values(order, ignore_index=True)
     )
-    assert row["difference"] == pytest.approx((ours - theirs).mean())
-    assert (tests["p_holm"] >= tests["p"]).all()
-    chosen = found["tuned"].query("method == 'labels'").sort_values("sd_log_jacobian")
-    lam = matched.query("method == 'labels'")["lam"].iloc[0]
-    assert chosen["lam"].min() <= lam <= chosen["lam"].max()
 
 
 def test_contrast_has_every_method_at_its_lam(made):
@@ -234,7 +266,9 @@ def test_a_network_that_stays_at_the_identity_is_told(made, capsys):
 def test_greedy_leaves_equal_maps_where_they_are():
     """A segmentation that found nothing in either image: greedy itself would divide by zero."""
     empty = one_hot(torch.zeros(1, 1, 20, 20, dtype=torch.uint8), 3)
-    assert not greedy(empty, empty.clone(), (1, 1), metric="SSD").any()
+    disc = one_hot((torch.arange(20) > 9).expand(1, 1, 20, 20).to(torch.uint8), 3)
+    for moving, fixed in ((empty, empty.clone()), (empty, disc), (disc, disc.clone())):
+        assert not greedy(moving, fixed, (1, 1), metric="SSD").any()
 
 
 def test_greedy_registers_maps(data):

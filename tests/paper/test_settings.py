@@ -17,7 +17,7 @@ from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.settings import SCHEMA, Fit, write_schema
 
 D = "phantom-2d"
-SEG = {"similarity": "deepsim-seg", "lam": [1]}
+SEG = {"similarity": "deepsim-seg", "lam": [1, 2]}
 METHODS = {"optimisation": {"methods": {"x": SEG}}}
 ONE, SEEN = ({"similarity": name, "lam": [1]} for name in ("ncc", "deepsim-seg"))
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
@@ -271,6 +271,10 @@ def test_methods_that_cannot_be_are_refused(profile, method, message):
     [
         ({"optimisation": {"tests": {"x": {"against": ["y"]}}}}, "method in optimisation.tests 'x'"),
         ({"repeats": {"seg": ["seg-1"]}}, "extractor in repeats 'seg-1'"),
+        (
+            {"optimisation": {"tests": {"x": {"against": ["x"]}}, "methods": {"x": {"segmentation": "seg"}}}},
+            "optimisation.tests.x has no grid",
+        ),
         ({"robustness": {"contrast": ["inverted"]}}, "robustness: needs both or neither: contrast and methods"),
         ({"robustness": {"contrast": ["dim"], "methods": ["x"]}}, "unknown contrast 'dim'"),
         ({"robustness": {"contrast": ["inverted"], "methods": ["x"]}}, "method in robustness 'x'"),

@@ -61,15 +61,15 @@ def test_the_tuned_lam_is_that_of_the_rule(made):
     table = tables.tuning(made, D)
     best = table.query("method == 'mse' and chosen")["lam"].item()
     rows = pd.concat(pd.read_csv(run.validation).assign(lam=run.settings.lam) for run in made.tunings(D))
-    means = rows.groupby("lam")[["dice", "folds"]].mean().query("folds <= @MOST_FOLDS")
-    assert best == means["dice"].idxmax()
+    means = rows.groupby("lam")[["dice_foreground", "folds"]].mean().query("folds <= @MOST_FOLDS")
+    assert best == means["dice_foreground"].idxmax()
     runs = [made.registration(D, "mse", seed=seed) for seed in (0, 1)]
     assert [run.result()["lam"] for run in runs] == [best, best]
     assert all(len(pd.read_csv(run.validation)) == 2 for run in runs)
 
 
 def table_of(*rows):
-    return pd.DataFrame(rows, columns=["method", "lam", "dice", "folds", "sd_log_jacobian"]).assign(seconds=1.0)
+    return pd.DataFrame(rows, columns=["method", "lam", "dice_foreground", "folds", "sd_log_jacobian"]).assign(seconds=1.0)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ AXIS_NAMES = {
     "jacobian_variance_published": "σ²(log|J|) as published",
     "target_registration_error": "Registration error (mm)",
     "lam": "Weight λ of the regulariser",
-    "there_and_back": "There and back (mm)",
+    "inverse_consistency_error": "Inverse consistency error (mm)",
     "seconds": "Time per pair (s)",
     "similarity": "Similarity loss",
     "regulariser": "Regulariser",
