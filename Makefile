@@ -4,7 +4,7 @@ PROFILE ?= quick
 CORES ?= all
 BIN := .venv/bin
 STAMP := .venv/installed
-NBVAL := -p no:xdist --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg
+NBVAL := -n auto --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg
 
 .PHONY: help paper stale test gpu-check lint lab data notebooks readme publish clean
 
@@ -19,7 +19,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -e .
 	@touch $(STAMP)
 
-paper: $(STAMP)  ## run the paper, or go on with it: make paper [PROFILE=quick|phantom|cpu|paper] [CORES=all|N] [SLURM=1: on a cluster]
+paper: $(STAMP)  ## run the paper, or go on with it: make paper [PROFILE=quick|cpu|paper] [CORES=all|N] [SLURM=1: on a cluster]
 	$(BIN)/python -m deepsimreg.paper.$(if $(SLURM),slurm $(PROFILE),graph $(PROFILE) $(CORES))
 	@$(BIN)/python -m deepsimreg.paper.stale $(PROFILE)
 

@@ -29,8 +29,9 @@ def scene(ndim):
     return moving, warp_image(moving, displacement), displacement
 
 
-@pytest.mark.parametrize("method", list(BASELINES))
-@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize(
+    ("ndim", "method"), [(ndim, name) for name, one in BASELINES.items() for ndim in (2, 3) if ndim == 3 or one.planes]
+)
 def test_a_known_warp_is_found_on_an_anisotropic_grid(method, ndim):
     torch.manual_seed(0)
     moving, fixed, truth = scene(ndim)

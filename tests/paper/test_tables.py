@@ -69,7 +69,9 @@ def test_the_tuned_lam_is_that_of_the_rule(made):
 
 
 def table_of(*rows):
-    return pd.DataFrame(rows, columns=["method", "lam", "dice_foreground", "folds", "sd_log_jacobian"]).assign(seconds=1.0)
+    return pd.DataFrame(rows, columns=["method", "lam", "dice_foreground", "folds", "sd_log_jacobian"]).assign(
+        seconds=1.0
+    )
 
 
 @pytest.mark.parametrize(

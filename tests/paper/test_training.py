@@ -401,5 +401,5 @@ def test_the_ranges_of_the_augmentation_are_the_profiles(monkeypatch, tmp_path):
     matrices = torch.stack([item["matrix"] for item in drawn])
     assert torch.allclose(matrices[..., :2], torch.eye(2).expand(len(matrices), 2, 2))
     assert 2 < matrices[..., 2].abs().max() <= 8
-    with pytest.raises(SettingsError, match=r"ranges\.rotations: Input should be"):
+    with pytest.raises(SettingsError, match="fit: ranges: unknown key 'rotations'"):
         validated(Fit, {"ranges": {"rotations": 3}}, "fit")
