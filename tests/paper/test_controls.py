@@ -20,6 +20,8 @@ from deepsimreg.paper.resolve import labels_used
 from deepsimreg.paper.settings import MethodPart
 from deepsimreg.warps import warp_image, warp_labels
 
+pytestmark = pytest.mark.xdist_group(__name__)  # what they share is made once
+
 
 @pytest.fixture(scope="module")
 def data():

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from deepsimreg.paths import PROJECT
 
+pytestmark = pytest.mark.xdist_group(__name__)  # what they share is made once
+
 FIT = {"steps": 2, "batch": 2, "validate_every": 2}
 PLAN = {
     "phantom-2d": {

@@ -22,6 +22,8 @@ from deepsimreg.paper.registrations import load_network, similarity_of, train_re
 from deepsimreg.paper.training import fit
 from deepsimreg.warps import warp_labels
 
+pytestmark = pytest.mark.xdist_group(__name__)  # what they share is made once
+
 SMALL = {"channels": [4, 6, 8], "light": True}
 
 
