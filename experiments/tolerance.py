@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from deepsimreg.losses.registry import required_extractors
+from deepsimreg.models.store import tensor_digest
 from deepsimreg.paper.evaluate import Entry, evaluate
 from deepsimreg.paper.extractors import evaluate_extractor, source_data, train_extractor
 from deepsimreg.paper.methods import optimisation_method
@@ -32,29 +33,30 @@ THREADS = (1, 1, 2)  # threads of each making
 
 
 def made(profile: str, dataset: str, network: str, method: str, folder: Path) -> dict[str, dict]:
-    """What → {digest, values}: a digest of the result's bytes, and the metric of each test image or pair."""
+    """What → {digest, values}: a digest of the weights or warps, and the metric of each test image or pair."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     plan = Profile(profile)
     data, found = plan.data(dataset), {}
 
-    def keep(what: str, content: bytes, table: pd.DataFrame) -> None:
-        found[what] = {"digest": hashlib.sha256(content).hexdigest(), "values": table[METRIC].tolist()}
+    def keep(what: str, digest: str, table: pd.DataFrame) -> None:
+        found[what] = {"digest": digest, "values": table[METRIC].tolist()}
 
     run = plan.extractor(dataset, "seg", str(folder / "extractor"))
     extractor, _ = train_extractor(run, source_data(plan, run))
-    keep("extractor seg", run.weights.read_bytes(), evaluate_extractor(extractor, "seg", data))
+    keep("extractor seg", tensor_digest(run.weights), evaluate_extractor(extractor, "seg", data))
     settings = plan.part(dataset).registration.similarities[network]
     lam = settings.lam if settings.lam != "tuned" else settings.grid[len(settings.grid) // 2]
     run = plan.registration(dataset, network, lam=lam, place=str(folder / "network"))
     trained, _ = train_registration(plan, run, data)
-    keep(f"network {network}", run.weights.read_bytes(), evaluate([Entry({}, trained)], data))
+    keep(f"network {network}", tensor_digest(run.weights), evaluate([Entry({}, trained)], data))
     part = plan.methods(dataset)[method]
     if required_extractors(part.similarity):
         raise SystemExit(f"{method} compares features: choose a method without an extractor")
     register = optimisation_method(plan, dataset, part, part.lam[len(part.lam) // 2])
     warps = []
     rows = evaluate([Entry({}, lambda *pair: warps.append(register(*pair)) or warps[-1])], data)
-    keep(f"optimisation {method}", b"".join(warp.numpy().tobytes() for warp in warps), rows)
+    content = b"".join(warp.numpy().tobytes() for warp in warps)
+    keep(f"optimisation {method}", hashlib.sha256(content).hexdigest(), rows)
     return found
 
 

@@ -59,6 +59,7 @@ run = plan.registration(dataset, method, stage, lam, first, folder, extractor, *
 # | `mse` | $\frac1P\sum_p (I_p - J_p)^2$ | grey values |
 # | `ncc` | $1 - \frac1P\sum_p \frac{\mathrm{cov}_w(I, J)_p^2}{\mathrm{var}_w(I)_p\,\mathrm{var}_w(J)_p}$ | grey values in a window $w$, up to brightness and contrast |
 # | `ncc-sup` | `ncc` + $\frac1{PK}\sum_p \lVert \text{label}_{I,p} - \text{label}_{J,p}\rVert^2$ of one-hot labels of $K$ classes | grey values and, in training, labels |
+# | `ncc-dice` | `ncc` + $1 - \frac1K\sum_k \mathrm{Dice}_k$ of the warped and the fixed one-hot label, without the background | as `ncc-sup` |
 # | `nmi` | $2 - \frac{H(I) + H(J)}{H(I, J)}$ | how well the grey values of one image predict those of the other |
 # | `mind` | $\operatorname{mean} \lVert \text{MIND}(I) - \text{MIND}(J)\rVert^2$ | each voxel's likeness to its neighbourhood |
 # | `vgg` | as below, $F$ of a network trained on photographs | edges and textures of photographs (2D) |
@@ -124,7 +125,7 @@ columns = ["train_loss", "validation_loss", "train_dice", "validation_dice", "va
 figures.learning_curve(history, columns) if run.settings.fit.steps else "initial weights, not trained"
 
 # %% [markdown]
-# Labels play no part in these losses (but in `ncc-sup`). That Dice rises all the same is the evidence that the similarity pulls anatomy
+# Labels play no part in these losses (but in `ncc-sup` and `ncc-dice`). That Dice rises all the same is the evidence that the similarity pulls anatomy
 # onto anatomy and not just grey onto grey; where the loss falls and Dice does not, the network fits noise.
 #
 # ## A pair, before and after

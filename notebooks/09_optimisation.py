@@ -40,7 +40,6 @@ from deepsimreg.paper.evaluate import weights_of
 from deepsimreg.paper.extractors import load_extractor
 from deepsimreg.paper.optimisation import best_on_validation, optimisation
 from deepsimreg.paper.plan import Profile
-from deepsimreg.paper.statistics import compare_methods
 from deepsimreg.warps import compose, warp_image
 
 plan = Profile(profile)
@@ -143,9 +142,7 @@ figures.methods_overview(overview)
 # `couples`), they are not independent, and p is too small.
 
 # %% tags=["nbval-ignore-output"]
-best = best_on_validation(tables)
-rivals = overview[~overview["labels"].str.contains("at test")]["method"]
-tests = compare_methods(tables["test"][tables["test"]["method"].isin(rivals)], "dice_foreground", best)
+best, tests = best_on_validation(tables)
 print(f"{best}, compared with")
 columns = ["method", "pairs", "couples", "images", "difference", "low", "high", "p", "p_holm"]
 tests[columns].set_index("method").round(4)

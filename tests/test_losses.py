@@ -25,6 +25,7 @@ from deepsimreg.losses import (
     required_extractors,
     similarity_terms,
 )
+from deepsimreg.metrics import dice_per_class
 from deepsimreg.models import UNet
 from deepsimreg.warps import displacement_at, warp_image, warp_one_hot
 
@@ -477,11 +478,36 @@ def test_supervised_ncc_by_definition(shape):
     assert SupervisedNCC().needs_labels
 
 
-def test_the_gradient_of_the_labels_reaches_the_displacement():
+@each_rank
+def test_the_dice_of_labels_by_definition(shape):
+    """Without a displacement labels are hard: the Dice of the metrics, of each image and class but the background. A
+    class that neither image has, the fourth, is left out; so are voxels that do not count.
+    """
+    pairs = replace(alignment(shape, size=1.5), displacement=torch.zeros(1, len(shape), *shape, dtype=torch.float64))
+    pairs = replace(
+        pairs, **{name: getattr(pairs, name)[:1] for name in ("moving", "fixed", "moving_label", "fixed_label")}
+    )
+    for classes in (3, 4):
+        both = replace(pairs, classes=classes)
+        dice = dice_per_class(pairs.moving_label, pairs.fixed_label, classes)[1:].nanmean()
+        loss = SupervisedNCC(weight=0.5, overlap="dice").compare(both) - NCC().compare(both)
+        assert loss.item() == pytest.approx(0.5 * (1 - dice.item()), abs=1e-9)
+    weights = torch.zeros(1, 1, *shape, dtype=torch.float64)
+    weights[:, :, : shape[0] // 2] = 1
+    half = replace(pairs, fixed_weights=weights)
+    labels = [label[:, :, : shape[0] // 2] for label in (pairs.moving_label, pairs.fixed_label)]
+    loss = SupervisedNCC(overlap="dice").compare(half) - NCC().compare(half)
+    assert loss.item() == pytest.approx(1 - dice_per_class(*labels, 3)[1:].nanmean().item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("overlap", ["mse", "dice"])
+def test_the_gradient_of_the_labels_reaches_the_displacement(overlap):
     pairs = alignment((16, 16), size=1.0)
     flat = replace(pairs, moving=torch.zeros_like(pairs.moving), displacement=pairs.displacement.requires_grad_())
-    SupervisedNCC().compare(flat).backward()
+    SupervisedNCC(overlap=overlap).compare(flat).backward()
     assert pairs.displacement.grad.abs().max() > 0
+    with pytest.raises(ValueError, match="choose one of mse, dice"):
+        SupervisedNCC(overlap="jaccard")
     with pytest.raises(ValueError, match="give moving_label, fixed_label and classes"):
         SupervisedNCC().compare(replace(pairs, fixed_label=None))
 

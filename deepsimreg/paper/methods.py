@@ -5,6 +5,7 @@ from functools import partial
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from deepsimreg.data.base import Dataset
 from deepsimreg.losses.base import WeightedSum
@@ -97,7 +98,7 @@ def _of_maps(register: Method, segmenter: nn.Module, kind: str, moving: Tensor, 
 
 def one_hot(label: Tensor, classes: int) -> Tensor:
     """A label image (N, 1, *spatial) as maps of its classes (N, classes, *spatial), 0 and 1."""
-    return (label == torch.arange(classes, device=label.device).view(1, -1, *[1] * (label.ndim - 2))).float()
+    return functional.one_hot(label[:, 0].long(), classes).movedim(-1, 1).float()
 
 
 def run_baseline(plan: Profile, run: Run, dataset: Dataset) -> dict[str, pd.DataFrame]:

@@ -2,27 +2,19 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from deepsimreg.data.base import Dataset, Pair, Sample
 from deepsimreg.losses.registry import required_extractors
 from deepsimreg.metrics import label_metrics
-from deepsimreg.paper.evaluate import (
-    Entry,
-    choose,
-    chosen_lams,
-    evaluate,
-    measure,
-    timed,
-    tune,
-    weights_of,
-)
+from deepsimreg.paper.evaluate import Entry, choose, chosen_lams, evaluate, measure, timed, tune, weights_of
 from deepsimreg.paper.extractors import load_extractor
 from deepsimreg.paper.methods import method, one_hot, place, profile_method
 from deepsimreg.paper.outputs import device, named
@@ -90,16 +82,13 @@ def _entry(plan: Profile, dataset: str, name: str, lam: float | None, extractor:
     extractor = extractor or next(iter(_extractors(plan, dataset, part)), "")
     register = profile_method(plan, dataset, part, lam, extractor)
     columns = {"method": name, "lam": lam, "extractor": extractor or None}
-    given = {"labels": (partial(_true_classes, classes),) * 2, "atlas": (partial(_true_classes, classes), _image)}
-    return Entry(columns, register, place(part), given.get(part.maps, (_image, _image)))
+    entry = Entry(columns, register, place(part))
 
+    def true_classes(sample: Sample) -> Tensor:
+        return one_hot(sample.label[None], classes)[0]
 
-def _image(sample: Sample) -> Tensor:
-    return sample.image
-
-
-def _true_classes(classes: int, sample: Sample) -> Tensor:
-    return one_hot(sample.label[None], classes)[0]
+    given = {"labels": (true_classes, true_classes), "atlas": (true_classes, entry.given[1])}
+    return replace(entry, given=given.get(part.maps, entry.given))
 
 
 def _extractors(plan: Profile, dataset: str, part: MethodPart) -> list[str]:
@@ -120,13 +109,16 @@ def _segmented(plan: Profile, dataset: str, name: str) -> pd.DataFrame:
     for extractor in method_extractors(plan.part(dataset), plan.methods(dataset)[name]):
         network = load_extractor(plan, dataset, extractor, "seg").to(device())
         for pair in data.pairs("test"):
-            started = time.perf_counter()
-            found = network(pair.fixed.image[None].to(device())).argmax(1, keepdim=True).to(torch.uint8)
-            seconds = time.perf_counter() - started
+            logits, seconds = timed(partial(_second, network), *[pair.fixed.image[None].to(device())] * 2)
+            found = logits.argmax(1, keepdim=True).to(torch.uint8)
             metrics = label_metrics(found, pair.fixed.label[None], data.classes, data.spacing)
             columns = {"method": name, "lam": None, "extractor": extractor, "pair": pair.name}
             rows.append({**columns, **metrics, "device": named(device()), "seconds": seconds})
     return pd.DataFrame(rows)
+
+
+def _second(network: nn.Module, _: Tensor, fixed: Tensor) -> Tensor:
+    return network(fixed)
 
 
 def _matched(plan: Profile, dataset: str, curves: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -283,10 +275,12 @@ def summarise_methods(test: pd.DataFrame) -> pd.DataFrame:
     return means.assign(pairs=found["n"], couples=found["couples"], images=images(test["pair"])).reset_index()
 
 
-def best_on_validation(tables: Tables) -> str:
-    """The method with the highest validation Dice at its λ: what the test pairs may be asked about once. One that is
-    given labels at test does not count.
+def best_on_validation(tables: Tables) -> tuple[str, pd.DataFrame]:
+    """The method with the highest foreground Dice on the validation pairs at its λ, and its comparison with every other
+    one on the test pairs (`compare_methods`): what they may be asked about once. Methods that are given labels at test
+    do not count.
     """
     labelled = tables["summary"].query("labels.str.contains('at test')")["method"]
-    chosen = tables["tuned"][tables["tuned"]["chosen"] & ~tables["tuned"]["method"].isin(labelled)]
-    return chosen.loc[chosen["dice"].idxmax(), "method"]
+    tuned, test = (tables[name][~tables[name]["method"].isin(labelled)] for name in ("tuned", "test"))
+    best = tuned.loc[tuned.query("chosen")[DECIDES].idxmax(), "method"]
+    return best, compare_methods(test, DECIDES, best)

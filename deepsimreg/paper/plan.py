@@ -261,7 +261,7 @@ class Profile:
 
     def optimisation(self, dataset: str) -> Run:
         """The chapter that registers one pair at a time; its inputs and code are those of its methods."""
-        inputs, similarities, code = [], {}, {f"{PAPER}.optimisation"}
+        inputs, code = [], {f"{PAPER}.optimisation"}
         for part in self.methods(dataset).values():
             if part.baseline:
                 inputs += [] if part.lam else [self.baseline(dataset, part.baseline)]
@@ -269,15 +269,10 @@ class Profile:
             inputs += [self.registration(dataset, part.network)] if part.network else []
             extractors = self._needed(dataset, resolve.method_extractors(self.part(dataset), part))
             inputs += extractors
-            similarities |= {name: resolve.bound(name) for name in part.similarity}
             code |= {SIMILARITIES[name].loss.partition(":")[0] for name in part.similarity}
             code |= {*self._modules(extractors)}
-        values = self.part(dataset).optimisation.model_dump(mode="json") | {"similarities": similarities}
         unique = {run.name: run for run in inputs}.values()
-        values["repeats"] = self.part(dataset).repeats
-        baselines = [part.baseline for part in self.methods(dataset).values() if part.baseline and part.lam]
-        settings = {name: resolve.baseline_settings(self.part(dataset), name) for name in baselines}
-        values["baselines"] = {name: one.model_dump(mode="json") for name, one in settings.items()}
+        values = resolve.optimisation_values(self.part(dataset))
         return self._chapter(dataset, "optimisation", unique, values, sorted(code))
 
     def reports(self, dataset: str) -> list[Run]:

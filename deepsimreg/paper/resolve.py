@@ -88,7 +88,9 @@ def check_names(dataset: str, part: DatasetPart, datasets: Iterable[str], stages
         if len(methods[first].lam) < 2:
             raise SettingsError(f"optimisation.tests.{first} has no grid: give lam, two values at least")
     for name in part.robustness.methods:
-        check_choice("method in robustness", name, methods)
+        method = methods[check_choice("method in robustness", name, methods)]
+        if method.maps or method.segmentation:
+            raise SettingsError(f"robustness changes images, but {name} registers none: leave it out")
 
 
 def method_extractors(part: DatasetPart, method: MethodPart) -> list[str]:
@@ -99,6 +101,17 @@ def method_extractors(part: DatasetPart, method: MethodPart) -> list[str]:
     kind = BASELINES[method.baseline].extractor if method.baseline else None
     names = [own] if own else [kind] if kind else required_extractors(method.similarity)
     return [*names, *part.repeats.get(names[0], ())] if len(names) == 1 else names
+
+
+def optimisation_values(part: DatasetPart) -> dict[str, Any]:
+    """What the optimisation chapter depends on besides its runs: its section, and what its methods take from others."""
+    methods = part.optimisation.methods.values()
+    baselines = {one.baseline for one in methods if one.baseline and one.lam}  # the others have runs
+    return part.optimisation.model_dump(mode="json") | {
+        "repeats": part.repeats,
+        "similarities": {name: bound(name) for one in methods for name in one.similarity},
+        "baselines": {name: baseline_settings(part, name).model_dump(mode="json") for name in sorted(baselines)},
+    }
 
 
 def labels_used(

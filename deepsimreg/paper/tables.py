@@ -47,9 +47,8 @@ def tables_of(stage: str) -> Callable[[Callable[..., Tables]], Callable]:
 
 @tables_of("tuning")
 def tuning(plan: Profile, dataset: str) -> Tables:
-    """One row per network and λ: means over the validation pairs, seconds of training, `gain` of Dice, `chosen` and
-    `mark`.
-
+    """One row per network and λ: means over the validation pairs, seconds of training, `gain` of Dice over the pairs
+    before registration, `chosen` and `mark`.
     """
     runs = plan.tunings(dataset)
     table = choose(validation_rows(runs))
@@ -71,8 +70,8 @@ def evaluation(plan: Profile, dataset: str, images: bool = True) -> Tables:
     images: write every warped image and label of the networks, too. Returns by the name of its file: `pairs`, one row
     per method, seed and pair; `means`, the seeds averaged pair by pair; `summary`, means over pairs with bootstrap
     intervals; `tests`, the reference against each method; `runs`, λ and its `mark`, seed, run, validation Dice and its
-    gain, how labels are used, and the device of each;
-    `smoothness`, mean Dice and SD log J on the validation pairs at each λ.
+    gain, how labels are used, and the device of each; `smoothness`, mean Dice and SD log J on the validation pairs at
+    each λ.
     """
     data = plan.data(dataset)
     tables = [evaluate([Entry({"method": "unregistered", "seed": 0}, None)], data)]
@@ -154,6 +153,7 @@ def robustness(plan: Profile, dataset: str) -> Tables:
 
 
 def _contrast(plan: Profile, dataset: str) -> pd.DataFrame:
+    """The table `contrast` of `robustness`; every pair is written as soon as it is done."""
     part, methods = plan.part(dataset).robustness, plan.methods(dataset)
     table = pd.DataFrame(columns=["method", "contrast", "pair", "dice", "dice_foreground", "sd_log_jacobian"])
     if not part.methods:

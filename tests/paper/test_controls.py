@@ -11,7 +11,7 @@ from deepsimreg.data import load_dataset
 from deepsimreg.data.augment import CONTRASTS
 from deepsimreg.data.regrouped import Regrouped
 from deepsimreg.metrics import dice_per_class
-from deepsimreg.paper import optimisation, registrations, tables
+from deepsimreg.paper import optimisation, readme, registrations, tables
 from deepsimreg.paper.evaluate import Entry, choose, evaluate, tune
 from deepsimreg.paper.extractors import load_extractor
 from deepsimreg.paper.methods import _of_maps, one_hot, profile_method, run_baseline
@@ -33,6 +33,11 @@ def truth(data):
     """Fixed image → its true displacement."""
     pairs = [pair for split in ("validation", "test") for pair in data.pairs(split)]
     return {pair.fixed.image.sum().item(): pair.displacement[None] for pair in pairs}
+
+
+def scaled(truth):
+    """The true warp times λ."""
+    return lambda name, lam: Entry({"method": name, "lam": lam}, lambda moving, fixed: lam * truth[fixed.sum().item()])
 
 
 def shifted(voxels):
@@ -81,20 +86,28 @@ def test_pairs_in_both_directions_are_registered_once(data, tmp_path):
     pd.testing.assert_frame_equal(again.drop(columns="seconds"), rows.drop(columns="seconds"))
 
 
-@pytest.mark.parametrize("grid", [[0.25, 0.5], [2.0, 4.0], [1.0, 2.0]], ids=str)
-def test_a_grid_is_widened_until_its_best_lies_inside(data, truth, tmp_path, grid):
+@pytest.mark.parametrize(
+    ("grid", "widened"),
+    [
+        ([0.25, 0.5], [0.25, 0.5, 1, 2]),
+        ([2.0, 4.0], [0.5, 1, 2, 4]),
+        ([1.0, 2.0], [0.5, 1, 2]),
+        ([0.5, 1, 2], [0.5, 1, 2]),
+    ],
+    ids=str,
+)
+def test_a_grid_is_widened_until_its_best_lies_inside(data, truth, tmp_path, grid, widened):
     """The true warp times λ: overlap is highest at 1."""
-
-    def entry(name, lam):
-        return Entry({"method": name, "lam": lam}, lambda moving, fixed: lam * truth[fixed.sum().item()])
-
-    rows = tune(entry, {"m": grid}, 5, data, tmp_path / "rows.csv", 0)
+    rows = tune(scaled(truth), {"m": grid}, 5, data, tmp_path / "rows.csv", 0)
+    assert sorted(set(rows["lam"])) == widened
     found = choose(rows).query("chosen").iloc[0]
     assert (found["lam"], found["mark"]) == (1, "")
-    assert rows["lam"].min() == 0.5 or rows["lam"].min() == 0.25
-    short = tune(entry, {"m": [0.125, 0.25]}, 1, data, None, 0)
-    assert sorted(set(short["lam"])) == [0.125, 0.25, 0.5]
-    assert choose(short).query("chosen")["mark"].item() == "edge"
+
+
+def test_a_grid_gets_no_more_values_than_it_may(data, truth):
+    rows = tune(scaled(truth), {"m": [0.125, 0.25]}, 1, data)
+    assert sorted(set(rows["lam"])) == [0.125, 0.25, 0.5]
+    assert choose(rows).query("chosen")["mark"].item() == "edge"
 
 
 def test_classes_that_an_extractor_is_not_told_are_gone(data):
@@ -137,23 +150,6 @@ def test_what_contrasts_are():
     assert light.min() == pytest.approx(0.25)
     assert light.max() == pytest.approx(0.75)
     assert torch.allclose(light.diff(dim=0), light.diff(dim=0)[0, 0], atol=1e-6), "a plane"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    import yaml
-
-    from deepsimreg.paper import settings
-    from deepsimreg.paper.plan import Profile
-
-    root = tmp_path_factory.mktemp("controls")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEEPSIMREG_RUNS", str(root / "runs"))
-        patch.setattr(settings, "EXPERIMENTS", root)
-        (root / "mine.yaml").write_text(yaml.safe_dump(TREE, sort_keys=False))
-        plan = Profile("mine")
-        make_inputs(plan, plan.optimisation(D))
-        yield plan
 
 
 def test_the_segmentation_alone_is_that_of_the_extractor(made):
@@ -221,15 +217,11 @@ def test_a_baseline_widens_its_grid_too(profile):
 
 def test_a_killed_tuning_chooses_what_an_uninterrupted_one_does(data, truth, tmp_path):
     """What the rows hold of a λ that the grid has not come to, from one pair, decides nothing."""
-
-    def entry(name, lam):
-        return Entry({"method": name, "lam": lam}, lambda moving, fixed: lam * truth[fixed.sum().item()])
-
     rows = tmp_path / "rows.csv"
-    whole = tune(entry, {"m": [0.25, 0.5]}, 5, data, rows, 0)
+    whole = tune(scaled(truth), {"m": [0.25, 0.5]}, 5, data, rows, 0)
     killed = pd.read_csv(rows)
     killed[(killed["lam"] < 1) | (killed["pair"] == killed["pair"].iloc[0])].to_csv(rows, index=False)
-    again = tune(entry, {"m": [0.25, 0.5]}, 5, data, rows, 0)
+    again = tune(scaled(truth), {"m": [0.25, 0.5]}, 5, data, rows, 0)
     columns = ["method", "lam", "pair", "dice"]
     order = ["lam", "pair"]
     pd.testing.assert_frame_equal(
@@ -293,3 +285,33 @@ def test_convexadam_finds_a_known_warp():
     found = convexadam(image, warp_image(image, known), (1, 1, 1), smoothing=0.5)
     inside = (..., slice(12, -12), slice(12, -12), slice(12, -12))
     assert (found - known)[inside].norm(dim=1).mean() < 0.8
+
+
+def test_the_readme_shows_how_labels_are_used_spread_and_marks(made, tmp_path, monkeypatch):
+    folder = tmp_path / D
+    folder.mkdir()
+    found, chapter = tables.evaluation(made, D), optimisation.optimisation(made, D)
+    for name, table in {**found, "optimisation": chapter["summary"]}.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    for picture in ("dice", "optimisation"):
+        (folder / f"{picture}.json").write_text('{"source_runs": ["runs/mine"]}')
+    monkeypatch.setattr(readme, "FIGURES", tmp_path)
+    rows = [line.strip("| ").split(" | ") for line in readme.table(D).splitlines() if line.startswith("| ")]
+    head, body = rows[0], {row[0]: row for row in rows[1:]}
+    assert head[:5] == ["method", "labels", "λ, smoothing", "Dice without background", "mean Dice"]
+    assert {"Unregistered", "DeepSim (seg)", "MSE", "greedy"} <= set(body)
+    assert (body["DeepSim (seg)"][1], body["MSE"][1]) == ("by the extractor", "none")
+    dice = found["pairs"].query("method == 'deepsim-seg'").groupby("seed")["dice_foreground"].mean()
+    assert body["DeepSim (seg)"][3].startswith(f"{dice.mean():.3f} [")
+    assert body["DeepSim (seg)"][3].endswith(f"± {dice.std():.3f}")
+    assert "edge" in body["MSE"][2]
+    rows = [
+        line.strip("| ").split(" | ") for line in readme.table(f"{D}/optimisation").splitlines() if line[0:2] == "| "
+    ]
+    body = {row[0]: row for row in rows[1:]}
+    assert body["labels"][1] == "at test"
+    assert body["segmentation"][rows[0].index("folds")] == "–"
+    assert "2 test pairs (2 unordered)" in readme.table(f"{D}/optimisation")
+    old = f"<!-- results: {D} -->\nas it was\n<!-- end -->"
+    found["runs"].drop(columns="labels").to_csv(folder / "runs.csv", index=False)
+    assert readme.filled(old) == old, "files of an earlier version"

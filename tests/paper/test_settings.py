@@ -278,6 +278,13 @@ def test_methods_that_cannot_be_are_refused(profile, method, message):
         ({"robustness": {"contrast": ["inverted"]}}, "robustness: needs both or neither: contrast and methods"),
         ({"robustness": {"contrast": ["dim"], "methods": ["x"]}}, "unknown contrast 'dim'"),
         ({"robustness": {"contrast": ["inverted"], "methods": ["x"]}}, "method in robustness 'x'"),
+        (
+            {
+                "robustness": {"contrast": ["inverted"], "methods": ["x"]},
+                "optimisation": {"methods": {"x": {"similarity": "mse", "maps": "labels", "lam": [1]}}},
+            },
+            "robustness changes images, but x registers none",
+        ),
         ({"baselines": {"convexadam": {}}}, "phantom-2d are planes, but convexadam registers volumes"),
         ({"extractors": {"seg": {"taught": [["axon"]]}}, **METHODS}, "class of phantom-2d that .* is taught 'axon'"),
         (
