@@ -162,7 +162,7 @@ def contrast(table: pd.DataFrame, metric: str = "dice_foreground", width: float 
 def _shaded(means: pd.DataFrame, name: str, width: float) -> Figure:
     """Rows of things, columns of methods."""
     values = means.to_numpy()
-    figure, panel = style.picture(width, 1.3 + 0.24 * len(means))
+    figure, panel = style.picture(width, max(2.9, 1.3 + 0.24 * len(means)))  # the colour bar's name needs that
     shades = panel.imshow(values, cmap="viridis", aspect="auto")
     middle = (np.nanmin(values) + np.nanmax(values)) / 2
     for (row, column), value in np.ndenumerate(values):
