@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 NBVAL := -n auto --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg
 
-.PHONY: help paper stale test gpu-check lint lab data notebooks readme publish clean
+.PHONY: help paper stale test gpu-check lint lab data notebooks readme publish book clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -54,6 +54,10 @@ readme: $(STAMP)  ## fill the README's tables from the result files
 
 publish: $(STAMP)  ## make figures and tables of a profile the published ones: make publish PROFILE=cpu
 	$(BIN)/python -m deepsimreg.paper.publish $(PROFILE)
+
+book: $(STAMP)  ## the chapters, pages and docstrings as HTML: book/docs/index.html
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -b html . book
+	@echo "Open book/docs/index.html"
 
 clean:  ## remove what the quick profile made; other runs, data and the environment stay
 	rm -rf runs/quick

@@ -16,8 +16,12 @@ from deepsimreg.image import Image, ImageLike, as_image, as_labels, check_same_g
 from deepsimreg.io import write_image
 from deepsimreg.itk import write_field
 from deepsimreg.metrics import indexed_labels, segmentation_metrics, smoothness
+from deepsimreg.optimise import SQUARINGS
 from deepsimreg.warps import (
+    expand,
+    expansion,
     grid_step,
+    integrate,
     inverse_residual,
     invert,
     jacobian_determinant,
@@ -87,6 +91,19 @@ class Registration:
     def inverse(self) -> Tensor:
         """The displacement v with v(x) = −u(x + v(x)), (N, D, *spatial), voxels of the fixed grid."""
         return invert(self.displacement)
+
+    def partway(self, fraction: float) -> Tensor:
+        """The displacement of exp(fraction · v), on the way from rest to the warp: (N, D, *spatial), voxels.
+
+        v is the velocity; of a registration without one, it is fraction · u.
+        """
+        if self.velocity is None:
+            return fraction * self.displacement
+        points, shape = self.velocity.shape[2:], self.displacement.shape[2:]
+        steps = [grid_step(size, count) for size, count in zip(shape, points, strict=True)]
+        flow = integrate(fraction * self.velocity, SQUARINGS)
+        flow = flow * flow.new_tensor(steps).view(1, -1, *[1] * len(steps))
+        return expand(flow, [expansion(*axis).to(flow) for axis in zip(points, steps, shape, strict=True)])
 
     @property
     def inverse_residual(self) -> Mapping[str, float]:

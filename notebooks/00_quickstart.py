@@ -7,11 +7,14 @@
 # ---
 
 # %% [markdown]
-# # Quickstart: two images, registered and looked at
+# # 0 · Quickstart: two images, registered and looked at
 #
-# Two photographs of the same cells: they have moved, the light has changed, and the camera is noisy. **Registration**
-# finds, for every pixel of the *fixed* image, where it was in the *moving* image. Grey values are a poor guide to that:
-# noise and light change them. **DeepSim** compares what a small network *sees* in both images.
+# [01 The data](01_data.ipynb) → · takes: half a minute
+#
+# Imagine two photographs of the same cells: they have moved, the light has changed, and the camera is noisy. **Registration**
+# finds, for every pixel of the *fixed* image $F$, where it was in the *moving* image $M$: a displacement $u$, so that
+# $M(x + u(x))$ looks like $F(x)$. Grey values are a poor guide to that: noise and light change them. **DeepSim** compares
+# what a small network *sees* in both images.
 #
 # This notebook registers one pair by three methods, each a single call, with networks that come with the package:
 #
@@ -22,7 +25,7 @@
 # | both | the optimisation starts at the network's prediction |
 #
 # The images are the phantom of this project: drawn by a program, so the true displacement is known and the answer can be
-# checked. Results on real data are in the README.
+# checked. Results on real data are in chapters [5](05_tuning.ipynb) to [9](09_optimisation.ipynb).
 
 # %% [markdown]
 # ## Parameters
@@ -60,24 +63,47 @@ figures.image_row(
 # ## What the network sees
 #
 # `load` finds a pretrained network by its name, offline. This one is a small U-Net that has learned, on other images, to
-# tell background, cytoplasm and organelle apart ([notebook 2](02_feature_extractor.ipynb)). DeepSim is one minus the
-# cosine between its feature vectors $F_l$ at each position, averaged over three resolutions:
+# tell background, cytoplasm and organelle apart ([chapter 2](02_feature_extractor.ipynb)). Its encoder gives every position
+# a feature vector, at three resolutions. Below, their three principal components are shown as red, green and blue: what
+# has one colour has similar features.
+
+# %%
+extractor = load("phantom-2d/seg").requires_grad_(False)
+figures.feature_maps(fixed, extractor.features(fixed), pair.fixed.label, data.colors)
+
+# %% [markdown]
+# DeepSim is one minus the cosine between the feature vectors $f_l$ of both images at each position, averaged over the
+# $L = 3$ resolutions:
 #
-# $$D(I\circ\Phi, J) = 1 - \frac{1}{L} \sum_l \mathrm{mean}_p \cos\big(F_l(I\circ\Phi)_p,\, F_l(J)_p\big)$$
+# $$D(M\circ\Phi, F) = 1 - \frac{1}{L} \sum_l \underset{p}{\mathrm{mean}}\, \cos\big(f_l(M\circ\Phi)_p,\, f_l(F)_p\big)$$
+#
+# Take one point of the fixed image. Where in the moving image does the network see something similar? Yellow means
+# similar, blue dissimilar; the circle is the true partner of the point. Level 1 finds many similar places. Coarser levels
+# look at a larger neighbourhood and find fewer, but no level alone singles out the right one: the regulariser decides
+# between them.
 
 # %% tags=["nbval-ignore-output"]
-extractor = load("phantom-2d/seg")
-figures.feature_maps(extractor.features(fixed))
+import torch
+
+point, similar = (48, 62), []
+for ours, theirs in zip(extractor.features(fixed), extractor.features(moving), strict=True):
+    step = fixed.shape[-1] // ours.shape[-1]
+    vector = ours[0, :, point[0] // step, point[1] // step]
+    similar.append(torch.cosine_similarity(theirs[0], vector[:, None, None], dim=0))
+partner = [p + pair.displacement[axis][point].item() for axis, p in enumerate(point)]
+figures.cosine_maps(fixed, moving, similar, point, partner)
 
 # %% [markdown]
 # ## Three methods, three calls
 #
 # `register` minimises
 #
-# $$D(I\circ\Phi, J) + \lambda\,R(u), \qquad \Phi(x) = x + u(x)$$
+# $$\mathcal L(u) = D(M\circ\Phi, F) + \lambda\,R(u), \qquad \Phi(x) = x + u(x)$$
 #
-# over a smooth invertible warp, coarse to fine. A network's prediction can initialise the optimisation; with `steps=0`
-# it is the result.
+# over a smooth invertible warp, coarse to fine; $R$ is the mean squared gradient of $u$, and λ its weight. A network's
+# prediction can initialise the optimisation; with `steps=0` it is the result. To save time, `register` extracts the features
+# once and warps them: it compares $f_l(M)\circ\Phi$ with $f_l(F)$, and `extract="always"` follows the formula above, as the
+# training of networks does. [Chapter 7](07_ablations.ipynb) compares the two orders.
 
 # %% tags=["nbval-ignore-output"]
 given = {"extractor": extractor, "labels": labels, "progress": False}
@@ -98,8 +124,9 @@ results = {name: (found.moved, found.moved_labels, found.displacement) for name,
 figures.sample_panel(moving, fixed, results, pair.moving.label, pair.fixed.label, data.classes, data.colors)
 
 # %% [markdown]
-# Then in numbers: the overlap of the labels (Dice, 1 is perfect), the distance of each foreground pixel from its true
-# place, the share of pixels where the warp folds, and the seconds of the call.
+# Then in numbers: the overlap of the labels (Dice, 1 is perfect; with and without the background), the distance of each
+# foreground pixel from its true place, the fraction of pixels where the warp folds, the spread of $\log J$, where $J$ is the
+# local change of area (0 if nothing bends), and the seconds of the call.
 
 # %% tags=["nbval-ignore-output"]
 import pandas as pd
@@ -110,31 +137,40 @@ fields = {"before": None, **{name: found.displacement for name, found in methods
 rows = {
     name: evaluate_pair(u, *labels, data.classes, data.spacing, pair.displacement[None]) for name, u in fields.items()
 }
-table = pd.DataFrame(rows).T[["dice", "target_registration_error", "folds", "sd_log_jacobian"]]
+table = pd.DataFrame(rows).T[["dice", "dice_foreground", "target_registration_error", "folds", "sd_log_jacobian"]]
 table.assign(seconds=pd.Series({name: found.seconds["total"] for name, found in methods.items()})).round(3)
+
+# %% tags=["nbval-ignore-output"]
+best = table["dice_foreground"].idxmax()
+print(f"Before, the foreground overlaps by {table['dice_foreground']['before']:.2f}; the method '{best}' raises it to "
+      f"{table['dice_foreground'][best]:.2f}, and the mean error from "
+      f"{table['target_registration_error']['before']:.1f} to {table['target_registration_error'][best]:.1f} pixels.")  # fmt: skip
 
 # %% [markdown]
 # ## From moving to moved
 #
-# Pull the slider. (Without a kernel it does nothing: the figure below shows its end.)
+# The warp is the end of a flow, $\Phi = \exp(v)$, and can be followed part of the way: $\exp(t\,v)$. (The network alone returns
+# no velocity here; then $t\,u$ is shown.) Move the slider; contours, grid and determinant follow. Without a kernel it does
+# nothing; the strip below shows two moments.
 
 # %%
 import ipywidgets as widgets
 
 
-def show(method: str, share: float) -> None:
-    display(figures.blended(moving, methods[method].moved, fixed, methods[method].displacement, share))
+def show(method: str, t: float) -> None:
+    display(figures.partway(moving, fixed, methods[method].partway(t), t, labels, data.colors))
 
 
 # %% tags=["nbval-ignore-output"]
 controls = {
     "method": widgets.Dropdown(options=list(methods), value="both"),
-    "share": widgets.FloatSlider(value=1, min=0, max=1, step=0.1, description="share", continuous_update=False),
+    "t": widgets.FloatSlider(value=1, min=0, max=1, step=0.1, description="t", continuous_update=False),
 }
 widgets.VBox([*controls.values(), widgets.interactive_output(show, controls)])
 
 # %% tags=["nbval-ignore-output"]
-show("both", 1.0)
+for t in (0.5, 1.0):
+    show("both", t)
 
 # %% [markdown]
 # ## Your own images
@@ -149,8 +185,16 @@ show("both", 1.0)
 #
 # For anything else, `"ncc-3"` needs no network at all, and a U-Net of your own is a notebook away.
 #
-# One pair proves nothing; [notebook 4](04_evaluation.ipynb) and [notebook 9](09_optimisation.ipynb) have many, with
-# intervals and tests.
+# One pair proves nothing; [chapter 9](09_optimisation.ipynb) has many, on real images, with intervals and tests.
+#
+# ## What to take away
+#
+# - Registration is a similarity, a regulariser, and an exchange rate λ between them.
+# - DeepSim replaces grey values by features of a network that was trained on images like these.
+# - A result is overlap *and* a warp that does not fold.
+#
+# **Exercises.** 1. Set `similarity` to `"mse"` and run all: where do the contours go wrong? 2. Move `point` to the
+# background. Which level changes most? 3. Set `lam` to 0.02: which panel shows it first?
 #
 # ## Where to go
 #
@@ -159,6 +203,10 @@ show("both", 1.0)
 # | see the data | [01_data](01_data.ipynb) |
 # | train the network that sees | [02_feature_extractor](02_feature_extractor.ipynb) |
 # | train a network that registers in one step | [03_registration](03_registration.ipynb) |
-# | compare methods | [04_evaluation](04_evaluation.ipynb) |
-# | redraw the paper's figures | [05_figures](05_figures.ipynb) |
-# | optimise pairs, and compare methods that do it | [09_optimisation](09_optimisation.ipynb) |
+# | know how SyN and greedy do it | [04_baselines](04_baselines.ipynb) |
+# | see how λ was chosen | [05_tuning](05_tuning.ipynb) |
+# | compare networks and baselines | [06_evaluation](06_evaluation.ipynb) |
+# | take DeepSim apart | [07_ablations](07_ablations.ipynb), [08_robustness](08_robustness.ipynb) |
+# | optimise pairs, and see the tests | [09_optimisation](09_optimisation.ipynb) |
+# | register your own images | [10_own_data](10_own_data.ipynb) |
+# | find a figure of the paper | [11_figures](11_figures.ipynb) |

@@ -9,13 +9,15 @@
 # %% [markdown]
 # # 2 · The feature extractor
 #
+# ← [01 The data](01_data.ipynb) · [03 Registration](03_registration.ipynb) → · takes: a minute in the quick profile
+#
 # DeepSim compares what a small network *sees*. Which network? One that was trained on the images at hand, for one of
 # two tasks:
 #
 # - **seg**: a U-Net that segments. Its features know the classes, and need labels to learn them.
 # - **ae**: an autoencoder that squeezes an image through a narrow code and rebuilds it. It needs no labels.
 #
-# Only the **encoder** is used later: its outputs at 1/2, 1/4 and 1/8 of the resolution are the features $F_1, F_2, F_3$.
+# Only the **encoder** is used later: its outputs at 1/2, 1/4 and 1/8 of the resolution are the features $f_1, f_2, f_3$.
 # In this notebook the network is trained, tested on images it has never seen, and its features are looked at.
 
 # %% [markdown]
@@ -65,7 +67,8 @@ for level, features in enumerate(network.features(data.samples("train")[0].image
 # %% [markdown]
 # ## Training
 #
-# The U-Net minimises cross-entropy over voxels $p$ and classes $k$, the autoencoder the squared error:
+# The U-Net minimises the cross-entropy, the autoencoder the squared error, both as means over the voxels $p$; $\hat y_{p,k}$ is
+# the predicted probability of class $k$, $y_p$ the true class:
 #
 # $$L_\text{seg} = -\frac{1}{P}\sum_p \log \hat y_{p, y_p} \qquad L_\text{ae} = \frac{1}{P}\sum_p (\hat I_p - I_p)^2$$
 #
@@ -86,7 +89,7 @@ figures.learning_curve(history.dropna(axis=1, how="all")) if run.settings.fit.st
 # ## Test
 #
 # Now the images that no step and no choice has touched. The results are written to the run's folder as images
-# (`test/`), with the grid of their originals, and as a table.
+# (`test/`), with the spacing and position of the originals, and as a table.
 
 # %% tags=["nbval-ignore-output"]
 table = evaluate_extractor(network, run.settings.kind, data, run.folder / "test")
@@ -108,14 +111,23 @@ gallery
 # %% [markdown]
 # ## What the network sees
 #
-# Below are the channels of each level that vary most over one image. Level 1 still resembles it: edges and texture.
-# With depth the maps get coarser and speak less of grey values and more of *what* is there. These maps, and not the
+# An image, and its features at each level: three principal components as red, green and blue, so that what has one colour
+# has similar features. Level 1 still resembles the image: edges and texture. Deeper maps are coarser and look less like it.
+# Whether they follow the classes, colours alone do not show; the Dice of a registration does. These maps, and not the
 # pixels, are what DeepSim will compare.
 
 # %%
 with torch.no_grad():
     levels = network.features(samples[0].image[None])
-figures.feature_maps(levels)
+image = samples[0].image[None]
+figures.feature_maps(image, levels, samples[0].label if samples[0].label is not None else None, data.colors)
+
+# %% [markdown]
+# What the run's folder records:
+
+# %% tags=["nbval-ignore-output"]
+best = ", ".join(f"{name} {value:.4g}" for name, value in run.result()["best"].items())
+print(f"{run}: best {best}")
 
 # %% [markdown]
 # ## What to take away
@@ -124,8 +136,5 @@ figures.feature_maps(levels)
 # - Its run folder holds `weights.safetensors`, the configuration that re-creates it, every metric by step and the test.
 # - A registration names this run; nothing is copied by hand.
 #
-# Next: [03_registration](03_registration.ipynb) uses the features as a similarity.
-
-# %% tags=["nbval-ignore-output"]
-best = ", ".join(f"{name} {value:.4g}" for name, value in run.result()["best"].items())
-print(f"{run}: best {best}")
+# **Exercises.** 1. Run with `extractor="ae"`: which level still shows the noise? 2. Why must the autoencoder not have skip
+# connections, while the U-Net may? 3. Train `seg` for 50 steps (`steps`, with a `folder`): how much do its maps differ?

@@ -9,16 +9,19 @@
 # %% [markdown]
 # # 3 · Registration
 #
-# A network looks at a moving image $I$ and a fixed image $J$ and says, for every voxel $x$ of the fixed image, where in
+# ← [02 The feature extractor](02_feature_extractor.ipynb) · [04 Methods without training](04_baselines.ipynb) → · takes: a minute in the quick profile
+#
+# A network looks at a moving image $M$ and a fixed image $F$ and predicts, for every voxel $x$ of the fixed image, where in
 # the moving image its content is found: at $x + u(x)$. Pulling every voxel from there gives the moved image
-# $I\circ\Phi$ with $\Phi(x) = x + u(x)$.
+# $M\circ\Phi$ with $\Phi(x) = x + u(x)$.
 #
 # Nobody tells the network the right $u$. It learns by making the moved image similar to the fixed one while keeping $u$
 # smooth:
 #
-# $$L = D(I\circ\Phi,\, J) + \lambda\, R(u)$$
+# $$\mathcal L = D(M\circ\Phi,\, F) + \lambda\, R(u)$$
 #
-# The whole question of the paper is the choice of $D$.
+# The whole question of the paper is the choice of $D$. With DeepSim, a second network, trained before and frozen, looks at
+# both images; the gradient runs back through it into the warp.
 
 # %% [markdown]
 # ## Parameters
@@ -50,22 +53,27 @@ data = plan.data(dataset)
 changes = {} if steps == "profile" else {"steps": steps}
 first = None if seed == "profile" else int(seed)
 run = plan.registration(dataset, method, stage, lam, first, folder, extractor, **changes)
+figures.training_schematic()
 
 # %% [markdown]
 # ## The similarity
 #
-# | name | $D(I, J)$ | compares |
+# | name | $D(A, B)$ of two images | compares |
 # |---|---|---|
-# | `mse` | $\frac1P\sum_p (I_p - J_p)^2$ | grey values |
-# | `ncc` | $1 - \frac1P\sum_p \frac{\mathrm{cov}_w(I, J)_p^2}{\mathrm{var}_w(I)_p\,\mathrm{var}_w(J)_p}$ | grey values in a window $w$, up to brightness and contrast |
-# | `ncc-sup` | `ncc` + $\frac1{PK}\sum_p \lVert \text{label}_{I,p} - \text{label}_{J,p}\rVert^2$ of one-hot labels of $K$ classes | grey values and, in training, labels |
-# | `ncc-dice` | `ncc` + $1 - \frac1K\sum_k \mathrm{Dice}_k$ of the warped and the fixed one-hot label, without the background | as `ncc-sup` |
-# | `nmi` | $2 - \frac{H(I) + H(J)}{H(I, J)}$ | how well the grey values of one image predict those of the other |
-# | `mind` | $\operatorname{mean} \lVert \text{MIND}(I) - \text{MIND}(J)\rVert^2$ | each voxel's likeness to its neighbourhood |
-# | `vgg` | as below, $F$ of a network trained on photographs | edges and textures of photographs (2D) |
-# | `deepsim-…` | $1 - \frac1L\sum_l \frac{1}{P_l}\sum_p \frac{\langle F_l(I)_p,\, F_l(J)_p\rangle}{\lVert F_l(I)_p\rVert\,\lVert F_l(J)_p\rVert}$ | what a frozen network sees, at $L = 3$ resolutions |
+# | `mse` | $\dfrac1P\sum_p (A_p - B_p)^2$ | grey values |
+# | `ncc` | $1 - \dfrac1P\sum_p \dfrac{\mathrm{cov}_w(A, B)_p^2}{\mathrm{var}_w(A)_p\,\mathrm{var}_w(B)_p}$ | grey values in a window $w$, up to brightness and contrast |
+# | `ncc-sup` | `ncc` + $\dfrac1{PK}\sum_p \lVert \text{label}_{A,p} - \text{label}_{B,p}\rVert^2$ of one-hot labels of $K$ classes | grey values and, in training, labels |
+# | `ncc-dice` | `ncc` + $1 - \dfrac1K\sum_k \mathrm{Dice}_k$ of the warped and the fixed one-hot label, without the background | as `ncc-sup` |
+# | `nmi` | $2 - \dfrac{H(A) + H(B)}{H(A, B)}$ | how well the grey values of one image predict those of the other |
+# | `ncc-3`, `ncc-25` | as `ncc` (window 9), in windows of 3; of 5 × 5 pixels, with the sign of the correlation, or 3 × 3 × 3 voxels | finer detail |
+# | `mind` | $\operatorname{mean} \lVert \text{MIND}(A) - \text{MIND}(B)\rVert^2$ | each voxel's likeness to its neighbourhood |
+# | `vgg` | as below, features of a network trained on photographs | edges and textures of photographs (2D) |
+# | `deepsim-…` | $1 - \dfrac1L\sum_l \dfrac{1}{P_l}\sum_p \dfrac{\langle f_l(A)_p,\, f_l(B)_p\rangle}{\lVert f_l(A)_p\rVert\,\lVert f_l(B)_p\rVert}$ | what a frozen network sees, at $L = 3$ resolutions |
+# | `ncc-seg`, `ncc-ae` | mean of `ncc-25` of the image and of the principal components of the features | grey values and features |
+# | `classes-seg` | $\sum_k \operatorname{mean}_p \big(s_k(A)_p - s_k(B)_p\big)^2$, $s_k$ the probability of class $k$ | predicted classes |
+# | `ncc + 0.5 mind` | a weighted sum | both |
 #
-# The extractor of a DeepSim similarity comes from its own run ([notebook 2](02_feature_extractor.ipynb)). In the quick
+# The extractor of a DeepSim similarity comes from its own run ([chapter 2](02_feature_extractor.ipynb)). In the quick
 # profile it is trained here if it is missing.
 
 # %% tags=["nbval-ignore-output"]
@@ -93,14 +101,61 @@ print(f"mirrored with fixed      {between(fixed.flip(-1), labels['fixed_label'].
 # A similarity is useful if the unregistered pair lies between the two extremes, an image with itself and two images that
 # have nothing to do with each other, and comes down smoothly as the pair is aligned.
 #
+# ## DeepSim from scratch
+#
+# The formula in the table, line by line: features of both images, the cosine over the channels at every position, the mean
+# over positions and then over levels. The package does the same, and clamps the squared norms where features vanish.
+
+# %% tags=["nbval-ignore-output"]
+from deepsimreg.losses import DeepSim
+from deepsimreg.paper.extractors import load_extractor
+
+
+def deepsim(a: torch.Tensor, b: torch.Tensor, extractor: torch.nn.Module) -> torch.Tensor:
+    cosines = []
+    for ours, theirs in zip(extractor.features(a), extractor.features(b), strict=True):
+        product = (ours * theirs).sum(dim=1)
+        norms = ours.norm(dim=1).clamp(min=1e-3) * theirs.norm(dim=1).clamp(min=1e-3)
+        cosines.append((product / norms).mean())
+    return 1 - torch.stack(cosines).mean()
+
+
+# %% tags=["nbval-ignore-output"]
+trained = [one.name for one in plan.extractors(dataset) if one.current]
+kind = next((kind for kind in ("seg", "ae") if f"extractor-{kind}" in trained), "")
+eyes = load_extractor(plan, dataset, kind).requires_grad_(False) if kind else None
+if eyes is not None:
+    ours, theirs = deepsim(moving, fixed, eyes), DeepSim(eyes)(moving, fixed)
+    print(f"from scratch {ours:.6f}, package {theirs:.6f}, difference {abs(ours - theirs):.1e}")
+
+# %% [markdown]
+# ## What each similarity makes of a shift
+#
+# Shift the fixed image against itself, with noise drawn anew, and plot the loss. A loss that can be optimised has its one
+# minimum where the shift is zero and rises steadily on both sides; where it is flat, there is no gradient to follow. Local
+# correlation has a narrow minimum: it only pulls when the images are nearly aligned. That is why registration goes coarse to
+# fine, where one position covers several voxels. DeepSim is wide because its levels are coarse. (Scales differ between
+# losses and cannot be compared.)
+
+# %% tags=["nbval-ignore-output"]
+from deepsimreg.losses import build_similarity
+from deepsimreg.paper.landscape import loss_landscape_curves
+
+measures = {name: build_similarity(name) for name in ("mse", "ncc", "ncc-25", "nmi", "mind")}
+if eyes is not None:
+    measures[f"deepsim-{kind}"] = DeepSim(eyes)
+figures.loss_landscape(loss_landscape_curves(fixed, measures, max_shift=min(10, data.shape[-1] // 5)))
+
+# %% [markdown]
 # ## The regulariser
 #
-# Diffusion: the mean of squared forward differences of $u$ over voxels, components and axes,
+# Diffusion: the mean of squared forward differences of $u$ over voxels, components $c$ and axes $a$,
 #
-# $$R(u) = \operatorname{mean}\,\lVert\nabla u\rVert^2,$$
+# $$R(u)=\frac{1}{D^2}\sum_{a,c=1}^{D}\operatorname{mean}_x\,\big(u_c(x+e_a)-u_c(x)\big)^2,$$
 #
-# zero for a translation, and larger the more neighbours disagree. λ says what a unit of it costs: the profile gives it, or
-# [06_tuning](06_tuning.ipynb) chooses it on the validation pairs.
+# zero for a translation, and larger the more neighbours disagree; for independent noise of SD 1 each squared difference is 2
+# on average, as printed below. λ says what a unit of it costs: the profile gives it, or
+# [chapter 5](05_tuning.ipynb) chooses it on the validation pairs.
 
 # %%
 shift = torch.full((1, data.ndim, *data.shape), 2.0)
@@ -121,19 +176,22 @@ print(f"R of a translation {diffusion(shift):.3f}, of random noise {diffusion(no
 network, history = train_registration(plan, run, data)
 
 # %% tags=["nbval-ignore-output"]
-columns = ["train_loss", "validation_loss", "train_dice", "validation_dice", "validation_folds"]
+columns = ["train_loss", "validation_loss", "train_dice", "validation_dice"]
+columns += ["validation_folds"] if history.get("validation_folds", pd.Series([0])).max() > 0 else []  # none: no panel
 figures.learning_curve(history, columns) if run.settings.fit.steps else "initial weights, not trained"
 
 # %% [markdown]
-# Labels play no part in these losses (but in `ncc-sup` and `ncc-dice`). That Dice rises all the same is the evidence that the similarity pulls anatomy
-# onto anatomy and not just grey onto grey; where the loss falls and Dice does not, the network fits noise.
+# Training pairs are random and augmented, so the two losses are not directly comparable. The loss compares no labels, except
+# in `ncc-sup` and `ncc-dice`. DeepSim (seg) still knows labels indirectly: its extractor learned them from the training
+# images. If Dice rises on validation pairs, the similarity aligns anatomy there, too; if the loss falls and Dice does not, the
+# network fits noise.
 #
 # ## A pair, before and after
 #
-# One pair of the test split. The contours are labels, which the network never sees; the grid shows where every voxel of
+# One pair of the test split. The contours are labels; they are no input of the network. The grid shows where every voxel of
 # the fixed image comes from; the last panel is the Jacobian determinant
 #
-# $$J(x) = \det\left(\mathrm{Id} + \nabla u(x)\right),$$
+# $$|\nabla\Phi|(x) = \det\left(\mathrm{Id} + \nabla u(x)\right),$$
 #
 # 1 where volume is kept, and 0 or less where space is folded over itself, which no tissue does. (The code published with
 # the paper took the absolute value of every finite difference and so missed most folds; this is the true determinant.)
@@ -157,13 +215,13 @@ figures.pair_before_after(
 
 # %% tags=["nbval-ignore-output"]
 jacobian = jacobian_determinant(displacement)
-print(f"|u| up to {displacement.norm(dim=1).max():.1f} voxels, J from {jacobian.min():.2f} to {jacobian.max():.2f}")
+print(f"|u| up to {displacement.norm(dim=1).max():.1f} voxels, |∇Φ| from {jacobian.min():.2f} to {jacobian.max():.2f}")
 
 # %% [markdown]
 # ## Validation
 #
-# All validation pairs, without and with the network. λ is chosen by this Dice; the test pairs wait for
-# [notebook 4](04_evaluation.ipynb).
+# All validation pairs, without and with the network. The weights are those with the best mean Dice here; how λ is chosen is
+# the subject of [chapter 5](05_tuning.ipynb). The test pairs wait for [chapter 6](06_evaluation.ipynb).
 
 # %% tags=["nbval-ignore-output"]
 columns = ["dice", "dice_foreground", "folds", "sd_log_jacobian", "target_registration_error"]
@@ -172,14 +230,19 @@ after = pd.read_csv(run.validation)[columns].mean()
 before.to_frame("unregistered").assign(**{method: after}).T.round(4)
 
 # %% [markdown]
+# What the run's folder records:
+
+# %% tags=["nbval-ignore-output"]
+best = ", ".join(f"{name} {value:.4g}" for name, value in run.result()["best"].items())
+print(f"{run}: λ {run.result()['lam']:g}, best {best}")
+
+# %% [markdown]
 # ## What to take away
 #
 # - Similarity and regulariser pull in opposite directions; λ is the exchange rate and has to be chosen for each $D$.
 # - The displacement pulls: $\text{moved}(x) = \text{moving}(x + u(x))$, in voxels of the fixed image.
 # - Dice without a look at the folds is half a result.
 #
-# Next: [04_evaluation](04_evaluation.ipynb) puts all methods side by side.
-
-# %% tags=["nbval-ignore-output"]
-best = ", ".join(f"{name} {value:.4g}" for name, value in run.result()["best"].items())
-print(f"{run}: λ {run.result()['lam']:g}, best {best}")
+# **Exercises.** 1. Why is `ncc` indifferent to an inverted image and `ncc-25` in planes not? 2. Feed `deepsim` two
+# different constant images. Why is the result not 1, and which part of the network is responsible? 3. Run with `method="mse"` and compare the two learning curves: does the loss that
+# falls further give the higher Dice?

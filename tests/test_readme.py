@@ -1,4 +1,4 @@
-"""What the README shows about one's own images is run as it stands there."""
+"""What the README and the page on one's own images show is run as it stands there."""
 
 import csv
 import re
@@ -15,13 +15,14 @@ from torch import nn
 
 from deepsimreg.cli import main
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+PAGES = [Path(__file__).parents[1] / name for name in ("README.md", "docs/own-images.md")]
+TEXT = "\n".join(page.read_text() for page in PAGES)
 SHAPE = (36, 40, 32)
 
 
 def block(containing):
-    """The code block of the README with these words."""
-    return next(code for code in re.findall(r"```(?:sh|python)\n(.*?)```", README, re.DOTALL) if containing in code)
+    """The code block with these words."""
+    return next(code for code in re.findall(r"```(?:sh|python)\n(.*?)```", TEXT, re.DOTALL) if containing in code)
 
 
 @pytest.fixture
@@ -45,6 +46,13 @@ def study(tmp_path, monkeypatch):
     Path("fixed_points.csv").write_text("x,y,z\n10,-12,15\n12,-20,20\n", encoding="utf-8")
     Path("pairs.csv").write_text("moving,fixed\nmoving.nii.gz,fixed.nii.gz\n", encoding="utf-8")
     return tmp_path
+
+
+def test_the_six_lines_of_the_readme(study):
+    names = {}
+    exec(block("from deepsimreg import register\n\nresult"), names)
+    assert names["result"].displacement.shape == (1, 3, *SHAPE)
+    assert {path.name for path in Path("result").iterdir()} >= {"moved.nii.gz", "field.nii.gz", "inverse_field.nii.gz"}
 
 
 def test_the_commands_of_a_study(study):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -76,6 +77,18 @@ def test_a_known_smooth_warp_is_recovered(shape, options):
     assert (result.jacobian > 0).all()
     pulled = sample_image(moving, positions(np.eye(1 + len(shape)), result.displacement), moving.min())
     torch.testing.assert_close(result.moved, pulled, atol=1e-5, rtol=0)
+
+
+@SHAPES
+def test_half_of_the_way_twice_is_the_whole_way(shape):
+    moving = smooth(shape)
+    result = register(moving, warp_image(moving, bump(shape)), "mse", lam=1e-3, **QUIET)
+    assert result.partway(0).abs().max() == 0
+    torch.testing.assert_close(result.partway(1), result.displacement, rtol=1e-5, atol=1e-5)
+    half = result.partway(0.5)
+    assert error(compose(half, half), result.displacement) < 0.15 * error(result.displacement, 0 * half)
+    network = replace(result, velocity=None)
+    torch.testing.assert_close(network.partway(0.25), result.displacement / 4)
 
 
 @SHAPES

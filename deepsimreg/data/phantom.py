@@ -189,7 +189,7 @@ phantom_2d = partial(  # cells with organelles on a background
     Phantom,
     "phantom-2d",
     classes=("background", "cytoplasm", "organelle"),
-    colors=("#000000", "#0101e0", "#01abfe"),
+    colors=("#000000", "#56b4e9", "#e69f00"),
     layers=(Layer((5, 7), (0.12, 0.18)), Layer((2, 3), (0.22, 0.42))),
     materials=(Material(0, 0.02, 2.0), Material(1, 0.06, 1.0), Material(2, 0.04, 2.0)),
     shape=(96, 96),

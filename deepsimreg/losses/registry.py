@@ -48,7 +48,7 @@ SIMILARITIES: dict[str, SimilarityRecord] = {
     "ncc-dice": SimilarityRecord(
         "NCC + label Dice", "#004D40", _SUPERVISED, options={"overlap": "dice"}, needs_labels=True
     ),
-    "nmi": SimilarityRecord("NMI", "#F0E442", "deepsimreg.losses.nmi:NMI", 0.1),
+    "nmi": SimilarityRecord("NMI", "#A68A00", "deepsimreg.losses.nmi:NMI", 0.1),
     "mind": SimilarityRecord("MIND", "#CC79A7", "deepsimreg.losses.mind:MIND", 0.25),
     "vgg": SimilarityRecord("VGG", "#000000", _DEEPSIM, 1.0, extractor="vgg"),
     "deepsim-ae": SimilarityRecord("DeepSim (AE)", "#009E73", _DEEPSIM, 0.25, extractor="ae"),

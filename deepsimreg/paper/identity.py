@@ -29,6 +29,7 @@ SETTINGS_ONLY = {
     "deepsimreg.paper.errors",
     "deepsimreg.paper.files",
     "deepsimreg.paper.plan",
+    "deepsimreg.paper.reports",
     "deepsimreg.paper.resolve",
     "deepsimreg.paper.run",
     "deepsimreg.paper.settings",

@@ -19,10 +19,10 @@ from deepsimreg.paper.extractors import load_extractor
 from deepsimreg.paper.methods import method, one_hot, place, profile_method
 from deepsimreg.paper.outputs import device, named
 from deepsimreg.paper.plan import Profile
+from deepsimreg.paper.reports import Tables, tables_of
 from deepsimreg.paper.resolve import labels_used, method_extractors
 from deepsimreg.paper.settings import FamilyPart, MethodPart
 from deepsimreg.paper.statistics import compare_methods, holm, images, summary
-from deepsimreg.paper.tables import Tables, tables_of
 
 FRACTIONS = (0.25, 0.5, 1.0)  # of their iterations, at which baselines are looked at on their way
 METRICS = (

@@ -25,10 +25,10 @@ CHAPTERS = {  # stage → notebook
     "data": "01_data",
     "extractor": "02_feature_extractor",
     "registration": "03_registration",
-    "baseline": "03b_baselines",
-    "evaluation": "04_evaluation",
-    "figures": "05_figures",
-    "tuning": "06_tuning",
+    "baseline": "04_baselines",
+    "evaluation": "06_evaluation",
+    "figures": "11_figures",
+    "tuning": "05_tuning",
     "ablations": "07_ablations",
     "robustness": "08_robustness",
     "optimisation": "09_optimisation",
@@ -121,8 +121,8 @@ class Profile:
         users = [*self.registrations(dataset), *self.ablations(dataset), *self.baselines(dataset)]
         users += [self.optimisation(dataset)] if self.methods(dataset) else []
         needed = {one.name for run in users for one in run.inputs}
-        runs = [self.extractor(dataset, name) for name in resolve.extractor_names(self.part(dataset))]
-        return [run for run in runs if run.name in needed]
+        names = resolve.extractor_names(self.part(dataset))
+        return [self.extractor(dataset, name) for name in names if f"extractor-{name}" in needed]
 
     # registration networks
 
@@ -240,8 +240,9 @@ class Profile:
         return self._chapter(dataset, stage, inputs, values, sorted(code))
 
     def _chapter(self, dataset: str, stage: str, inputs: Iterable[Run], values: dict, code: Iterable[str]) -> Run:
-        """A chapter's own code counts, too."""
-        code = (*code, f"notebooks/{CHAPTERS[stage]}.py")
+        """Tables are made by the modules alone; where a chapter itself draws or shows, its own code counts, too."""
+        own = [f"notebooks/{CHAPTERS[stage]}.py"] if stage in ("data", "figures") else []
+        code = (*code, *own)
         stages = {"tuning": [], "ablations": ["evaluation"], "robustness": [stage, "evaluation"]}.get(stage, [stage])
         more = {"inputs": tuple(inputs), "stages": stages}
         return self._run(dataset, stage, stage, resolve.ChapterSettings(values=values), code, **more)

@@ -232,6 +232,19 @@ def registration_settings(part: DatasetPart, method: str, stage: str) -> Registr
     )
 
 
+def family(part: MethodPart) -> str:
+    """What a method compares, as figures group them: grey values, features, class maps; or a network, or a control."""
+    if part.segmentation or part.maps or part.extractor:
+        return "controls"
+    if part.network:
+        return "networks"
+    kinds = {SIMILARITIES[name].extractor and SIMILARITIES[name].loss.rpartition(":")[2] for name in part.similarity}
+    if "ClassProbabilities" in kinds:
+        return "class maps"
+    seen = {*kinds, part.baseline and BASELINES[part.baseline].extractor} - {None, ""}
+    return "features" if seen else "grey values"
+
+
 def bound(similarity: str) -> str:
     """Where the registry finds a similarity, and the options that its record binds."""
     record = SIMILARITIES[similarity]

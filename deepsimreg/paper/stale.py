@@ -4,7 +4,8 @@ python -m deepsimreg.paper.stale            the published tables and figures of 
 python -m deepsimreg.paper.stale quick      the runs of a profile, and where its results lie
 
 A published folder holds `source.json`: the profile, the fingerprints of the data, and the identity of the run behind
-each file. A file is stale if the profile, with this code and those data, would give that run another identity.
+each file. A file is stale if the profile, with this code and those data, would give that run another identity. How a
+figure is drawn decides none of its numbers: a figure is stale if a run that it is drawn from is.
 """
 
 from pathlib import Path
@@ -13,8 +14,7 @@ from deepsimreg.paper.errors import SettingsError, run_main
 from deepsimreg.paper.files import read_json
 from deepsimreg.paper.paths import FIGURES, runs_root
 from deepsimreg.paper.plan import Profile
-
-SOURCE = "source.json"
+from deepsimreg.paper.reports import SOURCE
 
 
 def stale_files(source: Path) -> list[str]:
@@ -25,13 +25,18 @@ def stale_files(source: Path) -> list[str]:
         return [f"{name}: published before identities were recorded" for name in names]
     try:
         plan = Profile(record["profile"], record["fingerprints"])
-        runs = {run.name: run.identity for run in plan.runs(dataset)}
+        runs = {run.name: run for run in plan.runs(dataset)}
     except SettingsError as error:
         return [f"{name}: profile {record['profile']} is not what it was: {error}" for name in record["files"]]
+    published = {name: entry["identity"] for name, entry in record.get("settings", {}).items()}
+    now = {name: run.identity for name, run in runs.items()}
+    if figures := runs.get("figures"):
+        same = all(published.get(one.name) == one.identity for one in figures.inputs)
+        now["figures"] = published.get("figures") if same else figures.identity
     return [
         f"{name}: {origin['run']} has another {'identity' if origin['run'] in runs else 'plan'}"
         for name, origin in record["files"].items()
-        if runs.get(origin["run"]) != origin["identity"]
+        if now.get(origin["run"]) != origin["identity"]
     ]
 
 

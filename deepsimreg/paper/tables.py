@@ -1,7 +1,4 @@
-"""The tables of the chapters that report: read from the chapter's run if it is current, else made from its inputs."""
-
-from collections.abc import Callable
-from functools import wraps
+"""The tables of the chapters that report, made from the runs that they stand on."""
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -10,39 +7,13 @@ from deepsimreg.paper.baselines import BASELINES
 from deepsimreg.paper.evaluate import STILL, Entry, choose, evaluate
 from deepsimreg.paper.extractors import evaluate_extractor, load_extractor, source_data
 from deepsimreg.paper.methods import place, profile_method, run_baseline
-from deepsimreg.paper.outputs import write_table
 from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.registrations import load_network, validation_rows
+from deepsimreg.paper.reports import Tables, tables_of
 from deepsimreg.paper.resolve import FIXED_EXTRACTORS, labels_used
 from deepsimreg.paper.statistics import compare_methods, summary
 
-Tables = dict[str, pd.DataFrame]
 SMOOTHNESS = ["method", "lam", "dice", "dice_foreground", "folds", "sd_log_jacobian", "chosen", "mark"]
-
-
-def tables_of(stage: str) -> Callable[[Callable[..., Tables]], Callable]:
-    """Decorator: read the tables of a chapter's run; make, write and mark them if they are missing.
-
-    The function that is decorated takes a profile and a dataset, and returns tables by the names of their files. What
-    the caller gets are these tables, or the table itself if there is only one.
-    """
-
-    def decorate(make: Callable[..., Tables]) -> Callable:
-        @wraps(make)
-        def read(plan: Profile, dataset: str, *options, **more) -> Tables | pd.DataFrame:
-            run = plan.chapter(dataset, stage)
-            with run.open():
-                if not run.current:
-                    made = make(plan, dataset, *options, **more)
-                    for name, table in made.items():
-                        write_table(table, run.folder / f"{name}.csv")
-                    run.finish(tables=list(made))
-                tables = {name: pd.read_csv(run.folder / f"{name}.csv") for name in run.result()["tables"]}
-            return tables if len(tables) > 1 else tables.popitem()[1]
-
-        return read
-
-    return decorate
 
 
 @tables_of("tuning")

@@ -1,5 +1,7 @@
 """What the evidence hangs on: both directions, grids that are widened, what features were not told, other contrasts."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,11 +13,12 @@ from deepsimreg.data import load_dataset
 from deepsimreg.data.augment import CONTRASTS
 from deepsimreg.data.regrouped import Regrouped
 from deepsimreg.metrics import dice_per_class
-from deepsimreg.paper import optimisation, readme, registrations, tables
+from deepsimreg.paper import drawn, optimisation, publish, readme, registrations, tables
 from deepsimreg.paper.evaluate import Entry, choose, evaluate, tune
 from deepsimreg.paper.extractors import load_extractor
 from deepsimreg.paper.methods import _of_maps, one_hot, profile_method, run_baseline
 from deepsimreg.paper.optimisers import convexadam, greedy
+from deepsimreg.paper.reports import Published
 from deepsimreg.paper.resolve import labels_used
 from deepsimreg.paper.settings import MethodPart
 from deepsimreg.warps import warp_image, warp_labels
@@ -288,30 +291,60 @@ def test_convexadam_finds_a_known_warp():
 
 
 def test_the_readme_shows_how_labels_are_used_spread_and_marks(made, tmp_path, monkeypatch):
-    folder = tmp_path / D
-    folder.mkdir()
-    found, chapter = tables.evaluation(made, D), optimisation.optimisation(made, D)
-    for name, table in {**found, "optimisation": chapter["summary"]}.items():
-        table.to_csv(folder / f"{name}.csv", index=False)
-    for picture in ("dice", "optimisation"):
-        (folder / f"{picture}.json").write_text('{"source_runs": ["runs/mine"]}')
-    monkeypatch.setattr(readme, "FIGURES", tmp_path)
-    rows = [line.strip("| ").split(" | ") for line in readme.table(D).splitlines() if line.startswith("| ")]
-    head, body = rows[0], {row[0]: row for row in rows[1:]}
-    assert head[:5] == ["method", "labels", "λ, smoothing", "Dice without background", "mean Dice"]
+    found = tables.evaluation(made, D)
+    optimisation.optimisation(made, D)
+    drawn.drawings(made, D)
+    publish.publish(made, D, tmp_path)
+    monkeypatch.setattr(readme, "Published", lambda dataset: Published(dataset, tmp_path))
+    head, body = shown(f"{D}/evaluation")
+    assert head[:5] == ["method", "labels", "λ, smoothing", "foreground Dice", "mean Dice"]
     assert {"Unregistered", "DeepSim (seg)", "MSE", "greedy"} <= set(body)
     assert (body["DeepSim (seg)"][1], body["MSE"][1]) == ("by the extractor", "none")
-    dice = found["pairs"].query("method == 'deepsim-seg'").groupby("seed")["dice_foreground"].mean()
+    rows = found["pairs"].query("method == 'deepsim-seg'")
+    dice = rows.groupby("seed")["dice_foreground"].mean()
     assert body["DeepSim (seg)"][3].startswith(f"{dice.mean():.3f} [")
     assert body["DeepSim (seg)"][3].endswith(f"± {dice.std():.3f}")
+    assert body["DeepSim (seg)"][-1] == f"{rows['seconds'].median():.2f}"
     assert "edge" in body["MSE"][2]
-    rows = [
-        line.strip("| ").split(" | ") for line in readme.table(f"{D}/optimisation").splitlines() if line[0:2] == "| "
-    ]
-    body = {row[0]: row for row in rows[1:]}
+    head, body = shown(f"{D}/optimisation")
     assert body["labels"][1] == "at test"
-    assert body["segmentation"][rows[0].index("folds")] == "–"
-    assert "2 test pairs (2 unordered)" in readme.table(f"{D}/optimisation")
-    old = f"<!-- results: {D} -->\nas it was\n<!-- end -->"
-    found["runs"].drop(columns="labels").to_csv(folder / "runs.csv", index=False)
-    assert readme.filled(old) == old, "files of an earlier version"
+    assert body["segmentation"][head.index("folds")] == "–"
+    assert "2 test pairs (2 unordered), foreground Dice before registration 0." in readme.table(f"{D}/optimisation")
+    head, body = shown(D)
+    assert (head[:3], list(body)) == (["method", "labels", "foreground Dice"], ["greedy"]), "a few methods, without λ"
+    head, body = shown(f"{D}/tests")
+    assert [head[0], head[-1], list(body)] == ["method", "p, Holm", ["NCC"]]
+    block = f"<!-- results: {D}/tests -->\nas it was\n<!-- end -->"
+    assert readme.filled(block) == block.replace("as it was\n", readme.table(f"{D}/tests"))
+
+
+def test_the_claim_asks_for_both_rivals_at_equal_smoothness(tmp_path, monkeypatch):
+    """Held where both p are small and both differences positive; tests at the chosen λ, and of others, do not count."""
+    rows = [
+        ("cells", "deepsim-seg", "ncc", "matched", 0.02, 0.001),
+        ("cells", "deepsim-seg", "mind", "nearest", 0.03, 0.001),
+        ("cells", "deepsim-seg", "greedy", "matched", -0.03, 0.001),
+        ("cells", "deepsim-seg, withheld", "ncc", "matched", -0.02, 0.001),
+        ("cells", "deepsim-seg, withheld", "mind", "matched", 0.02, 0.001),
+        ("brains", "deepsim-seg", "ncc", "matched", 0.02, 0.2),
+        ("brains", "deepsim-seg", "mind", "matched", 0.02, 0.001),
+        ("brains", "deepsim-seg", "ncc", "chosen", 0.02, 0.001),
+        ("phantom-2d", "deepsim-seg", "ncc", "matched", 0.02, 0.001),
+        ("phantom-2d", "deepsim-seg", "mind", "matched", 0.02, 0.001),
+    ]
+    table = pd.DataFrame(rows, columns=["data", "reference", "method", "smoothness", "difference", "p_holm"])
+    table = table.assign(low=table["difference"] - 0.01, high=table["difference"] + 0.01)
+    found = {name: SimpleNamespace(tables=lambda _, of=of: {"tests": of}) for name, of in table.groupby("data")}
+    monkeypatch.setattr(readme, "Published", found.get)
+    monkeypatch.setattr(readme, "published_datasets", lambda _: list(found))
+    text = readme.table("claim")
+    assert "| cells | all classes taught | +0.0200 [+0.0100, +0.0300], p 0.0010 | +0.0300" in text
+    assert "p 0.0010 (nearest) |" in text
+    assert "phantom" not in text
+    assert "all classes taught: on 1 of 2 data sets; scored classes withheld: on 0 of 1 data set." in text
+
+
+def shown(name):
+    """Head and rows of a block, the rows by their first cell."""
+    rows = [line.strip("| ").split(" | ") for line in readme.table(name).splitlines() if line.startswith("| ")]
+    return rows[0], {row[0]: row for row in rows[1:]}

@@ -1,5 +1,7 @@
 """Figures hold what they were given: panels, labels, data in the artists, files on disk."""
 
+import base64
+import itertools
 import json
 
 import matplotlib as mpl
@@ -34,7 +36,8 @@ def pairs():
     methods = ["unregistered", "mse", "deepsim-seg", "greedy"]
     rows = [(method, f"p{i}") for method in methods for i in range(12)]
     table = pd.DataFrame(rows, columns=["method", "pair"])
-    return table.assign(dice=rng.uniform(0.6, 0.9, 48), sd_log_jacobian=rng.uniform(0.1, 0.5, 48))
+    dice, smoothness = rng.uniform(0.6, 0.9, 48), rng.uniform(0.1, 0.5, 48)
+    return table.assign(dice=dice, dice_foreground=dice, sd_log_jacobian=smoothness)
 
 
 @pytest.fixture
@@ -128,7 +131,7 @@ def test_pair_before_after_shows_the_true_jacobian_and_its_folds(scene):
     np.testing.assert_allclose(by_title["Moved − fixed"].images[0].get_array(), plane(1 - 2 * image), atol=1e-6)
     assert {"Moving", "Fixed", "Moved", "Grid x + u(x) on moving"} <= set(by_title)
     bars = {axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()}
-    assert bars == {"Intensity difference", "Determinant J"}
+    assert bars == {"Intensity difference", "Determinant |∇Φ|"}
 
 
 def test_learning_curve_has_a_panel_per_quantity_and_the_median_of_noise(metrics):
@@ -173,33 +176,46 @@ def test_galleries_show_their_inputs(scene):
     np.testing.assert_allclose(reconstruction.axes[4].images[0].get_array(), -plane(image) / 2)
 
 
-def test_feature_maps_show_the_channels_that_vary_most():
-    levels = [torch.randn(1, 5, 8, 8), torch.randn(1, 9, 4, 4)]
-    levels[0][:, 3] *= 100
-    figure = figures.feature_maps(levels, channels=6)
-    assert len(figure.axes) == 2 * 5
-    assert figure.axes[0].get_title() == "channel 3"
-    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), levels[0][0, 3])
+def test_feature_maps_colour_alike_what_has_like_features(rng):
+    image, kinds = torch.rand(1, 1, 16, 16), rng.integers(0, 3, (8, 8))
+    vectors = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    level = vectors[torch.from_numpy(kinds)].permute(2, 0, 1)[None]
+    figure = figures.feature_maps(image, [level, torch.randn(1, 2, 4, 4)])
+    assert [axes.get_title() for axes in figure.axes] == ["Image", "Level 1: 5 channels", "Level 2: 2 channels"]
+    shown = np.asarray(figure.axes[1].images[0].get_array())
+    colors = {tuple(color) for color in shown.reshape(-1, 3).round(6)}
+    assert len(colors) == 3
+    assert all(len(np.unique(shown[kinds == kind].round(6), axis=0)) == 1 for kind in range(3))
+    assert figure.axes[2].images[0].get_array().shape == (4, 4, 3)
+
+
+def test_cosine_maps_mark_the_point_and_lie_on_the_image():
+    image = torch.rand(1, 1, 16, 20)
+    figure = figures.cosine_maps(image, image, [torch.zeros(8, 10), torch.ones(4, 5)], (3, 7), (4.5, 8))
+    places = [(axes.lines[0].get_xdata()[0], axes.lines[0].get_ydata()[0]) for axes in figure.axes[:4]]
+    assert places == [(7, 3), *[(8, 4.5)] * 3]
+    assert figure.axes[3].images[0].get_extent() == [-0.5, 19.5, 15.5, -0.5]
+    assert figure.axes[2].images[0].get_clim() == (-1, 1)
 
 
 def test_dice_boxplot_shows_every_pair_and_the_median(pairs):
     figure = figures.dice_boxplot(pairs)
     (axes,) = figure.axes
-    assert axes.get_xlabel() == "Mean Dice"
+    assert axes.get_xlabel() == "Foreground Dice"
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["Unregistered", "MSE", "DeepSim (seg)", "greedy"]
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     for method, line in zip(pairs["method"].unique(), dots, strict=True):
-        dice = pairs.loc[pairs.method == method, "dice"]
+        dice = pairs.loc[pairs.method == method, "dice_foreground"]
         np.testing.assert_array_equal(line.get_xdata(), dice)
         medians = [other.get_xdata()[0] for other in axes.lines if other.get_color() == "black"]
         assert any(np.isclose(medians, dice.median()))
 
 
 def test_smoothness_against_dice_of_pairs_and_along_lambda(pairs):
-    means = pairs.groupby("method")[["sd_log_jacobian", "dice"]].mean()
+    means = pairs.groupby("method")[["sd_log_jacobian", "dice_foreground"]].mean()
     (axes,) = figures.smoothness_against_dice(pairs).axes
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("SD of log J", "Mean Dice")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("SD of log J", "Foreground Dice")
     points = {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines}
     assert points["MSE"] == pytest.approx(tuple(means.loc["mse"]))
     assert len(points) == 4
@@ -207,8 +223,20 @@ def test_smoothness_against_dice_of_pairs_and_along_lambda(pairs):
     assert [len(line.get_xdata()) for line in axes.lines] == [3] * 4
 
 
+def test_names_beside_a_panel_do_not_touch_and_keep_their_order():
+    table = pd.DataFrame({"method": list("abcdef"), "dice_foreground": 0.8, "sd_log_jacobian": 0.2})
+    table.loc[5, "dice_foreground"] = 0.81
+    figure = figures.smoothness_against_dice(table)
+    figure.draw_without_rendering()
+    boxes = sorted(mpl.text.Text.get_window_extent(text).bounds[1:4:2] for text in figure.axes[0].texts)
+    assert len(boxes) == 6
+    assert all(upper[0] >= lower[0] + 0.8 * lower[1] for lower, upper in itertools.pairwise(boxes))
+    highest = max(figure.axes[0].texts, key=lambda text: text.get_position()[1])
+    assert highest.get_text() == "f"
+
+
 def test_tuning_curve_rings_the_best_lambda():
-    table = pd.DataFrame({"method": "ncc", "lam": [0.25, 1, 0.5, 0.5], "dice": [0.7, 0.75, 0.8, 0.9]})
+    table = pd.DataFrame({"method": "ncc", "lam": [0.25, 1, 0.5, 0.5], "dice_foreground": [0.7, 0.75, 0.8, 0.9]})
     (axes,) = figures.tuning_curve(table).axes
     curve, ring = axes.lines
     assert axes.get_xscale() == "log"
@@ -216,7 +244,7 @@ def test_tuning_curve_rings_the_best_lambda():
     np.testing.assert_allclose(curve.get_ydata(), [0.7, 0.85, 0.75])
     assert (ring.get_xdata()[0], ring.get_ydata()[0]) == pytest.approx((0.5, 0.85))
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0.25", "0.5", "1"]
-    assert axes.get_ylabel() == "Validation mean Dice"
+    assert axes.get_ylabel() == "Foreground Dice,\nvalidation"
 
 
 def test_sample_panel_has_a_column_per_method_and_the_detail_asked_for(scene):
@@ -250,6 +278,8 @@ def test_methods_have_one_colour_each_and_strangers_get_their_own():
     looks = {(look["color"], look["linestyle"]) for look in style.looks(style.METHODS).values()}
     assert len(looks) == len(style.METHODS)
     assert style.method_name("greedy") == "greedy"
+    assert style.method_name("ncc-25 + 20 classes-seg, fine") == "NCC (25 voxels) + 20 Classes (seg), fine"
+    assert style.method_name("network, then deepsim-seg") == "network, then DeepSim (seg)"
 
 
 def test_text_is_legible_in_print_and_the_settings_of_the_caller_stay(pairs, metrics):
@@ -262,9 +292,11 @@ def test_text_is_legible_in_print_and_the_settings_of_the_caller_stay(pairs, met
 
 
 def test_a_figure_shows_itself_in_a_notebook(pairs):
-    from IPython.core.formatters import PNGFormatter
+    from IPython.core.formatters import DisplayFormatter
 
-    assert PNGFormatter()(figures.dice_boxplot(pairs)).startswith(b"\x89PNG")
+    shown, about = DisplayFormatter().format(figures.dice_boxplot(pairs))
+    assert base64.b64decode(shown["image/png"]).startswith(b"\x89PNG")
+    assert about["image/png"]["alt"].startswith("A box for each method, quartiles")
 
 
 def test_save_figure_writes_pictures_and_their_origin_and_nothing_else(tmp_path):
@@ -285,37 +317,60 @@ def test_save_figure_writes_pictures_and_their_origin_and_nothing_else(tmp_path)
 def test_tuning_curve_has_one_panel_per_method_and_calls_the_optimisers_number_smoothing():
     methods = ["mse", "ncc", "nmi", "mind", "deepsim-seg", "greedy"]
     table = pd.DataFrame([(m, lam, 0.8 - abs(lam - 1)) for m in methods for lam in (0.5, 1, 2)])
-    figure = figures.tuning_curve(table.set_axis(["method", "lam", "dice"], axis=1))
+    figure = figures.tuning_curve(table.set_axis(["method", "lam", "dice_foreground"], axis=1))
     assert [axes.get_title() for axes in figure.axes] == [style.method_name(method) for method in methods]
     assert [axes.get_xlabel() for axes in figure.axes] == ["λ"] * 5 + ["Smoothing"]
 
 
 def test_matched_smoothness_follows_lambda_and_rings_the_best():
     table = pd.DataFrame(
-        {"method": ["ncc"] * 3, "lam": [2, 0.5, 1], "dice": [0.7, 0.75, 0.8], "sd_log_jacobian": [0.1, 0.4, 0.2]}
+        {
+            "method": ["ncc"] * 3,
+            "lam": [2, 0.5, 1],
+            "dice_foreground": [0.7, 0.75, 0.8],
+            "sd_log_jacobian": [0.1, 0.4, 0.2],
+        }
     )
     (axes,) = figures.smoothness_against_dice(table, ringed=True).axes
     curve, ring = axes.lines
     np.testing.assert_allclose(curve.get_xdata(), [0.4, 0.2, 0.1])
     np.testing.assert_allclose(curve.get_ydata(), [0.75, 0.8, 0.7])
     assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (0.2, 0.8)
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("SD of log J", "Mean Dice")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("SD of log J", "Foreground Dice")
 
 
-def test_ablation_bars_have_one_row_per_variant_beside_the_line_of_their_base(rng):
-    names = {"deepsim-seg": "", "level-1": "levels", "random": "features"}
+def test_ablation_dots_have_one_row_per_variant_beside_the_line_of_their_base(rng):
+    names = {"deepsim-seg": "", "seg-level-1": "levels", "seg-random": "features", "transmorph": "network"}
     rows = [(m, g, "deepsim-seg", f"a{i}--b{i}") for m, g in names.items() for i in range(12)]
     pairs = pd.DataFrame(rows, columns=["method", "group", "base", "pair"])
-    pairs = pairs.assign(dice=rng.uniform(0.7, 0.9, 36), sd_log_jacobian=rng.uniform(0.1, 0.4, 36))
-    dice, smoothness = figures.ablation_bars(pairs).axes
+    pairs = pairs.assign(dice_foreground=rng.uniform(0.79, 0.81, 48), sd_log_jacobian=rng.uniform(0.1, 0.4, 48))
+    pairs.loc[pairs["method"] == "transmorph", "dice_foreground"] = 0.3
+    dice, smoothness = figures.ablation_dots(pairs).axes
     names = [label.get_text() for label in dice.get_yticklabels()]
-    assert names == ["DeepSim (seg)", "features: random", "levels: level-1"]
-    means = pairs.groupby("method")[["dice", "sd_log_jacobian"]].mean()
-    for axes, metric in ((dice, "dice"), (smoothness, "sd_log_jacobian")):
+    variants = ["features: random", "levels: 1", "network: transmorph"]
+    assert names == ["DeepSim (seg)", *(f"DeepSim (seg), {name}" for name in variants)]
+    means = pairs.groupby("method")[["dice_foreground", "sd_log_jacobian"]].mean()
+    for axes, metric in ((dice, "dice_foreground"), (smoothness, "sd_log_jacobian")):
         dots = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if line.get_marker() in "oD"}
-        order = ["deepsim-seg", "random", "level-1"]
+        order = ["deepsim-seg", "seg-random", "seg-level-1"]
         assert [dots[row] for row in range(3)] == pytest.approx(list(means.loc[order, metric]))
         assert axes.lines[0].get_xdata()[0] == pytest.approx(means.loc["deepsim-seg", metric])
+    assert [text.get_text().strip() for text in dice.texts] == ["0.300"], "far below: an arrow and its number"
+    assert dice.get_xlim()[0] > 0.7
+
+
+@pytest.mark.parametrize(
+    ("variant", "group", "name"),
+    [
+        ("deepsim-seg", "", "DeepSim (seg)"),
+        ("seg-levels-13", "levels", "DeepSim (seg), levels: 1 and 3"),
+        ("seg-labels-20", "labels", "DeepSim (seg), labels: 20 %"),
+        ("seg-extract-before-warp", "order", "DeepSim (seg), order: extract before warp"),
+        ("voxelmorph", "network", "DeepSim (seg), network: voxelmorph"),
+    ],
+)
+def test_variants_are_called_by_words(variant, group, name):
+    assert style.variant_name(variant, group, "deepsim-seg") == name
 
 
 def test_label_fraction_draws_extractor_and_registration_over_the_fraction():
@@ -337,40 +392,60 @@ def test_label_fraction_draws_extractor_and_registration_over_the_fraction():
 
 def test_robustness_shows_the_mean_and_what_noise_takes_away():
     table = pd.DataFrame([("ncc", sd, p, 0.8 - sd - p) for sd in (0.1, 0.0, 0.2) for p in (0, 0.1)])
-    values, change = figures.robustness(table.set_axis(["method", "noise", "pair", "dice"], axis=1)).axes
+    values, change = figures.robustness(table.set_axis(["method", "noise", "pair", "dice_foreground"], axis=1)).axes
     np.testing.assert_allclose(values.lines[0].get_xdata(), [0, 0.1, 0.2])
     np.testing.assert_allclose(values.lines[0].get_ydata(), [0.75, 0.65, 0.55])
     np.testing.assert_allclose(change.lines[0].get_ydata(), [0, -0.1, -0.2], atol=1e-12)
 
 
-def test_methods_stand_at_their_seconds_and_their_smoothness():
-    rows = [("greedy", 0.83, 1.2, 0.3), ("network", 0.82, 0.05, 0.4)]
+def test_methods_stand_in_rows_by_family_the_best_first():
+    rows = [
+        ("greedy", 0.83, 1.2, 0.3),
+        ("mse", 0.84, 0.5, 0.2),
+        ("network", 0.82, 0.05, 0.4),
+        ("alone", 0.9, 0.01, None),
+    ]
     summary = pd.DataFrame(rows, columns=["method", "dice_foreground", "seconds", "sd_log_jacobian"])
-    time, smoothness = figures.methods_overview(summary.assign(dice_foreground_low=0.8, dice_foreground_high=0.85)).axes
-    for axes, column in ((time, "seconds"), (smoothness, "sd_log_jacobian")):
-        points = [container.lines[0].get_xydata()[0] for container in axes.containers]
-        np.testing.assert_allclose(points, summary[[column, "dice_foreground"]])
+    families = {"greedy": "grey values", "mse": "grey values", "network": "networks", "alone": "controls"}
+    summary = summary.assign(dice_foreground_low=0.8, dice_foreground_high=0.85)
+    figure = figures.methods_overview(summary, families, before=0.6)
+    dice, smoothness, time = figure.axes
+    assert [label.get_text() for label in dice.get_yticklabels()] == ["MSE", "greedy", "network", "alone"]
+    places = dict(zip(["mse", "greedy", "network", "alone"], dice.get_yticks(), strict=True))
+    for axes, column in ((dice, "dice_foreground"), (smoothness, "sd_log_jacobian"), (time, "seconds")):
+        points = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 1}
+        for row in summary.itertuples():
+            assert points[places[row.method]] == pytest.approx(getattr(row, column), nan_ok=True)
     assert time.get_xscale() == "log"
+    told = summary.assign(labels=["at test" if name == "alone" else None for name in summary["method"]])
+    dice = figures.methods_overview(told, families, before=0.6).axes[0]
+    assert dice.get_xlim()[1] < 0.88
+    assert "0.900" in [text.get_text().strip() for text in dice.texts]
+    dice = figure.axes[0]
+    assert [text.get_text() for text in dice.texts] == ["grey values", "networks", "controls", "before registration"]
 
 
-def test_traces_average_the_pairs_and_count_folds_in_percent():
-    rows = [("ncc", pair, step, step / 10, 0.8 + step / 100 + pair, 0.001, 0.1) for pair in (0, 0.1) for step in (0, 5)]
-    names = ["method", "pair", "step", "seconds", "dice", "folds", "sd_log_jacobian"]
-    rows += [("mse", 0, 0, 0.0, 0.5, 0, 0), ("mse", 0, 5, 0.5, 0.6, 0, 0), ("mse", 1, 3, 0.3, 0.8, 0, 0)]
-    rows += [("mse", 1, 0, 0.0, 0.5, 0, 0)]
+def test_traces_average_the_pairs():
+    rows = [("ncc", pair, step, step / 10, 0.8 + step / 100 + pair, 0.1) for pair in (0, 0.1) for step in (0, 5)]
+    rows += [("mse", 0, 0, 0.0, 0.5, 0), ("mse", 0, 5, 0.5, 0.6, 0), ("mse", 1, 3, 0.3, 0.8, 0)]
+    rows += [("mse", 1, 0, 0.0, 0.5, 0)]
+    names = ["method", "pair", "step", "seconds", "dice_foreground", "sd_log_jacobian"]
     axes = figures.methods_traces(pd.DataFrame(rows, columns=names)).axes
     np.testing.assert_allclose(axes[0].lines[1].get_xydata(), [(0, 0.5), (3, 0.65), (5, 0.7)])
-    assert [panel.get_ylabel() for panel in axes[:3]] == ["Mean Dice", "Folds (% of voxels)", "SD of log J"]
+    assert [axes[0].get_ylabel(), axes[2].get_ylabel()] == ["Foreground Dice", "SD of log J"]
     np.testing.assert_allclose(axes[0].lines[0].get_xydata(), [(0, 0.85), (5, 0.9)])
-    np.testing.assert_allclose(axes[4].lines[0].get_xydata(), [(0, 0.1), (0.5, 0.1)])
+    np.testing.assert_allclose(axes[1].lines[0].get_xydata()[1], (0.5, 0.9))
+
+
+def test_of_many_methods_the_leading_ones_are_traced():
+    given = ["nmi", "deepsim-seg", "x", "greedy", "ncc-25"]
+    assert style.leading(given) == ["greedy", "ncc-25", "deepsim-seg"]
+    assert style.leading(list("abcdefg")) == list("abcde")
 
 
 def test_a_legend_of_long_names_is_not_wider_than_its_figure():
-    names = ["method", "pair", "step", "seconds", "dice", "folds", "sd_log_jacobian"]
-    rows = [
-        (f"network, then deepsim-seg + classes-seg {i}", 0, step, step, 0.5, 0, 0) for i in range(9) for step in (0, 1)
-    ]
-    figure = figures.methods_traces(pd.DataFrame(rows, columns=names))
+    metrics = pd.DataFrame({"step": [0, 1], "train_dice": [0.5, 0.6], "validation_dice": [0.5, 0.6]})
+    figure = figures.convergence({f"network, then deepsim-seg + classes-seg {i}": metrics for i in range(9)})
     (legend,) = figure.legends
     figure.draw_without_rendering()
     box = legend.get_window_extent()
@@ -379,11 +454,34 @@ def test_a_legend_of_long_names_is_not_wider_than_its_figure():
     assert len(legend.get_texts()) == 9
 
 
-def test_blended_goes_from_moving_to_moved():
-    moving, moved = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
-    figure = figures.blended(moving, moved, moved, torch.zeros(1, 2, 8, 8), 0.25)
-    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), 0.25)
+def test_partway_pulls_the_moving_image(scene):
+    image, label, _ = scene
+    shift = torch.zeros(1, image.ndim - 2, *image.shape[2:])
+    shift[:, -1] = 2
+    figure = figures.partway(image, image, shift, 0.25, (label, label), COLORS)
+    shown = np.asarray(figure.axes[0].images[0].get_array())
+    np.testing.assert_allclose(shown[:, :-2], plane(image)[:, 2:], atol=1e-5)
+    assert figure.axes[0].get_title() == "Moving, 25% of the way"
     assert figure.axes[3].get_title() == "Jacobian (no folds)"
+
+
+def test_result_row_says_what_each_panel_scores(scene):
+    image, label, displacement = scene
+    results = {"mse": (1 - image, label, displacement)}
+    figure = figures.result_row(image, image, results, label, label, COLORS, {"before": "Dice 0.5", "mse": "Dice 0.9"})
+    assert [axes.get_title() for axes in figure.axes] == ["Before\nDice 0.5", "MSE\nDice 0.9"]
+    np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), plane(1 - image))
+    assert texts(figure) == ["fixed", "moved"]
+
+
+def test_result_row_of_a_large_image_is_a_detail():
+    image, label = torch.rand(1, 1, 160, 90), torch.zeros(1, 1, 160, 90, dtype=torch.uint8)
+    moved = label.clone()
+    moved[..., 120:130, 50:60] = 1
+    figure = figures.result_row(image, image, {"mse": (image, label, None)}, moved, label, COLORS)
+    (left, right), (bottom, top) = figure.axes[0].get_xlim(), figure.axes[0].get_ylim()
+    assert (right - left, bottom - top) == (30, 54)
+    assert left < 50 < 60 < right + 1
 
 
 def test_dice_per_class_prints_each_mean(pairs):
@@ -404,12 +502,38 @@ def test_dice_per_class_prints_each_mean(pairs):
     ],
 )
 def test_the_chosen_lambda_is_ringed_even_if_another_has_the_higher_dice(draw, place):
-    columns = {"lam": [0.5, 1, 2], "dice": [0.8, 0.75, 0.7], "sd_log_jacobian": [0.4, 0.2, 0.1]}
+    columns = {"lam": [0.5, 1, 2], "dice_foreground": [0.8, 0.75, 0.7], "sd_log_jacobian": [0.4, 0.2, 0.1]}
     table = pd.DataFrame({"method": "ncc", **columns, "chosen": [False, True, False]})
     ring = draw(table).axes[0].lines[1]
     assert (ring.get_xdata()[0], ring.get_ydata()[0]) == place
 
 
 def test_tuning_curve_leaves_out_methods_without_lambda():
-    table = pd.DataFrame({"method": ["ncc", "ncc", "unregistered"], "lam": [0.5, 1, None], "dice": [0.7, 0.8, 0.6]})
+    table = pd.DataFrame({"method": ["ncc", "ncc", "unregistered"], "lam": [0.5, 1, None]})
+    table["dice_foreground"] = [0.7, 0.8, 0.6]
     assert [axes.get_title() for axes in figures.tuning_curve(table).axes] == ["NCC"]
+
+
+def test_the_schematic_names_what_learns_and_the_channels():
+    (axes,) = figures.training_schematic((4, 8)).axes
+    said = [text.get_text() for text in axes.texts]
+    assert said.count("4") == said.count("8") == 2, "the extractor looks at both images"
+    assert "registration\nnetwork" in said
+
+
+def test_the_detail_is_where_the_labels_differ_most():
+    first = np.zeros((30, 60), int)
+    second = first.copy()
+    second[18:26, 40:55] = 1
+    rows, columns = panels.most_different(first, second)
+    assert (rows.stop - rows.start, columns.stop - columns.start) == (10, 20)
+    assert second[rows, columns].sum() == second.sum()
+    assert 0 <= rows.start
+    assert rows.stop <= 30
+
+
+def test_contrast_shows_the_change_against_the_images_as_they_are():
+    table = pd.DataFrame([("a", "none", 0.8), ("a", "inverted", 0.3), ("b", "none", 0.7), ("b", "inverted", 0.72)])
+    axes = figures.contrast(table.set_axis(["method", "contrast", "dice_foreground"], axis=1)).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["0.800", "0.700", "-0.500", "+0.020"]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[0, 0], [-0.5, 0.02]])

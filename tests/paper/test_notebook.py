@@ -11,6 +11,7 @@ import nbformat
 import psutil
 import pytest
 from click.testing import CliRunner
+from conftest_tree import TREE, D, make_inputs
 
 from deepsimreg.paper import kernels, processes
 from deepsimreg.paper import notebook as notebook_module
@@ -18,6 +19,7 @@ from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.notebook import checked, main, run
 from deepsimreg.paper.paths import NOTEBOOKS
 from deepsimreg.paper.processes import RECORD, end_all
+from deepsimreg.paper.run import IN_GRAPH
 
 
 @pytest.fixture
@@ -89,12 +91,26 @@ def test_a_failing_cell_is_reported_and_the_notebook_kept(runs, tmp_path, capsys
     assert (tmp_path / "run" / "notebook.ipynb").is_file()
 
 
-def test_a_registration_network_without_steps_goes_through_its_chapter(runs, tmp_path, capsys):
+def test_a_registration_network_without_steps_goes_through_its_chapter(runs, tmp_path, capsys, monkeypatch):
+    """In the graph, which makes what a run names and no more: a network with a grey-value loss names no extractor."""
+    monkeypatch.setenv(IN_GRAPH, "1")
     folder = tmp_path / "run"
     parameters = {"method": "mse", "steps": "0", "folder": str(folder)}
     assert run(NOTEBOOKS / "03_registration.ipynb", folder, parameters) == 0, capsys.readouterr().err
     cells = nbformat.read(folder / "notebook.ipynb", 4).cells
     assert any("initial weights, not trained" in str(cell.get("outputs")) for cell in cells)
+
+
+def test_the_chapter_of_tuning_needs_the_tunings_alone(profile, tmp_path, capsys, monkeypatch):
+    """The graph may come to it before the evaluation or the single pairs: it shows their tables where there are any."""
+    plan = profile(TREE)
+    chapter = plan.chapter(D, "tuning")
+    make_inputs(plan, chapter)
+    monkeypatch.setenv(IN_GRAPH, "1")
+    monkeypatch.setenv("DEEPSIMREG_EXPERIMENTS", str(tmp_path / "experiments"))
+    parameters = {"profile": plan.name, "dataset": D}
+    assert run(NOTEBOOKS / "05_tuning.ipynb", chapter.folder, parameters) == 0, capsys.readouterr().err
+    assert chapter.current
 
 
 def test_a_folder_that_cannot_be_written(notebook, tmp_path):

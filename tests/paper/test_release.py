@@ -2,18 +2,21 @@
 
 import hashlib
 import json
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest_tree import FIT, SMALL, D, make_inputs
 
 from deepsimreg import load, pretrained
 from deepsimreg.models import Autoencoder, Pyramid, UNet, VoxelMorph
-from deepsimreg.paper import publish, release
+from deepsimreg.paper import publish, release, run
 from deepsimreg.paper.errors import SettingsError
 from deepsimreg.paper.evaluate import Entry, evaluate
 from deepsimreg.paper.extractors import evaluate_extractor, train_extractor
 from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.registrations import train_registration
+from deepsimreg.paper.reports import Published, at_hand
 from deepsimreg.paper.stale import stale_files
 from deepsimreg.paper.tables import evaluation
 from deepsimreg.pretrained import WEIGHTS
@@ -64,14 +67,29 @@ def test_only_a_named_act_publishes_and_what_it_publishes_says_where_it_is_from(
     drawn = plan.chapter(D, "figures")
     with drawn.open():
         (drawn.folder / "dice.png").write_bytes(b"a picture")
+        (drawn.folder / "dice.pdf").write_bytes(b"a picture")
         (drawn.folder / "dice.json").write_text('{"caption": "Dice"}')
-        drawn.finish()
+        drawn.finish(figures=["dice.png"])
+    (figures / D).mkdir(parents=True)
+    (figures / D / "old.csv").write_text("published by an earlier version")
     publish.publish(plan, D, figures)
     source = figures / D / "source.json"
     record = json.loads(source.read_text())
-    assert record["files"]["pairs.csv"]["identity"] == plan.chapter(D, "evaluation").identity
-    assert record["files"]["dice.png"] == {"run": "figures", "identity": drawn.identity, "caption": "Dice"}
-    assert (figures / D / "pairs.csv").read_bytes() == (plan.chapter(D, "evaluation").folder / "pairs.csv").read_bytes()
+    assert record["files"]["evaluation/pairs.csv"]["identity"] == plan.chapter(D, "evaluation").identity
+    assert record["files"]["dice.png"] == {"run": "figures", "identity": drawn.identity}
+    made = evaluation(plan, D)
+    assert [at_hand(one, D, "evaluation") for one in (plan, Published(D, figures))] == [True, True]
+    assert [at_hand(one, D, "robustness") for one in (plan, Published(D, figures))] == [False, False]
+    with monkeypatch.context() as patch:
+        patch.setattr(Profile, "data", lambda *_: pytest.fail("a reader has no data"))
+        for name, table in evaluation(Published(D, figures), D).items():
+            pd.testing.assert_frame_equal(table, made[name])
+    found = {str(path.relative_to(figures / D)) for path in (figures / D).rglob("*") if path.is_file()}
+    assert found == {*record["files"], "source.json"}
+    listed = {Path(entry["file"]).relative_to(f"figures/{D}") for entry in publish.manifest(figures)["manifest"]}
+    assert listed == {Path(name) for name in record["files"] if not name.endswith((".pdf", ".json"))}
+    with pytest.raises(SettingsError, match="unknown published dataset 'moon'; there is: phantom-2d"):
+        Published("moon", figures)
     assert record["fingerprints"] == {D: plan.fingerprint(D)}
     assert stale_files(source) == []
     with monkeypatch.context() as patch:
@@ -81,9 +99,16 @@ def test_only_a_named_act_publishes_and_what_it_publishes_says_where_it_is_from(
     assert len(stale_files(source)) == len(record["files"])
     publish.publish(plan, D, figures)
     assert stale_files(source) == []
+    with monkeypatch.context() as patch:
+        digest = run.code_digest
+        patch.setattr(run, "code_digest", lambda code: "drawn otherwise" if "11_figures" in str(code) else digest(code))
+        assert Profile(plan.name).chapter(D, "figures").identity != drawn.identity
+        assert stale_files(source) == [], "how a figure is drawn decides none of its numbers"
     changed = TREE[D] | {"registration": TREE[D]["registration"] | {"similarities": {"mse": {"lam": 2}}}}
     profile({D: changed})
-    assert any(line.startswith("pairs.csv: evaluation has another identity") for line in stale_files(source))
+    found = stale_files(source)
+    assert any(line.startswith("evaluation/pairs.csv: evaluation has another identity") for line in found)
+    assert any(line.startswith("dice.png: figures has another identity") for line in found)
 
 
 def test_what_is_stale_is_told_without_the_data(profile, tmp_path, monkeypatch):

@@ -123,9 +123,9 @@ def test_a_job_has_a_cpu_for_each_process_unless_the_profile_says_otherwise(prof
     assert profile(named).all_runs()[f"{D}/registration/mse/seed-0"].resources.cpus == 2
 
 
-def test_the_readme_says_how_many_jobs_the_paper_comes_to():
+def test_the_page_on_clusters_says_how_many_jobs_the_paper_comes_to():
     runs = paper().all_runs().values()
-    assert f"{len(runs)} runs in {len(grouped(runs))} jobs" in (PROJECT / "README.md").read_text()
+    assert f"{len(runs)} runs in {len(grouped(runs))} jobs" in (PROJECT / "docs" / "cluster.md").read_text()
 
 
 # the script

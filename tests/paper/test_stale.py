@@ -57,10 +57,10 @@ class Checkout:
         path.write_text(yaml.safe_dump(plan, sort_keys=False))
 
     def call(self, *command: str) -> str:
-        environment = os.environ | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"PYTHONPATH": f"{self.folder}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
         environment.pop("DEEPSIMREG_RUNS", None)
         done = subprocess.run(
-            [sys.executable, "-m", *command],
+            [sys.executable, *command],
             cwd=self.folder,
             env=environment,
             capture_output=True,
@@ -71,18 +71,17 @@ class Checkout:
         return done.stdout + done.stderr
 
     def make(self) -> str:
-        graph = ("snakemake", "--cores", "2", "--rerun-triggers", "software-env", "--config", "profile=tiny")
-        return self.call(*graph, "--quiet", "rules")
+        return self.call("-c", "import conftest_tree as t, deepsimreg.paper.plan as p; t.make_all(p.Profile('tiny'))")
 
     def planned(self) -> set[str]:
         """The runs that the graph would make."""
-        printed = self.call("snakemake", "-n", "--rerun-triggers", "software-env", "--config", "profile=tiny")
+        printed = self.call("-m", "snakemake", "-n", "--rerun-triggers", "software-env", "--config", "profile=tiny")
         outputs = "\n".join(line for line in printed.splitlines() if line.strip().startswith("output:"))
         return set(re.findall(r"runs/tiny/phantom-2d/(\S+)/done-\w+", outputs))
 
     def stale(self) -> set[str]:
         """The runs that the folders say are stale."""
-        printed = self.call("deepsimreg.paper.stale", "tiny")
+        printed = self.call("-m", "deepsimreg.paper.stale", "tiny")
         return {line.strip() for line in printed.splitlines() if line.startswith("  ") and "up to date" not in printed}
 
     def edit(self, name: str, before: str, after: str) -> None:
@@ -132,6 +131,12 @@ def test_words_make_nothing_stale(checkout):
     checkout.edit("deepsimreg/losses/mse.py", '"""', '"""In other words. ')
     checkout.edit("deepsimreg/losses/ncc.py", "\n\n\n", "\n\n\n# a comment\n")
     assert agreed(checkout) == set()
+
+
+def test_what_draws_a_table_concerns_the_figures_alone(checkout):
+    checkout.edit("deepsimreg/paper/figures/style.py", "\n\n\n", "\n\n\nDRAWN = 2\n\n\n")
+    checkout.edit("deepsimreg/paper/reports.py", "\n\n\n", "\n\n\nREAD = 2\n\n\n")
+    assert agreed(checkout) == {"data", "figures"}
 
 
 def test_another_noise_level_concerns_the_noise_test_and_its_figures(checkout):

@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from deepsimreg.paper.paths import FIGURES
+from deepsimreg.paper.reports import Published
 from deepsimreg.paper.statistics import (
     cohens_d,
     compare_methods,
@@ -12,7 +14,7 @@ from deepsimreg.paper.statistics import (
     coupled_interval,
     paired_wilcoxon,
 )
-from deepsimreg.paths import PROJECT
+from deepsimreg.paper.words import counted, probability, verdict
 
 
 def scipy_interval(values):
@@ -157,9 +159,22 @@ def test_compare_methods_tests_couples(rng):
     assert [low, high] == pytest.approx(wald, abs=0.2 * (wald[1] - wald[0]))
 
 
-def test_the_published_tests_follow_from_the_published_pairs():
-    folder = PROJECT / "figures" / "hippocampus-mr"
-    found, published = compare_methods(pd.read_csv(folder / "pairs.csv")), pd.read_csv(folder / "tests.csv")
-    if "images" not in published:
-        pytest.skip("published by an earlier version, as `make stale` says")
+@pytest.mark.parametrize(
+    "dataset", [path.parent.parent.name for path in sorted(FIGURES.glob("*/evaluation/tests.csv"))]
+)
+def test_the_published_tests_follow_from_the_published_pairs(dataset):
+    tables = Published(dataset).tables("evaluation")
+    found, published = compare_methods(tables["pairs"]), tables["tests"]
     pd.testing.assert_frame_equal(found, published[list(found)], rtol=1e-4, atol=1e-6)
+
+
+def test_no_probability_is_shown_as_zero():
+    assert [probability(p) for p in (2e-6, 1e-4, 0.03)] == ["< .0001", "0.0001", "0.0300"]
+
+
+def test_a_verdict_sorts_by_sign_and_by_the_corrected_p():
+    rows = [("mse", 0.1, 0.01), ("mind", -0.1, 0.01), ("greedy", 0.1, 0.05), ("syn", -0.1, np.nan), ("ncc", 0.2, 0.001)]
+    tests = pd.DataFrame(rows, columns=["method", "difference", "p_holm"])
+    assert verdict(tests) == "ahead of MSE; NCC. behind MIND. not distinguished from greedy; SyN"
+    assert verdict(tests[:1]) == "ahead of MSE"
+    assert (counted(1, "seed"), counted(3, "seed")) == ("1 seed", "3 seeds")

@@ -1,7 +1,5 @@
 import itertools
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -10,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from disturbed import FORKED
 from safetensors.torch import load_file
 from synchronisations import Synchronisations
 
@@ -187,49 +186,36 @@ def test_loss_is_similarity_plus_lam_times_regulariser(data):
     torch.testing.assert_close(terms["loss"], terms["similarity"] + 0.3 * terms["regulariser"])
 
 
-KILLED = """
-import sys
-from functools import partial
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-sys.path[:0] = {tests!r}
-from test_training import DATA, Fit, load_dataset, train
-torch.manual_seed(5)
-train(load_dataset("phantom-2d", **DATA), Path({folder!r}), Fit(**{settings!r}))
-"""
+def train_alone(folder, settings):
+    torch.manual_seed(5)
+    train(load_dataset("phantom-2d", **DATA), folder, settings)
 
 
 @pytest.mark.parametrize("early_stopping", [0, 4])
 def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, early_stopping):
     """SIGKILL in the middle of an epoch; dropping learning rate and early stopping included."""
-    settings = {
-        "steps": 60,
-        "batch": 2,
-        "validate_every": 6,
-        "learning_rate": 3e-3,
-        "plateau": 1,
-        "early_stopping": early_stopping,
-    }
+    given = {"steps": 60, "batch": 2, "validate_every": 6, "learning_rate": 3e-3, "plateau": 1}
+    settings = Fit(**given, early_stopping=early_stopping)
 
     def start(name):
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        code = KILLED.format(tests=[*map(str, Path(__file__).parents[:2])], folder=str(folder), settings=settings)
-        return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE), folder
+        process = FORKED.Process(target=train_alone, args=(tmp_path / name, settings))
+        process.start()
+        return process, tmp_path / name
 
     process, whole = start("whole")
-    assert process.wait(120) == 0, process.stderr.read().decode()
+    process.join(120)
+    assert process.exitcode == 0
     rows_to_reach = len((whole / "metrics.csv").read_text().splitlines()) // 2
     process, cut = start("cut")
-    while process.poll() is None:
+    while process.is_alive():
         table = cut / "metrics.csv"
         if table.is_file() and len(table.read_text().splitlines()) > rows_to_reach and (cut / "last.ckpt").is_file():
-            process.send_signal(signal.SIGKILL)
+            process.kill()
         time.sleep(0.005)
-    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+    assert process.exitcode == -signal.SIGKILL, "the run ended before it was killed"
     process, cut = start("cut")
-    assert process.wait(120) == 0, process.stderr.read().decode()
+    process.join(120)
+    assert process.exitcode == 0
     a, b = (load_file(folder / "weights.safetensors") for folder in (whole, cut))
     assert all(torch.equal(a[key], b[key]) for key in a)
     a, b = (torch.load(folder / "last.ckpt", weights_only=True)["state_dict"] for folder in (whole, cut))

@@ -1,6 +1,6 @@
 """Every picture of the chapters: arrays and tables in, a matplotlib Figure out, no files read."""
 
-from deepsimreg.paper.figures.comparison import ablation_bars as ablation_bars
+from deepsimreg.paper.figures.comparison import ablation_dots as ablation_dots
 from deepsimreg.paper.figures.comparison import contrast as contrast
 from deepsimreg.paper.figures.comparison import dice_boxplot as dice_boxplot
 from deepsimreg.paper.figures.comparison import dice_per_class as dice_per_class
@@ -14,11 +14,14 @@ from deepsimreg.paper.figures.curves import learning_curve as learning_curve
 from deepsimreg.paper.figures.curves import loss_landscape as loss_landscape
 from deepsimreg.paper.figures.curves import robustness as robustness
 from deepsimreg.paper.figures.curves import tuning_curve as tuning_curve
-from deepsimreg.paper.figures.images import blended as blended
+from deepsimreg.paper.figures.images import cosine_maps as cosine_maps
 from deepsimreg.paper.figures.images import feature_maps as feature_maps
 from deepsimreg.paper.figures.images import image_row as image_row
 from deepsimreg.paper.figures.images import pair_before_after as pair_before_after
+from deepsimreg.paper.figures.images import partway as partway
 from deepsimreg.paper.figures.images import reconstruction_gallery as reconstruction_gallery
+from deepsimreg.paper.figures.images import result_row as result_row
 from deepsimreg.paper.figures.images import sample_panel as sample_panel
 from deepsimreg.paper.figures.images import segmentation_gallery as segmentation_gallery
+from deepsimreg.paper.figures.schematic import training_schematic as training_schematic
 from deepsimreg.paper.figures.style import save_figure as save_figure

@@ -1,6 +1,6 @@
 """Figures that compare methods: overlap, smoothness, time, variants, classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,10 @@ from deepsimreg.paper.statistics import coupled_interval
 
 @style.styled
 def dice_boxplot(
-    pairs: pd.DataFrame, metric: str = "dice", order: Sequence[str] | None = None, width: float = style.COLUMN
+    pairs: pd.DataFrame,
+    metric: str = "dice_foreground",
+    order: Sequence[str] | None = None,
+    width: float = style.COLUMN,
 ) -> Figure:
     """A box for each method, quartiles and 1.5 IQR whiskers, every pair as a dot (jittered across, seeded).
 
@@ -40,108 +43,163 @@ def dice_boxplot(
 
 @style.styled
 def smoothness_against_dice(
-    table: pd.DataFrame, x: str = "sd_log_jacobian", y: str = "dice", ringed: bool = False, width: float = style.COLUMN
+    table: pd.DataFrame,
+    x: str = "sd_log_jacobian",
+    y: str = "dice_foreground",
+    ringed: bool = False,
+    width: float = style.COLUMN,
 ) -> Figure:
     """One point per method; with a column `lam`, one per method and λ, joined by a line along λ.
 
-    table: rows with the columns `method`, x and y; means are drawn. ringed: mark the λ of
-    each method that its column `chosen` names, else the best. At one x, the upper line is the better method.
+    table: rows with the columns `method`, x and y; means are drawn. ringed: mark the λ of each method that its column
+    `chosen` names, else the best. At one x, the upper line is the better method.
     """
     keys = [key for key in ("method", "lam") if key in table]
-    means = style.grid_means(table, keys, [x, y])
-    figure, panel = style.picture(width, 3.2)
-    edge = {"markeredgecolor": "white", "markeredgewidth": 0.5, "markersize": 6.5, "linewidth": 1}
-    for method, look in style.looks(means["method"].unique(), **edge).items():
+    means = style.grid_means(table, keys, [x, y]).dropna(subset=[x, y])
+    names = means["method"].unique()
+    figure, panel = style.picture(width, max(3.0, 0.8 + 0.16 * len(names)))
+    edge, ends = {"markeredgecolor": "white", "markeredgewidth": 0.5, "markersize": 6, "linewidth": 1}, {}
+    for method, look in style.looks(names, **edge).items():
         points = means[means["method"] == method].sort_values(keys)
         panel.plot(points[x], points[y], **look | ({} if len(points) > 1 else {"linestyle": "none"}))
+        last = points.loc[points[x].idxmax()]
+        ends[look["label"]] = (last[x], last[y], look["color"])
         if ringed:
             style.ring(panel, points, x, y, look["color"])
     style.axis_labels(panel, x, y)
-    panel.margins(0.08)
-    style.legend_below(figure, panel, columns=2 if width < 5 else 5)
+    panel.margins(0.06)
+    style.named_at_the_right(panel, ends)
     return figure
 
 
 @style.styled
-def methods_overview(summary: pd.DataFrame, width: float = style.PAGE) -> Figure:
-    """Mean foreground Dice of each method, against the seconds it takes and against the roughness of its warp.
+def methods_overview(
+    summary: pd.DataFrame, families: Mapping[str, str], before: float | None = None, width: float = style.PAGE
+) -> Figure:
+    """Mean foreground Dice with its interval, roughness and seconds of each method: a row each, grouped by family.
 
     summary: one row per method, columns `method`, `dice_foreground`, `dice_foreground_low`, `dice_foreground_high`,
-    `seconds`, `sd_log_jacobian`; a method without a warp stands on the left only.
+    `sd_log_jacobian`, `seconds`; what a method does not have is left out. Dice of a method whose `labels` are given "at
+    test" is an arrow with its number where it lies beyond all others. families: method → one of `style.FAMILIES`.
+    before: the Dice before registration, a dotted line.
     """
-    figure, axes = style.picture(width, 3.6, 1, 2, sharey=True)
-    methods = style.looks(summary["method"], markersize=6, linestyle="none", elinewidth=0.8)
-    for panel, x in zip(axes, ("seconds", "sd_log_jacobian"), strict=True):
-        for row in summary.itertuples():
-            mean = row.dice_foreground
-            interval = [[mean - row.dice_foreground_low], [row.dice_foreground_high - mean]]
-            panel.errorbar(getattr(row, x), mean, yerr=interval, **methods[row.method])
-        panel.set_xlabel(style.AXIS_NAMES[x])
-    axes[0].set_xscale("log")
-    low, high = axes[0].get_xlim()
-    style.fixed_ticks(axes[0], [tick for tick in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30) if low <= tick <= high], "{:g}")
-    axes[0].set_ylabel(style.AXIS_NAMES["dice_foreground"])
-    style.legend_below(figure, axes[0], columns=3)
+    told = summary["labels"].fillna("").str.contains("at test") if "labels" in summary else False
+    rows = summary.assign(family=summary["method"].map(families), told=told)
+    most = rows.loc[~rows["told"], "dice_foreground_high"].max() + 0.005
+    order = [rows[rows["family"] == family] for family in style.FAMILIES]
+    figure, axes = style.picture(
+        width,
+        0.7 + 0.158 * (len(rows) + 1.3 * sum(map(bool, map(len, order)))),
+        1,
+        3,
+        sharey=True,
+        width_ratios=[2, 1, 1],
+    )
+    place, ticks, names = 0.0, [], []
+    for family, members in zip(style.FAMILIES, order, strict=True):
+        if not len(members):
+            continue
+        axes[0].text(0.01, place, family, transform=axes[0].get_yaxis_transform(), va="center", weight="bold", size=8)
+        for row in members.sort_values("dice_foreground", ascending=False).itertuples():
+            place += 1
+            _method_row(axes, place, row, style.FAMILIES[family], most)
+            ticks.append(place)
+            names.append(style.method_name(row.method))
+        place += 1.3
+    axes[0].set_yticks(ticks, names)
+    axes[0].set_ylim(place - 0.7, -0.7)
+    for panel, metric in zip(axes, ("dice_foreground", "sd_log_jacobian", "seconds"), strict=True):
+        panel.set_xlabel(style.AXIS_NAMES[metric])
+        panel.tick_params(axis="y", length=0)
+        panel.grid(True, axis="y", linewidth=0.4)
+    axes[2].set_xscale("log")
+    low, high = axes[2].get_xlim()
+    style.fixed_ticks(axes[2], [tick for tick in (0.01, 0.1, 1, 10, 100) if low <= tick <= high], "{:g}")
+    if before is not None:
+        axes[0].axvline(before, color="0.4", linewidth=0.8, linestyle=":")
+        above = axes[0].get_xaxis_transform()
+        axes[0].text(before, 1.005, "before registration", transform=above, size=7, color="0.3", ha="left")
     return figure
+
+
+def _method_row(axes: Sequence[Axes], place: float, row, color: str, most: float) -> None:
+    marker = style.ENGINES.get(row.method.split(" ")[0], ("o",))[0]
+    dot = {"color": color, "marker": marker, "markersize": 4.5, "linestyle": "none"}
+    if row.told and row.dice_foreground > most:
+        axes[0].plot(most, place, **dot | {"marker": ">"})
+        axes[0].text(most, place, f"{row.dice_foreground:.3f}   ", va="center", ha="right", size=7, color=color)
+    else:
+        axes[0].plot([row.dice_foreground_low, row.dice_foreground_high], [place, place], color=color, linewidth=1)
+        axes[0].plot(row.dice_foreground, place, **dot)
+    axes[1].plot(row.sd_log_jacobian, place, **dot)
+    axes[2].plot(row.seconds if row.seconds > 0 else np.nan, place, **dot)
 
 
 @style.styled
 def methods_traces(traces: pd.DataFrame, width: float = style.PAGE) -> Figure:
-    """Dice, folds and SD log J of each method while it is at work, against its steps and against seconds.
+    """Foreground Dice and SD log J of a few methods while they are at work, against their steps and against seconds.
 
     traces: one row per method, pair and snapshot: `method`, `step`, `seconds` and the metrics; pairs are averaged.
     """
-    metrics = {"dice": "Mean Dice", "folds": "Folds (% of voxels)", "sd_log_jacobian": "SD of log J"}
-    methods = style.looks(traces["method"].unique(), markersize=4)
-    figure, axes = style.picture(width, 5.4, 2, 3, sharex="row", sharey="col")
-    for method, rows in traces.assign(folds=100 * traces["folds"]).groupby("method", sort=False):
-        # A pair that has ended stays where it ended.
-        wide = rows.pivot_table(index="step", columns="pair", values=["seconds", *metrics]).sort_index().ffill()
-        means = wide.T.groupby(level=0).mean().T.reset_index()
-        for row, x in zip(axes, ("step", "seconds"), strict=True):
-            for panel, metric in zip(row, metrics, strict=True):
-                panel.plot(means[x], means[metric], **methods[method])
-    for row, x in zip(axes, ("Step", "Seconds"), strict=True):
-        for panel, title in zip(row, metrics.values(), strict=True):
-            panel.set(xlabel=x, ylabel=title)
-    folds = [line.get_ydata().max() for line in axes[0, 1].lines]
-    axes[0, 1].set_ylim(0, max(0.01, 1.05 * max(folds)))
-    style.legend_below(figure, axes[0, 0], columns=4)
+    metrics = {name: style.AXIS_NAMES[name] for name in ("dice_foreground", "sd_log_jacobian")}
+    methods = style.looks(style.leading(traces["method"]), markersize=4)
+    figure, axes = style.picture(width, 4.6, 2, 2, sharex="col", sharey="row")
+    for method, rows in traces.groupby("method", sort=False):
+        if method in methods:
+            # A pair that has ended stays where it ended.
+            wide = rows.pivot_table(index="step", columns="pair", values=["seconds", *metrics]).sort_index().ffill()
+            means = wide.T.groupby(level=0).mean().T.reset_index()
+            means["seconds"] = means["seconds"].where(means["seconds"] > 0)  # the start has no place on a log axis
+            for row, metric in zip(axes, metrics, strict=True):
+                for panel, x in zip(row, ("step", "seconds"), strict=True):
+                    panel.plot(means[x], means[metric], **methods[method])
+    axes[0, 1].set_xscale("log")
+    for panel, x in zip(axes[1], ("Steps", style.AXIS_NAMES["seconds"]), strict=True):
+        panel.set_xlabel(x)
+    for panel, name in zip(axes[:, 0], metrics.values(), strict=True):
+        panel.set_ylabel(name)
+    style.legend_below(figure, axes[0, 0], columns=6)
     return figure
 
 
 @style.styled
-def ablation_bars(pairs: pd.DataFrame, width: float = style.PAGE) -> Figure:
-    """Mean Dice (with its 95 % bootstrap interval) and SD log J of each variant; lines mark the method it starts from.
+def ablation_dots(pairs: pd.DataFrame, below: float = 0.05, width: float = style.PAGE) -> Figure:
+    """Mean foreground Dice (with its 95 % bootstrap interval) and SD log J of each variant; a dashed line marks the
+    method that it starts from.
 
-    pairs: one row per variant and pair, columns `method` (the variant), `group`, `base`, `pair`, `dice`,
-    `sd_log_jacobian`; a method that variants start from has an empty group.
+    pairs: one row per variant and pair, columns `method` (the variant), `group`, `base`, `pair`, `dice_foreground`,
+    `sd_log_jacobian`; a method that variants start from has an empty group. below: what lies further than this below
+    its base is an arrow with its number, so that it does not squash the rest.
     """
     order = pairs.drop_duplicates("method").sort_values(["base", "group"], key=lambda c: c.fillna(""), kind="stable")
     variants = list(order[["method", "group", "base"]].itertuples(index=False))
-    means = pairs.groupby(["method", "pair"])[["dice", "sd_log_jacobian"]].mean()
+    metrics = ["dice_foreground", "sd_log_jacobian"]
+    means = pairs.groupby(["method", "pair"])[metrics].mean()
     colors = style.method_colors(order["base"])
-    figure, axes = style.picture(width, 0.8 + 0.24 * len(variants), 1, 2, sharey=True, width_ratios=[1.6, 1])
-    for panel, metric in zip(axes, ("dice", "sd_log_jacobian"), strict=True):
-        for base in [one.base for one in variants if one.method == one.base]:
-            panel.axvline(means.loc[base][metric].mean(), color=colors[base], linewidth=0.8, linestyle=style.DASHED)
+    bases = {one.base: means.loc[one.base][metrics].mean() for one in variants if one.method == one.base}
+    floor = min(base["dice_foreground"] for base in bases.values()) - below
+    figure, axes = style.picture(width, 0.8 + 0.2 * len(variants), 1, 2, sharey=True, width_ratios=[1.6, 1])
+    for panel, metric in zip(axes, metrics, strict=True):
+        for base, values in bases.items():
+            panel.axvline(values[metric], color=colors[base], linewidth=0.8, linestyle=style.DASHED)
         for row, (method, _, base) in enumerate(variants):
-            values = means.loc[method][metric]
+            values, dot = means.loc[method][metric], "D" if method == base else "o"
+            if metric == "dice_foreground" and values.mean() < floor:
+                panel.plot(floor, row, "<", color=colors[base], markersize=5)
+                panel.text(floor, row, f"   {values.mean():.3f}", va="center", size=7, color=colors[base])
+                continue
             interval = coupled_interval(values.reset_index(), metric, resamples=2000)
             panel.plot(interval, [row, row], color=colors[base], linewidth=1.2)
-            panel.plot(values.mean(), row, "D" if method == base else "o", color=colors[base], markersize=5)
+            panel.plot(values.mean(), row, dot, color=colors[base], markersize=5)
         panel.set_xlabel(style.AXIS_NAMES[metric])
         panel.grid(False, axis="y")
-    _rows(
-        axes[0],
-        [style.method_name(one.method) if one.method == one.base else f"{one.group}: {one.method}" for one in variants],
-    )
+    _rows(axes[0], [style.variant_name(*one) for one in variants])
     return figure
 
 
 @style.styled
 def dice_per_class(pairs: pd.DataFrame, classes: Sequence[str], width: float = style.PAGE) -> Figure:
-    """Mean Dice of each class under each method, as a table of shades with its numbers.
+    """Mean Dice of some classes under each method, as a table of shades with its numbers.
 
     pairs: one row per method and pair, with columns `dice_<class>`.
     """
@@ -151,28 +209,35 @@ def dice_per_class(pairs: pd.DataFrame, classes: Sequence[str], width: float = s
 
 @style.styled
 def contrast(table: pd.DataFrame, metric: str = "dice_foreground", width: float = style.PAGE) -> Figure:
-    """Mean of a metric of each method, for each change of the moving image, as a table of shades with its numbers.
+    """Mean of a metric of each method, and how much each change of the moving image changes it: numbers, and shades up
+    to a tenth.
 
-    table: one row per method, `contrast` and pair.
+    table: one row per method, `contrast` ("none" for the images as they are) and pair.
     """
     means = table.pivot_table(index="contrast", columns="method", values=metric, sort=False)
-    return _shaded(means, style.AXIS_NAMES[metric], width)
+    changes = means - means.loc["none"]
+    texts = changes.map("{:+.3f}".format)
+    texts.loc["none"] = means.loc["none"].map("{:.3f}".format)
+    name = f"{style.AXIS_NAMES[metric]}, change"
+    return _shaded(changes, name, width, texts, cmap="RdBu", vmin=-0.1, vmax=0.1)
 
 
-def _shaded(means: pd.DataFrame, name: str, width: float) -> Figure:
-    """Rows of things, columns of methods."""
-    values = means.to_numpy()
-    figure, panel = style.picture(width, max(2.9, 1.3 + 0.24 * len(means)))  # the colour bar's name needs that
-    shades = panel.imshow(values, cmap="viridis", aspect="auto")
-    middle = (np.nanmin(values) + np.nanmax(values)) / 2
-    for (row, column), value in np.ndenumerate(values):
-        shown = f"{value:.2f}".lstrip("0") if np.isfinite(value) else "–"
-        panel.text(column, row, shown, ha="center", va="center", color="white" if value < middle else "black", size=7)
-    names = [style.method_name(method) for method in means.columns]
+def _shaded(values: pd.DataFrame, name: str, width: float, texts: pd.DataFrame | None = None, **shade) -> Figure:
+    """Rows of things, columns of methods; texts: what is written, if not the values."""
+    texts = (
+        values.map(lambda value: f"{value:.2f}".lstrip("0") if np.isfinite(value) else "–") if texts is None else texts
+    )
+    figure, panel = style.picture(width, max(2.9, 1.3 + 0.24 * len(values)))  # the colour bar's name needs that
+    shades = panel.imshow(values.to_numpy(), aspect="auto", **{"cmap": "viridis", **shade})
+    for (row, column), value in np.ndenumerate(values.to_numpy()):
+        dark = sum(shades.to_rgba(value)[:3]) < 1.5
+        shown = texts.iat[row, column]
+        panel.text(column, row, shown, ha="center", va="center", color="white" if dark else "black", size=8)
+    names = [style.method_name(method) for method in values.columns]
     panel.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
-    panel.set_yticks(range(len(means)), means.index)
+    panel.set_yticks(range(len(values)), values.index)
     panel.grid(False)
-    figure.colorbar(shades, ax=panel, label=name)
+    figure.colorbar(shades, ax=panel, label=name, extend="both" if "vmin" in shade else "neither")
     return figure
 
 

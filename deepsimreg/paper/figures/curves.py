@@ -36,14 +36,17 @@ def learning_curve(
             _curve(panel, metrics, name, color, labels[name])
         style.axis_labels(panel, "step", quantity)
         if quantity == "folds":
-            panel.set_ylim(bottom=0)
+            panel.set_ylim(0, max(panel.get_ylim()[1], 1e-4))  # where nothing folds, a line at zero
         panel.legend()
     return figure
 
 
 @style.styled
-def convergence(runs: Mapping[str, pd.DataFrame], width: float = style.PAGE) -> Figure:
-    """Training and validation Dice against steps, a line per method. runs: method → its metrics table."""
+def convergence(runs: Mapping[str, pd.DataFrame], before: float | None = None, width: float = style.PAGE) -> Figure:
+    """Training and validation Dice against steps, a line per method.
+
+    runs: method → its metrics table. before: Dice before registration, a dotted line.
+    """
     figure, axes = style.picture(width, 2.8, 1, 2, sharey=True)
     colors = style.method_colors(runs)
     for panel, column, title in zip(axes, ("train_dice", "validation_dice"), ("Training", "Validation"), strict=True):
@@ -52,8 +55,11 @@ def convergence(runs: Mapping[str, pd.DataFrame], width: float = style.PAGE) -> 
                 _curve(panel, metrics, column, colors[method], style.method_name(method))
         panel.set_title(title)
         style.axis_labels(panel, "step", "dice")
+        if before is not None:
+            panel.axhline(before, color="0.4", linewidth=0.8, linestyle=":")
     axes[1].set_ylabel("")
-    curves = [line.get_ydata() for panel in axes for line in panel.lines if line.get_alpha() is None]
+    lines = [line for panel in axes for line in panel.lines if line.get_alpha() is None]
+    curves = [line.get_ydata() for line in lines if line.get_linestyle() != ":"]
     if not curves:  # networks that are their initial weights
         axes[0].text(0.5, 0.5, "nothing was trained", transform=axes[0].transAxes, ha="center")
         return figure
@@ -65,8 +71,8 @@ def convergence(runs: Mapping[str, pd.DataFrame], width: float = style.PAGE) -> 
 
 
 @style.styled
-def tuning_curve(table: pd.DataFrame, metric: str = "dice", width: float = style.PAGE) -> Figure:
-    """Validation metric against λ (log₂ axis), one panel per method; rows of one λ are averaged.
+def tuning_curve(table: pd.DataFrame, metric: str = "dice_foreground", width: float = style.PAGE) -> Figure:
+    """Validation metric against λ (log₂ axis), one panel per method, each with its range; rows of one λ are averaged.
 
     The chosen row is ringed if the table has a column `chosen`, else the best value. Rows without a λ are left out.
     """
@@ -75,7 +81,7 @@ def tuning_curve(table: pd.DataFrame, metric: str = "dice", width: float = style
     columns = min(5, len(colors))
     rows = -(-len(colors) // columns)
     size = min(width, 0.4 + 1.75 * columns), 0.3 + 1.7 * rows
-    figure, axes = style.picture(*size, rows, columns, squeeze=False, sharey=True)
+    figure, axes = style.picture(*size, rows, columns, squeeze=False)
     for panel, (method, color) in zip(axes.flat, colors.items(), strict=False):
         points = means[means["method"] == method].sort_values("lam")
         panel.set_xscale("log", base=2)
@@ -83,10 +89,11 @@ def tuning_curve(table: pd.DataFrame, metric: str = "dice", width: float = style
         style.ring(panel, points, "lam", metric, color)
         style.fixed_ticks(panel, points["lam"][:: -(-len(points) // 3)], "{:.2g}")
         panel.margins(0.15)
+        panel.yaxis.set_major_locator(MaxNLocator(3))
         panel.set_title(style.narrow(style.method_name(method)))
         panel.set_xlabel("Smoothing" if method in BASELINES else "λ")
     label = style.AXIS_NAMES.get(metric, metric)
-    _finish(axes, len(colors), f"Validation {label[0].lower()}{label[1:]}")
+    _finish(axes, len(colors), f"{label},\nvalidation")
     return figure
 
 
@@ -111,7 +118,7 @@ def loss_landscape(curves: Mapping[str, tuple], width: float = style.PAGE) -> Fi
 
 
 @style.styled
-def robustness(table: pd.DataFrame, metric: str = "dice", width: float = style.PAGE) -> Figure:
+def robustness(table: pd.DataFrame, metric: str = "dice_foreground", width: float = style.PAGE) -> Figure:
     """Mean of a metric against the SD of the added noise, a line for each method; right: what noise takes away.
 
     table: one row per method, `noise` and pair.
@@ -176,7 +183,7 @@ def _curve(panel: Axes, metrics: pd.DataFrame, column: str, color: str, label: s
     series = metrics[["step", column]].dropna().sort_values("step")
     values, points = series[column], {"marker": "o", "markersize": 3}
     if len(series) > 40:
-        panel.plot(series["step"], values, color=color, alpha=0.25, linewidth=0.6)
+        panel.plot(series["step"], values, color=color, alpha=0.12, linewidth=0.5)
         window = max(3, len(series) // 20)
         values, points = values.rolling(window, center=True, min_periods=1).median(), {}
     panel.plot(series["step"], values, color=color, label=label, **points)

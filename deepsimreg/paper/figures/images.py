@@ -6,11 +6,15 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from deepsimreg.paper.figures import panels
-from deepsimreg.paper.figures.style import PAGE, method_name, narrow, styled
+from deepsimreg.paper.figures.style import OKABE_ITO, PAGE, method_name, narrow, styled
+from deepsimreg.warps import warp_image, warp_labels
+
+DETAIL = 150  # pixels: contours of a larger image would hide it
 
 
 @styled
@@ -111,37 +115,97 @@ def reconstruction_gallery(images: Sequence, reconstructions: Sequence, width: f
 
 
 @styled
-def feature_maps(
-    levels: Sequence, channels: int = 6, axis: int = 0, index: int | None = None, width: float = PAGE
-) -> Figure:
-    """The channels of an extractor that vary most, a row a level. levels: tensors (1, C_l, *spatial_l).
+def feature_maps(image, levels: Sequence, label=None, colors: Sequence[str] = (), width: float = PAGE) -> Figure:
+    """An image, with the contours of its labels, and the features of each level: three principal components as colours.
 
-    Each map has its own grey scale: between channels only the pattern compares. index: of the first level; of the
-    others the middle slice is drawn.
+    image: (1, 1, *spatial). levels: tensors (1, C_l, *spatial_l). Colours compare inside a level and not between them:
+    what has one colour has similar features. The middle slice of a volume is drawn.
     """
-    arrays = [panels.array_of(level)[0] for level in levels]
-    columns = min(channels, min(len(array) for array in arrays))
-    shape = panels.middle_slice(arrays[0][0], axis, index).shape
-    figure, axes = panels.image_axes(len(arrays), columns, shape, width, 0.17 * len(arrays))
-    for row, array in enumerate(arrays):
-        spread = array.reshape(len(array), -1).std(axis=1)
-        for panel, channel in zip(axes[row], np.argsort(-spread, kind="stable"), strict=False):
-            panel.imshow(panels.middle_slice(array[channel], axis, index if row == 0 else None), cmap="viridis")
-            panels.bare(panel, f"channel {channel}")
-            panel.title.set_size(8)
-    panels.row_names(axes, [f"Level {level}" for level in range(1, len(arrays) + 1)])
+    figure, axes = panels.image_axes(1, 1 + len(levels), panels.middle_slice(image).shape, width, 0.25)
+    panels.show(axes[0, 0], image, "Image", label, colors=colors)
+    for panel, (number, level) in zip(axes[0, 1:], enumerate(levels, start=1), strict=True):
+        array = panels.array_of(level)[0]
+        panel.imshow(panels.principal_colors(array))
+        panels.bare(panel, f"Level {number}: {len(array)} channels")
     return figure
 
 
 @styled
-def blended(moving, moved, fixed, displacement, share: float, width: float = PAGE) -> Figure:
-    """A fraction of the way from the moving to the moved image, the fixed one, the deformed grid, and the Jacobian."""
-    before, after = panels.middle_slice(moving), panels.middle_slice(moved)
-    figure, axes = panels.image_axes(1, 4, before.shape, width, 0.6)
-    panels.show(axes[0, 0], (1 - share) * before + share * after, f"Moving → moved, {share:.0%}")
-    panels.show(axes[0, 1], fixed, "Fixed")
+def cosine_maps(
+    fixed, moving, similar: Sequence, point: Sequence[int], partner: Sequence[float], width: float = PAGE
+) -> Figure:
+    """What DeepSim sees of one point of the fixed image: the cosine with every position of the moving one, level by
+    level.
+
+    similar: of each level, (H_l, W_l). point: (row, column) in the fixed image, pixels; partner: where it lies in the
+    moving one.
+    """
+    figure, axes = panels.image_axes(1, 2 + len(similar), panels.middle_slice(fixed).shape, width, 0.75)
+    shape = panels.middle_slice(fixed).shape
+    cross = {"marker": "+", "color": OKABE_ITO["vermillion"], "markersize": 10, "markeredgewidth": 1.5}
+    ring = cross | {"marker": "o", "markerfacecolor": "none"}
+    panels.show(axes[0, 0], fixed, "Fixed, one point")
+    axes[0, 0].plot(point[1], point[0], **cross)
+    panels.show(axes[0, 1], moving, "Moving, its partner")
+    axes[0, 1].plot(partner[1], partner[0], **ring)
+    for panel, (number, level) in zip(axes[0, 2:], enumerate(similar, start=1), strict=True):
+        extent = (-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5)
+        shown = panel.imshow(panels.array_of(level), cmap="cividis", vmin=-1, vmax=1, extent=extent)
+        panel.plot(partner[1], partner[0], **ring)
+        panels.bare(panel, f"Level {number}")
+    bar = {"location": "bottom", "shrink": 0.4, "aspect": 40, "ticks": [-1, 0, 1], "label": "Cosine with the point"}
+    figure.colorbar(shown, ax=axes[0].tolist(), **bar)
+    return figure
+
+
+@styled
+def partway(
+    moving, fixed, displacement, fraction: float, labels=(None, None), colors: Sequence[str] = (), width: float = PAGE
+) -> Figure:
+    """The moving image a fraction of the way along its warp, the fixed one, the deformed grid, and the Jacobian.
+
+    displacement: of that fraction, as `Registration.partway` gives it. labels: moving and fixed; the fixed contours are
+    solid in every image, those of the moved one dashed.
+    """
+    moving, fixed = torch.as_tensor(moving), torch.as_tensor(fixed)
+    moved = warp_image(moving, displacement)
+    label = None if labels[0] is None else warp_labels(labels[0], displacement)
+    figure, axes = panels.image_axes(1, 4, panels.middle_slice(moving).shape, width, 0.6)
+    panels.show(axes[0, 0], moved, f"Moving, {fraction:.0%} of the way", labels[1], label, colors=colors)
+    panels.show(axes[0, 1], fixed, "Fixed", labels[1], colors=colors)
     panels.show(axes[0, 2], moving, "Grid x + u(x)", u=displacement)
     panels.jacobian(figure, axes[0, 3], panels.middle_jacobian(displacement))
+    return figure
+
+
+@styled
+def result_row(
+    moving,
+    fixed,
+    results: Mapping[str, tuple],
+    moving_label,
+    fixed_label,
+    colors: Sequence[str],
+    scores: Mapping[str, str] | None = None,
+    width: float = PAGE,
+    **view: int,
+) -> Figure:
+    """One pair in a row: before, and under a few methods; the fixed contours solid, those of the image dashed.
+
+    results: method → (moved image, moved label, displacement). scores: second line of a title, "before" of the first.
+    Of an image of more than `DETAIL` pixels, the third of its sides where the labels of the pair differ most is shown.
+    """
+    both = [panels.middle_slice(label, **view) for label in (moving_label, fixed_label)]
+    shape = both[1].shape
+    crop = panels.most_different(*both) if max(shape) > DETAIL else tuple(slice(0, size) for size in shape)
+    size = (crop[0].stop - crop[0].start, crop[1].stop - crop[1].start)
+    figure, axes = panels.image_axes(1, 1 + len(results), size, width, 0.55)
+    shown = {"before": (moving, moving_label)} | {name: one[:2] for name, one in results.items()}
+    for panel, (name, (image, label)) in zip(axes[0], shown.items(), strict=True):
+        title = "\n".join(filter(None, ["Before" if name == "before" else method_name(name), (scores or {}).get(name)]))
+        panels.show(panel, image, title, fixed_label, label, colors=colors, **view)
+        panels.window(panel, *crop)
+    panels.class_legend(figure, (), (), ("fixed", "moved"))
     return figure
 
 
@@ -163,7 +227,8 @@ def sample_panel(
 
     Rows: the images with their own labels; the same detail of each, with the fixed labels solid and the image's
     own dashed; the moving image, and the grid x + u(x) on it (under "Fixed": the grid at rest). More than eight
-    columns wrap into further triples of rows. crop: (rows, columns) of the detail, the middle third if not given.
+    columns wrap into further triples of rows. crop: (rows, columns) of the detail; if not given, a third of the image
+    where the labels of both differ most.
     """
     shape = panels.middle_slice(fixed_label, **view).shape
     columns = {
@@ -171,7 +236,7 @@ def sample_panel(
         "Fixed": (fixed, fixed_label, np.zeros((2, *shape))),
         **{narrow(method_name(method)): result for method, result in results.items()},
     }
-    crop = crop or tuple(slice(size // 3, size - size // 3) for size in shape)
+    crop = crop or panels.most_different(*(panels.middle_slice(one, **view) for one in (moving_label, fixed_label)))
     step = grid_step or max(1, round(max(shape) / 12))
     bands = -(-len(columns) // 8)
     across = -(-len(columns) // bands)

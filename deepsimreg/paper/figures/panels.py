@@ -15,6 +15,7 @@ from matplotlib.colors import ListedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from scipy.ndimage import uniform_filter
 
 from deepsimreg.paper.figures.style import DASHED, OKABE_ITO, legend_below, picture
 from deepsimreg.warps import jacobian_determinant
@@ -60,6 +61,21 @@ def middle_jacobian(displacement, axis: int = 0, index: int | None = None) -> np
     return middle_slice(jacobian_determinant(torch.from_numpy(field_of(displacement))[None]), axis, index)
 
 
+def principal_colors(features: np.ndarray) -> np.ndarray:
+    """Features (C, *spatial) as colours (H, W, 3) of the middle slice: their first three principal components, each
+    from its 2nd to its 98th percentile.
+    """
+    vectors = features.reshape(len(features), -1).T
+    centred = vectors - vectors.mean(axis=0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])  # the same colours on every machine
+    scores = (centred @ (axes * signs[:, None])[:3].T).T.reshape(-1, *features.shape[1:])
+    planes = np.stack([middle_slice(one) for one in scores], axis=-1)
+    low, high = np.percentile(planes, [2, 98], axis=(0, 1))
+    planes = np.clip((planes - low) / np.maximum(high - low, 1e-12), 0, 1)
+    return np.pad(planes, ((0, 0), (0, 0), (0, 3 - planes.shape[-1])), constant_values=0.5)
+
+
 def image_axes(rows: int, columns: int, shape: tuple[int, int], width: float, extra: float):
     """Axes for images of `shape` that fill the width; extra: height for titles, bars and a legend, inches."""
     panel = (width - 0.25) / columns
@@ -73,6 +89,17 @@ def window(panel: Axes, rows: slice, columns: slice) -> None:
     """Show these rows and columns of the image, whole pixels."""
     panel.set_xlim(columns.start - 0.5, columns.stop - 0.5)
     panel.set_ylim(rows.stop - 0.5, rows.start - 0.5)
+
+
+def most_different(first: np.ndarray, second: np.ndarray) -> tuple[slice, slice]:
+    """The third of the rows and of the columns where two label images differ in most pixels."""
+    sizes = [-(-size // 3) for size in first.shape]
+    counts = uniform_filter((first != second).astype(float), sizes, mode="constant")
+    inside = tuple(
+        slice(size // 2, size // 2 + whole - size + 1) for size, whole in zip(sizes, first.shape, strict=True)
+    )
+    starts = np.unravel_index(counts[inside].argmax(), counts[inside].shape)
+    return tuple(slice(int(start), int(start) + size) for start, size in zip(starts, sizes, strict=True))
 
 
 def bare(panel: Axes, title: str = "") -> None:
@@ -123,17 +150,18 @@ def grid(panel: Axes, displacement: np.ndarray, step: int | None) -> None:
 
 
 def jacobian(figure: Figure, panel: Axes, jacobian: np.ndarray) -> None:
-    """J in blue below 1 and red above, the same length on either side of it; folds in yellow."""
-    spread = float(np.clip(np.abs(jacobian - 1).max(), 0.1, 1))
-    norm = TwoSlopeNorm(1.0, 1 - spread, float(np.clip(jacobian.max(), 1 + spread, 3)))
+    """|∇Φ| in blue below 1 and red above, the same length on either side of it; folds in yellow."""
+    spread = next((one for one in (0.1, 0.25, 0.5) if np.abs(jacobian - 1).max() <= one), 1.0)
+    top = next((one for one in (1 + spread, 2, 3) if one >= max(1 + spread, jacobian.max())), 3)
+    norm = TwoSlopeNorm(1.0, 1 - spread, top)
     shown = panel.imshow(jacobian, cmap="RdBu_r", norm=norm)
     folds = jacobian <= 0
     marked = ListedColormap([OKABE_ITO["yellow"]])
     panel.imshow(np.where(folds, 1.0, np.nan), cmap=marked, vmin=0, vmax=1)
     bare(panel, f"Jacobian ({folds.sum()} folds, yellow)" if folds.any() else "Jacobian (no folds)")
-    bar = figure.colorbar(shown, ax=panel, location="bottom", shrink=0.9, extend="max", label="Determinant J")
-    ticks = [norm.vmin, (1 + norm.vmin) / 2, 1, (1 + norm.vmax) / 2, norm.vmax]
-    bar.set_ticks(ticks, labels=[f"{value:.3g}" for value in ticks])
+    extend = "max" if jacobian.max() > top else "neither"
+    bar = figure.colorbar(shown, ax=panel, location="bottom", shrink=0.9, extend=extend, label="Determinant |∇Φ|")
+    bar.set_ticks([1 - spread, 1, top], labels=[f"{value:g}" for value in (1 - spread, 1, top)])
 
 
 def outline(panel: Axes, crop: tuple[slice, slice]) -> None:

@@ -3,8 +3,11 @@
 Colours are Okabe & Ito's (2008), told apart by colour-blind readers; a method has one colour in every figure.
 """
 
+import base64
+import inspect
 import io
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from itertools import cycle
 from pathlib import Path
@@ -37,13 +40,21 @@ METHODS = {
     **{name: (one.label, one.color) for name, one in {**SIMILARITIES, **BASELINES}.items()},
 }
 ENGINES = {"syn": ("^", (0, (4, 1.5))), "greedy": ("s", (0, (1, 1)))}  # marker and line of methods without training
-OTHER_COLORS = tuple(OKABE_ITO[name] for name in ("blue", "reddish purple", "black", "yellow"))
+OTHER_COLORS = (*(OKABE_ITO[name] for name in ("blue", "reddish purple", "black")), "#A68A00")  # dark enough for lines
+LEADING = ("greedy", "ncc-25", "mind", "deepsim-ae", "deepsim-seg", "ncc-seg")  # where all would be too many
+FAMILIES = {  # how methods come by what they compare → colour
+    "grey values": "#0072B2",
+    "features": "#D55E00",
+    "class maps": "#009E73",
+    "networks": "#CC79A7",
+    "controls": "#6F6F6F",
+}
 MARKERS = "oDvPX*<>pd"
 AXIS_NAMES = {
     "step": "Training step",
     "loss": "Loss",
     "dice": "Mean Dice",
-    "dice_foreground": "Mean Dice, foreground",
+    "dice_foreground": "Foreground Dice",
     "hd95": "HD95 (mm)",
     "folds": "Fraction of folded voxels",
     "sd_log_jacobian": "SD of log J",
@@ -77,12 +88,16 @@ COLUMN, PAGE = 3.5, 7.0  # widths of one text column and of the page, inches
 
 
 class Picture(Figure):
-    """A figure that a notebook shows when it ends a cell, under any backend; pyplot holds no reference to it."""
+    """A figure that a notebook shows when it ends a cell, under any backend; pyplot holds no reference to it.
 
-    def _repr_png_(self) -> bytes:
+    Its label, the first paragraph of what drew it, stands for it where it cannot be seen.
+    """
+
+    def _repr_mimebundle_(self, **_) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-        return buffer.getvalue()
+        self.savefig(buffer, format="png", dpi=100, pil_kwargs={"optimize": True}, metadata={"Software": None})
+        content = base64.b64encode(buffer.getvalue()).decode("ascii")
+        return {"image/png": content}, {"image/png": {"alt": self.get_label()}}
 
 
 def picture(width: float, height: float, rows: int = 1, columns: int = 1, **options) -> tuple[Picture, Any]:
@@ -99,14 +114,29 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
         with mpl.rc_context(STYLE):
             figure = draw(*arguments, **options)
             figure.draw_without_rendering()
+        figure.set_label(" ".join(inspect.getdoc(draw).split("\n\n")[0].split()))
         return figure
 
     return wrapper
 
 
 def method_name(method: str) -> str:
-    """The name that a figure shows for a method; one without a record shows as it is."""
-    return METHODS[method][0] if method in METHODS else str(method)
+    """The name that a figure shows for a method; in one without a record, those of the records that it names."""
+    known = "|".join(map(re.escape, sorted(METHODS, key=len, reverse=True)))
+    return re.sub(rf"(?<![\w-])({known})(?![\w-])", lambda found: METHODS[found[1]][0], str(method))
+
+
+def variant_name(variant: str, group: str, base: str) -> str:
+    """The row of a variant in words: "DeepSim (seg), levels: 1 and 2"; of the method that it starts from, its name."""
+    if variant == base:
+        return method_name(base)
+    kind, _, rest = variant.partition("-")
+    rest = rest or kind
+    if rest.startswith("level"):
+        rest = " and ".join(rest.rpartition("-")[2])
+    elif rest.startswith("labels-"):
+        rest = f"{rest.rpartition('-')[2]} %"
+    return f"{method_name(base)}, {group}: {rest.replace('-', ' ')}"
 
 
 def narrow(name: str) -> str:
@@ -137,6 +167,40 @@ def grid_means(table: pd.DataFrame, keys: Sequence[str], metrics: Sequence[str])
     chosen = table["chosen"].eq(True) if "chosen" in table else False
     how = dict.fromkeys(metrics, "mean") | {"chosen": "max"}
     return table.assign(chosen=chosen).groupby(list(keys), sort=False, dropna=False).agg(how).reset_index()
+
+
+def leading(methods: Iterable[str]) -> list[str]:
+    """Those of `LEADING` that are among the methods; the first five of these where fewer than two are."""
+    given = list(dict.fromkeys(methods))
+    found = [name for name in LEADING if name in given]
+    return found if len(found) > 1 else given[:5]
+
+
+def named_at_the_right(panel: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
+    """Names beside a panel, each at the height of its point and in its colour, moved apart where they would touch.
+
+    ends: name → (x, y, colour), data coordinates. Call it when the limits are final.
+    """
+    low, high = panel.get_ylim()
+    inches = panel.figure.get_figheight() * 0.75  # of the panel, roughly; the layout is not known yet
+    step = (high - low) * 0.135 / inches
+    order = sorted(ends.items(), key=lambda item: item[1][1])
+    heights: list[float] = []
+    for _, (_, y, _) in order:
+        heights.append(max(y, heights[-1] + step) if heights else y)
+    excess = max(0.0, heights[-1] - high) if heights else 0.0
+    for index in reversed(range(len(heights))):  # what would stick out above pushes the others down
+        most = high if index == len(heights) - 1 else heights[index + 1] - step
+        heights[index] = min(heights[index], most) if excess else heights[index]
+    for (name, (x, y, color)), height in zip(order, heights, strict=True):
+        line = {"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
+        where = {
+            "xycoords": "data",
+            "textcoords": panel.get_yaxis_transform(),
+            "va": "center",
+            "annotation_clip": False,
+        }
+        panel.annotate(name, (x, y), (1.03, height), color=color, arrowprops=line, fontsize=8, **where)
 
 
 def ring(panel: Axes, points: pd.DataFrame, x: str, y: str, color: str) -> None:
