@@ -15,7 +15,7 @@ import pandas as pd
 from deepsimreg.paper.figures.style import method_name
 from deepsimreg.paper.files import write_text
 from deepsimreg.paper.reports import Published, published_datasets
-from deepsimreg.paper.words import LEVEL, counted, probability
+from deepsimreg.paper.words import LEVEL, counted, probability, unit
 from deepsimreg.paths import PROJECT
 
 FILES = (PROJECT / "README.md", PROJECT / "docs" / "results.md")
@@ -23,14 +23,15 @@ BLOCK = re.compile(r"(<!-- results: ([\w/-]+) -->\n)(.*?)(<!-- end -->)", re.DOT
 COLUMNS = {
     "dice_foreground": ("foreground Dice", "{:.3f}"),
     "dice": ("mean Dice", "{:.3f}"),
-    "hd95": ("HD95 (mm)", "{:.2f}"),
+    "hd95": ("HD95", "{:.2f}"),
     "folds": ("folds", "{:.3%}"),
     "sd_log_jacobian": ("SD log J", "{:.2f}"),
-    "inverse_consistency_error": ("ICE (mm)", "{:.2f}"),
-    "target_registration_error": ("TRE (mm)", "{:.2f}"),
+    "inverse_consistency_error": ("ICE", "{:.2f}"),
+    "target_registration_error": ("TRE", "{:.2f}"),
     "seconds": ("s a pair", "{:.2f}"),
 }
 LEADS = "dice_foreground"
+DISTANCES = ("hd95", "inverse_consistency_error", "target_registration_error")
 FEW = ("greedy", "ncc-25", "mind", "deepsim-ae", "deepsim-seg", "ncc-seg", "segmentation alone")  # of the README
 CLAIMED = {"deepsim-seg": "all classes taught", "deepsim-seg, withheld": "scored classes withheld"}
 RIVALS = ("ncc", "mind")  # whom the claim of the paper names
@@ -54,16 +55,18 @@ def table(name: str) -> str:
         what = counted(means["extractors"].max(), "extractor")
     few = [method for method in FEW if method in means.index]
     whole = chapter or not few
-    rows = _rows(means if whole else means.loc[few], COLUMNS if whole else FEW_COLUMNS, marked=bool(chapter))
+    wanted = COLUMNS if whole else FEW_COLUMNS
+    rows = _rows(means if whole else means.loc[few], wanted, unit(dataset), marked=bool(chapter))
     return "\n".join([*rows, "", _caption(published, means, what, chapter), ""])
 
 
-def _rows(means: pd.DataFrame, wanted, marked: bool) -> list[str]:
+def _rows(means: pd.DataFrame, wanted, length: str, marked: bool) -> list[str]:
     """The table: means; for what leads its 95 % bootstrap interval and the SD over seeds. marked: with λ, and where it
     lies at an edge of its grid or all its warps fold too much.
     """
     columns = {key: COLUMNS[key] for key in wanted if key in means and means[key].notna().any()}
-    heads = ["method", "labels", *(["λ, smoothing"] * marked), *(head for head, _ in columns.values())]
+    names = [f"{head} ({length})" if key in DISTANCES else head for key, (head, _) in columns.items()]
+    heads = ["method", "labels", *(["λ, smoothing"] * marked), *names]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for method, row in means.iterrows():
         cells = ["–" if pd.isna(row[key]) else style.format(row[key]) for key, (_, style) in columns.items()]
@@ -79,10 +82,11 @@ def _rows(means: pd.DataFrame, wanted, marked: bool) -> list[str]:
 def _caption(published: Published, means: pd.DataFrame, what: str, chapter: str) -> str:
     dataset, chapter = published.folder.name, chapter or "optimisation"
     words = f"{means['pairs'].max():.0f} test pairs ({means['couples'].max():.0f} unordered)"
+    spread = f" ± SD over {what}" if means["sd"].notna().any() else f"; {what}"
     tables = published.tables("evaluation")["summary"].query("method == 'unregistered' and metric == @LEADS")
     before = f"foreground Dice before registration {tables['mean'].item():.3f}" if len(tables) else ""
     return (
-        f"Means over {words}, {before}; [95 % bootstrap interval] ± SD over {what}; median seconds on "
+        f"Means over {words}, {before}; [95 % bootstrap interval]{spread}; median seconds on "
         f"{', '.join(means['device'].dropna().unique())}. Source: `runs/{published.name}/{dataset}/{chapter}`; files: "
         f"`figures/{dataset}/{chapter}`."
     )
@@ -90,7 +94,7 @@ def _caption(published: Published, means: pd.DataFrame, what: str, chapter: str)
 
 def _tests(tests: pd.DataFrame) -> str:
     """The hypotheses that the profile wrote down: who against whom, on which classes, how smooth; and what came out."""
-    heads = ["method", "against", "Dice of", "λ", "SD log J", "difference [95 %]", "couples (images)", "p, Holm"]
+    heads = ["method", "against", "Dice of", "λ", "SD log J", "difference [95 %]", "couples (images)", "p after Holm"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in tests.itertuples():
         smooth = f"{row.reference_sd_log_jacobian:.2f}, {row.sd_log_jacobian:.2f}"

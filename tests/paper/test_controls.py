@@ -313,7 +313,7 @@ def test_the_readme_shows_how_labels_are_used_spread_and_marks(made, tmp_path, m
     head, body = shown(D)
     assert (head[:3], list(body)) == (["method", "labels", "foreground Dice"], ["greedy"]), "a few methods, without λ"
     head, body = shown(f"{D}/tests")
-    assert [head[0], head[-1], list(body)] == ["method", "p, Holm", ["NCC"]]
+    assert [head[0], head[-1], list(body)] == ["method", "p after Holm", ["NCC"]]
     block = f"<!-- results: {D}/tests -->\nas it was\n<!-- end -->"
     assert readme.filled(block) == block.replace("as it was\n", readme.table(f"{D}/tests"))
 

@@ -163,13 +163,15 @@ def methods_traces(traces: pd.DataFrame, width: float = style.PAGE) -> Figure:
 
 
 @style.styled
-def ablation_dots(pairs: pd.DataFrame, below: float = 0.05, width: float = style.PAGE) -> Figure:
+def ablation_dots(
+    pairs: pd.DataFrame, before: float | None = None, below: float = 0.05, width: float = style.PAGE
+) -> Figure:
     """Mean foreground Dice (with its 95 % bootstrap interval) and SD log J of each variant; a dashed line marks the
-    method that it starts from.
+    method that it starts from, a dotted one the pairs before registration; what has not left them is hollow.
 
     pairs: one row per variant and pair, columns `method` (the variant), `group`, `base`, `pair`, `dice_foreground`,
-    `sd_log_jacobian`; a method that variants start from has an empty group. below: what lies further than this below
-    its base is an arrow with its number, so that it does not squash the rest.
+    `sd_log_jacobian`; a method that variants start from has an empty group. before: foreground Dice. below: what lies
+    further than this below its base is an arrow with its number, so that it does not squash the rest.
     """
     order = pairs.drop_duplicates("method").sort_values(["base", "group"], key=lambda c: c.fillna(""), kind="stable")
     variants = list(order[["method", "group", "base"]].itertuples(index=False))
@@ -182,15 +184,19 @@ def ablation_dots(pairs: pd.DataFrame, below: float = 0.05, width: float = style
     for panel, metric in zip(axes, metrics, strict=True):
         for base, values in bases.items():
             panel.axvline(values[metric], color=colors[base], linewidth=0.8, linestyle=style.DASHED)
+        if before is not None and metric == "dice_foreground":
+            panel.axvline(before, color="0.4", linewidth=0.8, linestyle=":")
         for row, (method, _, base) in enumerate(variants):
             values, dot = means.loc[method][metric], "D" if method == base else "o"
+            idle = before is not None and means.loc[method]["dice_foreground"].mean() < before + style.IDLE
             if metric == "dice_foreground" and values.mean() < floor:
                 panel.plot(floor, row, "<", color=colors[base], markersize=5)
                 panel.text(floor, row, f"   {values.mean():.3f}", va="center", size=7, color=colors[base])
                 continue
             interval = coupled_interval(values.reset_index(), metric, resamples=2000)
             panel.plot(interval, [row, row], color=colors[base], linewidth=1.2)
-            panel.plot(values.mean(), row, dot, color=colors[base], markersize=5)
+            face = "white" if idle else colors[base]
+            panel.plot(values.mean(), row, dot, color=colors[base], markerfacecolor=face, markersize=5)
         panel.set_xlabel(style.AXIS_NAMES[metric])
         panel.grid(False, axis="y")
     _rows(axes[0], [style.variant_name(*one) for one in variants])
@@ -208,16 +214,21 @@ def dice_per_class(pairs: pd.DataFrame, classes: Sequence[str], width: float = s
 
 
 @style.styled
-def contrast(table: pd.DataFrame, metric: str = "dice_foreground", width: float = style.PAGE) -> Figure:
+def contrast(
+    table: pd.DataFrame, before: float | None = None, metric: str = "dice_foreground", width: float = style.PAGE
+) -> Figure:
     """Mean of a metric of each method, and how much each change of the moving image changes it: numbers, and shades up
-    to a tenth.
+    to a tenth; a dagger marks what no longer registers the pairs.
 
-    table: one row per method, `contrast` ("none" for the images as they are) and pair.
+    table: one row per method, `contrast` ("none" for the images as they are) and pair. before: the metric of the pairs
+    before registration.
     """
     means = table.pivot_table(index="contrast", columns="method", values=metric, sort=False)
     changes = means - means.loc["none"]
-    texts = changes.map("{:+.3f}".format)
+    texts = changes.map(style.signed)
     texts.loc["none"] = means.loc["none"].map("{:.3f}".format)
+    if before is not None:
+        texts = texts.where(means >= before + style.IDLE, texts + " †")
     name = f"{style.AXIS_NAMES[metric]}, change"
     return _shaded(changes, name, width, texts, cmap="RdBu", vmin=-0.1, vmax=0.1)
 

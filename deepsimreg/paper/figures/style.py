@@ -35,6 +35,7 @@ OKABE_ITO = {
     "reddish purple": "#CC79A7",
 }
 UNREGISTERED = "unregistered"
+IDLE = 0.005  # of foreground Dice: what gains less over the pairs before registration has not registered them
 METHODS = {
     UNREGISTERED: ("Unregistered", "#7F7F7F"),
     **{name: (one.label, one.color) for name, one in {**SIMILARITIES, **BASELINES}.items()},
@@ -55,13 +56,13 @@ AXIS_NAMES = {
     "loss": "Loss",
     "dice": "Mean Dice",
     "dice_foreground": "Foreground Dice",
-    "hd95": "HD95 (mm)",
+    "hd95": "HD95 (mm or px)",
     "folds": "Fraction of folded voxels",
     "sd_log_jacobian": "SD of log J",
     "jacobian_variance_published": "σ²(log|J|) as published",
-    "target_registration_error": "Registration error (mm)",
+    "target_registration_error": "Registration error (mm or px)",
     "lam": "Weight λ of the regulariser",
-    "inverse_consistency_error": "Inverse consistency error (mm)",
+    "inverse_consistency_error": "Inverse consistency error (mm or px)",
     "seconds": "Time per pair (s)",
     "similarity": "Similarity loss",
     "regulariser": "Regulariser",
@@ -123,7 +124,8 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 def method_name(method: str) -> str:
     """The name that a figure shows for a method; in one without a record, those of the records that it names."""
     known = "|".join(map(re.escape, sorted(METHODS, key=len, reverse=True)))
-    return re.sub(rf"(?<![\w-])({known})(?![\w-])", lambda found: METHODS[found[1]][0], str(method))
+    name = re.sub(rf"(?<![\w-])({known})(?![\w-])", lambda found: METHODS[found[1]][0], str(method))
+    return name.replace("ae features", "AE features")
 
 
 def variant_name(variant: str, group: str, base: str) -> str:
@@ -137,6 +139,11 @@ def variant_name(variant: str, group: str, base: str) -> str:
     elif rest.startswith("labels-"):
         rest = f"{rest.rpartition('-')[2]} %"
     return f"{method_name(base)}, {group}: {rest.replace('-', ' ')}"
+
+
+def signed(value: float) -> str:
+    """A change to three decimals; none has no sign."""
+    return f"{value:+.3f}" if abs(value) >= 0.0005 else "0.000"
 
 
 def narrow(name: str) -> str:
