@@ -44,7 +44,7 @@ from deepsimreg.paper.optimisation import best_on_validation, optimisation
 from deepsimreg.paper.reports import at_hand, published_datasets, reported
 from deepsimreg.paper.resolve import family
 from deepsimreg.paper.tables import evaluation
-from deepsimreg.paper.words import probability, verdict
+from deepsimreg.paper.words import probability, unit, verdict
 from deepsimreg.warps import compose, warp_image
 
 phantom = load_dataset("phantom-2d")
@@ -92,8 +92,8 @@ loop = compose(known, result.inverse)[inside].norm(dim=1)
 print(f"there and back: mean {loop.mean():.4f} voxels, largest {loop.max():.4f}")
 
 # %% [markdown]
-# The first must be zero. The second should be well below the size of the warp; noise limits it. The third tests the inverse
-# numerically.
+# The first must be zero. The second should be well below the size of the warp; interpolation, which smooths, and λ limit it.
+# The third tests the inverse numerically.
 #
 # ## Try it
 #
@@ -141,6 +141,15 @@ for t in (0.0, 0.5, 1.0):
 # of them before the next one, so load on the machine affects all equally; seconds are medians. Each method has the λ that
 # [chapter 5](05_tuning.ipynb) describes. Where extractors differ in the seed alone, their means are averaged, and
 # `sd_extractors` is their spread.
+#
+# | name | what is compared |
+# |---|---|
+# | NCC, NCC (window 3), NCC (25 voxels) | local correlation of grey values in windows of 9, of 3 and of about 25 voxels (5 × 5, in volumes 3 × 3 × 3) |
+# | DeepSim (…) | the cosine of the features, extracted once |
+# | NCC + features (…) | local correlation, averaged over the image *and* the principal components of its features as channels |
+# | Classes (…) | the squared difference of the segmenter's class probabilities |
+# | …, greedy; …, ours | label maps alone, by greedy or by the optimiser of this chapter |
+# | …, fine | a finer control grid |
 
 # %%
 plan = reported(profile, dataset)
@@ -148,6 +157,7 @@ tables = optimisation(plan, dataset)
 overview = tables["summary"]
 columns = ["method", "labels", "lam", "mark", "dice_foreground", "sd_extractors", "dice", "hd95", "folds"]
 columns += ["sd_log_jacobian", "inverse_consistency_error", "seconds"]
+print(f"{dataset}: distances in {unit(dataset)}")
 overview[columns].fillna({"labels": "none", "mark": ""}).set_index("method").rename(index=method_name).round(4)
 
 # %%
@@ -156,6 +166,9 @@ before = None
 if at_hand(plan, dataset, "evaluation"):
     before = evaluation(plan, dataset)["means"].query("method == 'unregistered'")["dice_foreground"].mean()
 figures.methods_overview(overview, families, before)
+
+# %% [markdown]
+# Bars: 95 % bootstrap intervals over unordered pairs. Squares: greedy; triangles: SyN. Dotted: before registration.
 
 # %%
 by_family = overview.assign(family=overview["method"].map(families)).set_index("method")
@@ -186,6 +199,18 @@ control = by_family[by_family["family"] == "controls"]
 columns = ["labels", "dice_foreground", "sd_extractors", "hd95", "folds", "sd_log_jacobian"]
 control[columns].fillna({"labels": "none"}).rename(index=method_name).round(4)
 
+# %%
+maps = [name for name in control.index if name.startswith(("probabilities", "segmentations"))]
+for name in ("deepsim-seg", "ncc-seg"):
+    if maps and name in by_family.index:
+        top, one = by_family.loc[maps, "dice_foreground"].idxmax(), by_family.loc[name]
+        print(f"{method_name(name)}: {one['dice_foreground']:.3f} at SD log J {one['sd_log_jacobian']:.2f}; {top}, which sees no "
+              f"image: {by_family['dice_foreground'][top]:.3f} at {by_family['sd_log_jacobian'][top]:.2f}")  # fmt: skip
+
+# %% [markdown]
+# Where the label maps alone do better than the features of the network that made them, and the network without any
+# registration better still, a high overlap says that the network knows the classes, not that its features measure alignment.
+
 # %% [markdown]
 # ## At work
 #
@@ -196,13 +221,18 @@ control[columns].fillna({"labels": "none"}).rename(index=method_name).round(4)
 figures.methods_traces(tables["traces"])
 
 # %% [markdown]
+# Means over those pairs; a pair that has ended stays where it ended. Left against steps, right against seconds.
+
+# %% [markdown]
 # ## Planned tests
 #
 # The hypotheses stand in the profile, one method against its rivals, so this run could not choose them by its own results.
 # They are no preregistration: earlier versions of this project had already been tested on the hippocampus pairs. Each is
 # tested twice: `chosen`, each at its own λ; and `matched`, each rival at the λ where its warps are as smooth as the method's,
-# read off its validation curve (`nearest`: that curve ends before). Two-sided Wilcoxon tests over couples of images, Holm over the whole
-# family of a method. `difference` is the method minus the rival.
+# read off its validation curve. Where that curve ends before, it is `nearest`: the rival's roughest setting is smoother than
+# the method, so a lead of the method may be bought with roughness, and is no lead at equal smoothness. Two-sided Wilcoxon tests
+# over couples of images, Holm over the whole family of a method. `difference` is the method minus the rival. Its interval is
+# that of one comparison; p is corrected for all of them, so an interval may leave out zero where p does not.
 
 # %%
 tests = tables["tests"]
@@ -223,7 +253,7 @@ for (reference, smoothness), rows in tests.groupby(["reference", "smoothness"], 
 
 # %%
 best, compared = best_on_validation(tables)
-print(f"{method_name(best)}: {verdict(compared)}")
+print(f"{method_name(best)}, Holm over {len(compared)} comparisons: {verdict(compared)}")
 
 # %% [markdown]
 # ## All data sets
@@ -241,8 +271,8 @@ for name in published_datasets("optimisation") if profile == "published" else []
 # %% [markdown]
 # ## What to take away
 #
-# - Seconds of optimisation for one pair and hours of training for all pairs are two ways to spend the same time. What is
-#   worth it depends on how many pairs there are.
+# - Seconds of optimisation for one pair, or minutes (here) to days (in the papers) of training for all pairs, are two ways to
+#   spend time. What is worth it depends on how many pairs there are.
 # - Compare at equal smoothness, and with the controls in sight: overlap bought with a rough warp, or with labels at test, is
 #   no merit of the similarity.
 # - A network's prediction can initialise the optimisation; whether that saves time has to be measured.

@@ -12,9 +12,8 @@
 # ← [10 Your own data](10_own_data.ipynb) · takes: seconds, it shows published figures
 #
 # Every figure of the paper for one data set, with a caption that says data, profile and, where pairs are averaged, their
-# number. Nothing is
-# computed here that could change a result: the tables behind the figures come from the chapters before. Given a profile,
-# this chapter draws them from its runs; `make publish` then makes them the published ones.
+# number. Nothing is computed here that could change a result: the tables behind the figures come from the chapters before.
+# Given a profile, this chapter draws them from its runs; `make publish` then makes them the published ones.
 
 # %% [markdown]
 # ## Parameters
@@ -57,7 +56,8 @@ show("sample-detail")
 # ## All methods, one pair at a time
 #
 # From [chapter 9](09_optimisation.ipynb), with the controls: read the grey rows first. They say what registration is worth
-# beside segmentation, and what trained features are worth beside random ones.
+# beside segmentation, and what trained features are worth beside random ones. Bars are 95 % bootstrap intervals; squares are
+# greedy, triangles SyN.
 
 # %%
 show("optimisation")
@@ -85,7 +85,8 @@ show("smoothness")
 # %% [markdown]
 # ## How they were trained and chosen
 #
-# Dice of training batches and validation pairs; and the grids of [chapter 5](05_tuning.ipynb).
+# Dice of training batches (faint: each; line: running median) and of validation pairs; and the grids of
+# [chapter 5](05_tuning.ipynb). A network that stays on the dotted line has learned nothing.
 
 # %%
 show("convergence")
@@ -97,7 +98,7 @@ show("tuning")
 # ## What the extractors see
 #
 # What has one colour has similar features. Level 1 still follows grey values and edges; deeper maps are coarser and look
-# less like the image.
+# less like the image. A rim along the border is the padding of the convolutions: there the network sees zeros.
 
 # %%
 show("features-seg")
@@ -109,7 +110,8 @@ show("features-ae")
 # ## The shape of the losses
 #
 # A patch with one draw of noise is shifted against itself with another draw. A loss that can be optimised falls steadily
-# towards zero shift from far away; one that follows fine detail only has a narrow dip at zero and is flat elsewhere.
+# towards zero shift from far away; one that follows fine detail only has a narrow dip at zero and is flat elsewhere. That is
+# no ranking: coarse to fine, as in [chapter 9](09_optimisation.ipynb), a narrow dip is found, too.
 
 # %%
 show("landscape")
