@@ -48,6 +48,11 @@ def study(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_the_readme_is_short():
+    words = re.sub(r"<!-- results: .*?<!-- end -->", "", PAGES[0].read_text(), flags=re.DOTALL).split()
+    assert len(words) <= 900, "what is more belongs into docs/"
+
+
 def test_the_six_lines_of_the_readme(study):
     names = {}
     exec(block("from deepsimreg import register\n\nresult"), names)
