@@ -53,11 +53,12 @@ from deepsimreg.paper import figures
 from deepsimreg.data.augment import AUGMENTATIONS, augment_pair
 from deepsimreg.metrics import evaluate_pair
 from deepsimreg.paper.plan import Profile
+from deepsimreg.paper.words import unit
 
 plan = Profile(profile)
 data = plan.data(dataset)
 print(data.description)
-print(f"\n{data.ndim}D, {data.shape} voxels of {data.spacing} mm, classes: {', '.join(data.classes)}")
+print(f"\n{data.ndim}D, {data.shape} voxels of {data.spacing} {unit(dataset)}, classes: {', '.join(data.classes)}")
 print(f"Licence: {data.licence}\nCite: {data.citation}")
 
 # %% [markdown]
