@@ -14,11 +14,11 @@
 # DeepSim compares what a small network *sees*. Which network? One that was trained on the images at hand, for one of
 # two tasks:
 #
-# - **seg**: a U-Net that segments. Its features know the classes, and need labels to learn them.
+# - **seg**: a U-Net that segments. Its features are trained to tell the classes apart, and need labels for that.
 # - **ae**: an autoencoder that squeezes an image through a narrow code and rebuilds it. It needs no labels.
 #
-# Only the **encoder** is used later: its outputs at 1/2, 1/4 and 1/8 of the resolution are the features $f_1, f_2, f_3$.
-# In this notebook the network is trained, tested on images it has never seen, and its features are looked at.
+# DeepSim uses the **encoder** alone: its outputs at 1/2, 1/4 and 1/8 of the resolution are the features $f_1, f_2, f_3$. (One
+# similarity of this project, `classes-seg`, compares the classes that the whole U-Net predicts.) In this notebook the network is trained, tested on images it has never seen, and its features are looked at.
 
 # %% [markdown]
 # ## Parameters
@@ -54,6 +54,7 @@ data = source_data(plan, run)
 #
 # > conv 4, stride 2 → LeakyReLU → conv 3 → LeakyReLU
 #
+# with a batch norm after each convolution where the profile says so.
 # The decoder mirrors it with linear upsampling. The U-Net passes the encoder's maps across (skip connections); the
 # autoencoder must not, or it would copy the image instead of understanding it. The *light* variant of the profiles for
 # CPUs works at half resolution in its last layers, where most of the time would go.
@@ -85,6 +86,15 @@ figures.learning_curve(history.dropna(axis=1, how="all")) if run.settings.fit.st
 # %% [markdown]
 # A training curve that still falls while validation rises is a network that learns its images by heart. Where both have
 # flattened, more steps would change little.
+
+# %% tags=["nbval-ignore-output"]
+step, steps_asked = run.result()["best"].get("step", 0), run.settings.fit.steps
+said = (
+    "validation still improved at the end: a longer training would help" if step == steps_asked else "it ended in time"
+)
+print(f"Best validation at step {step:.0f} of {steps_asked}: {said}.")
+
+# %% [markdown]
 #
 # ## Test
 #
@@ -97,6 +107,10 @@ table.describe().loc[["mean", "std", "min", "max"]].round(4)
 
 # %%
 samples = data.samples("test")[:4]
+if "dice_foreground" in table:
+    worst = table[[f"dice_{name}" for name in data.classes]].mean()
+    print(f"Hardest class: {worst.idxmin().removeprefix('dice_')}, Dice {worst.min():.2f}. What the network misses or invents "
+          "in the pictures below, DeepSim inherits.")  # fmt: skip
 with torch.no_grad():
     outputs = [network(sample.image[None]) for sample in samples]
 images = [sample.image for sample in samples]
@@ -111,8 +125,8 @@ gallery
 # %% [markdown]
 # ## What the network sees
 #
-# An image, and its features at each level: three principal components as red, green and blue, so that what has one colour
-# has similar features. Level 1 still resembles the image: edges and texture. Deeper maps are coarser and look less like it.
+# An image, and its features at each level: three principal components as red, green and blue, so that similar features get
+# similar colours; the reverse need not hold, and colours of two maps do not compare. Level 1 still resembles the image: edges and texture. Deeper maps are coarser and look less like it.
 # Whether they follow the classes, colours alone do not show; the Dice of a registration does. These maps, and not the
 # pixels, are what DeepSim will compare.
 

@@ -66,12 +66,12 @@ figures.training_schematic()
 # | `ncc-dice` | `ncc` + $1 - \dfrac1K\sum_k \mathrm{Dice}_k$ of the warped and the fixed one-hot label, without the background | as `ncc-sup` |
 # | `nmi` | $2 - \dfrac{H(A) + H(B)}{H(A, B)}$ | how well the grey values of one image predict those of the other |
 # | `ncc-3`, `ncc-25` | as `ncc` (window 9), in windows of 3; of 5 × 5 pixels, with the sign of the correlation, or 3 × 3 × 3 voxels | finer detail |
-# | `mind` | $\operatorname{mean} \lVert \text{MIND}(A) - \text{MIND}(B)\rVert^2$ | each voxel's likeness to its neighbourhood |
+# | `mind` | $\dfrac{1}{PC}\sum_p \lVert \text{MIND}(A)_p - \text{MIND}(B)_p\rVert^2$, $C$ entries of the descriptor: 4 in planes, 12 in volumes | each voxel's likeness to its neighbourhood |
 # | `vgg` | as below, features of a network trained on photographs | edges and textures of photographs (2D) |
 # | `deepsim-…` | $1 - \dfrac1L\sum_l \dfrac{1}{P_l}\sum_p \dfrac{\langle f_l(A)_p,\, f_l(B)_p\rangle}{\lVert f_l(A)_p\rVert\,\lVert f_l(B)_p\rVert}$ | what a frozen network sees, at $L = 3$ resolutions |
 # | `ncc-seg`, `ncc-ae` | mean of `ncc-25` of the image and of the principal components of the features | grey values and features |
 # | `classes-seg` | $\sum_k \operatorname{mean}_p \big(s_k(A)_p - s_k(B)_p\big)^2$, $s_k$ the probability of class $k$ | predicted classes |
-# | `ncc + 0.5 mind` | a weighted sum | both |
+# | `ncc + 0.5 mind` | a weighted sum | both terms |
 #
 # The extractor of a DeepSim similarity comes from its own run ([chapter 2](02_feature_extractor.ipynb)). In the quick
 # profile it is trained here if it is missing.
@@ -99,7 +99,8 @@ print(f"mirrored with fixed      {between(fixed.flip(-1), labels['fixed_label'].
 
 # %% [markdown]
 # A similarity is useful if the unregistered pair lies between the two extremes, an image with itself and two images that
-# have nothing to do with each other, and comes down smoothly as the pair is aligned.
+# have nothing to do with each other, and comes down smoothly as the pair is aligned. The mirrored image has the same texture, and
+# nothing in its place.
 #
 # ## DeepSim from scratch
 #
@@ -132,10 +133,11 @@ if eyes is not None:
 # ## What each similarity makes of a shift
 #
 # Shift the fixed image against itself, with noise drawn anew, and plot the loss. A loss that can be optimised has its one
-# minimum where the shift is zero and rises steadily on both sides; where it is flat, there is no gradient to follow. Local
-# correlation has a narrow minimum: it only pulls when the images are nearly aligned. That is why registration goes coarse to
-# fine, where one position covers several voxels. DeepSim is wide because its levels are coarse. (Scales differ between
-# losses and cannot be compared.)
+# minimum where the shift is zero and rises steadily on both sides; where it is flat, there is no gradient to follow. MSE and
+# DeepSim rise over the whole range. Local correlation, MIND and NMI have a narrow minimum: they only pull when the images are
+# nearly aligned. That is why registration goes coarse to fine, where one position covers several voxels. (Scales differ
+# between losses and cannot be compared. The image's own noise is in both copies, so losses of grey values look sharper at zero
+# than they are between two images.)
 
 # %% tags=["nbval-ignore-output"]
 from deepsimreg.losses import build_similarity
@@ -151,9 +153,9 @@ figures.loss_landscape(loss_landscape_curves(fixed, measures, max_shift=min(10, 
 #
 # Diffusion: the mean of squared forward differences of $u$ over voxels, components $c$ and axes $a$,
 #
-# $$R(u)=\frac{1}{D^2}\sum_{a,c=1}^{D}\operatorname{mean}_x\,\big(u_c(x+e_a)-u_c(x)\big)^2,$$
+# $$R(u)=\frac{1}{d^2}\sum_{a,c=1}^{d}\operatorname{mean}_x\,\big(u_c(x+e_a)-u_c(x)\big)^2,$$
 #
-# zero for a translation, and larger the more neighbours disagree; for independent noise of SD 1 each squared difference is 2
+# (for voxels of unequal spacing $h$ each difference is scaled by $h_c/h_a$), zero for a translation, and larger the more neighbours disagree; for independent noise of SD 1 each squared difference is 2
 # on average, as printed below. λ says what a unit of it costs: the profile gives it, or
 # [chapter 5](05_tuning.ipynb) chooses it on the validation pairs.
 
@@ -184,7 +186,7 @@ figures.learning_curve(history, columns) if run.settings.fit.steps else "initial
 # Training pairs are random and augmented, so the two losses are not directly comparable. The loss compares no labels, except
 # in `ncc-sup` and `ncc-dice`. DeepSim (seg) still knows labels indirectly: its extractor learned them from the training
 # images. If Dice rises on validation pairs, the similarity aligns anatomy there, too; if the loss falls and Dice does not, the
-# network fits noise.
+# similarity is lowered without aligning it: by noise, light, or borders.
 #
 # ## A pair, before and after
 #
@@ -194,7 +196,8 @@ figures.learning_curve(history, columns) if run.settings.fit.steps else "initial
 # $$|\nabla\Phi|(x) = \det\left(\mathrm{Id} + \nabla u(x)\right),$$
 #
 # 1 where volume is kept, and 0 or less where space is folded over itself, which no tissue does. (The code published with
-# the paper took the absolute value of every finite difference and so missed most folds; this is the true determinant.)
+# the paper took the absolute value of every finite difference and so [under-counted folds](../docs/authors-code.md); this is
+# the true determinant.)
 
 # %%
 with torch.no_grad():
@@ -228,6 +231,11 @@ columns = ["dice", "dice_foreground", "folds", "sd_log_jacobian", "target_regist
 before = evaluate([Entry({}, None)], data, "validation")[columns].mean()
 after = pd.read_csv(run.validation)[columns].mean()
 before.to_frame("unregistered").assign(**{method: after}).T.round(4)
+
+# %% tags=["nbval-ignore-output"]
+gain = after["dice"] - before["dice"]
+said = "it registers" if gain > 0.01 else "it has hardly left the identity, and what it shows above is no result"
+print(f"The network changes the mean Dice of the validation pairs by {gain:+.3f}: {said}.")
 
 # %% [markdown]
 # What the run's folder records:

@@ -11,8 +11,9 @@
 #
 # ← [03 Registration](03_registration.ipynb) · [05 Tuning](05_tuning.ipynb) → · takes: seconds in the quick profile
 #
-# A registration network guesses the warp in one look. The classical methods search it for every pair anew, step by step,
-# and need no training. A learned method should come close to them to justify its training.
+# A registration network guesses the warp in one look. The classical methods search it for every pair anew, step by step, and
+# no network that registers is trained; those on deep features need the extractor of [chapter 2](02_feature_extractor.ipynb).
+# A learned method should come close to them to justify its training.
 #
 # | name | what |
 # |---|---|
@@ -55,7 +56,10 @@ print(f"{method}: {BASELINES[method].tuned}; values {values}")
 # %% tags=["nbval-ignore-output"]
 tables = run_baseline(plan, run, data)
 columns = ["dice", "dice_foreground", "folds", "sd_log_jacobian", "seconds"]
-choose(tables["validation"]).set_index("lam")[[*columns, "chosen", "mark"]].round(4)
+choose(tables["validation"]).set_index("lam")[[*columns, "chosen", "mark"]].rename_axis("smoothing").round(4)
+
+# %% [markdown]
+# `edge`: the best value lies at an end of the grid, so a better one may lie beyond.
 
 # %% [markdown]
 # ## The test pairs
@@ -77,8 +81,8 @@ print(f"smoothing {run.result()['smoothing']:g}, test Dice {tables['test']['dice
 # %% [markdown]
 # ## What to take away
 #
-# - An optimiser sees only the pair in front of it and cannot be misled by what it learned, and learns nothing either.
-# - Its seconds per pair are the price: a network answers in a fraction of them, after its training.
+# - On grey values, an optimiser sees only the pair in front of it: nothing it learned can mislead it, and nothing can help.
+# - Its seconds per pair are the price; what a network takes stands beside them in [chapter 6](06_evaluation.ipynb).
 #
 # **Exercises.** 1. Run with `method="syn"`: what does its symmetry buy, and what does it cost in seconds? 2. Why is smoothing
 # compared on several validation pairs and not on one?

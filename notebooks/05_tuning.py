@@ -49,7 +49,8 @@ print(f"{dataset}, from the runs of profile {plan.name}")
 # 2. Of the values that fold at most one voxel in ten thousand, the one with the highest **foreground Dice** is taken. If
 #    all of them fold more, the smoothest is taken, and the mark `folds` says so.
 # 3. Where the best value lies at an end of its grid, a better one may lie beyond. Grids of single pairs and baselines are
-#    widened, up to the limit in the profile (`widen`); what still lies at an end is marked `edge`.
+#    widened, up to the limit in the profile (`widen`); what still lies at an end is marked `edge`. Grids of networks are
+#    not widened. A value that folds too much is no end: where Dice still rises towards it, folds decide, and no mark says so.
 #
 # ## Networks and baselines
 #
@@ -63,7 +64,8 @@ table[columns].fillna({"mark": ""}).assign(method=table["method"].map(method_nam
 
 # %% [markdown]
 # A good grid has its best value inside: Dice falls on both sides, with too free a warp to the left and too stiff a warp
-# to the right. Each panel has its own range, so look at the shape. The ring is the choice.
+# to the right. Each panel has its own range, so look at the shape, and at the range: short trainings of one seed scatter by
+# about a hundredth, and a ring that wins by less is chance. The ring is the choice.
 
 # %%
 curves = evaluation(plan, dataset)["smoothness"] if evaluated else table  # with the baselines, when they are tested
@@ -72,10 +74,12 @@ figures.tuning_curve(curves)
 # %%
 several = curves["method"].map(curves.groupby("method").size()) > 1
 chosen = curves[curves["chosen"] & several].fillna({"mark": ""})
-edge = [method_name(row.method) for row in chosen.itertuples() if "edge" in row.mark]
-print(
-    f"{len(chosen) - len(edge)} of {len(chosen)} choices lie inside their grid; at an end: {', '.join(edge) or 'none'}."
-)
+for what, rows in chosen.groupby(
+    chosen["method"].isin(plan.networks(dataset)).map({True: "networks", False: "baselines"})
+):
+    edge = [method_name(row.method) for row in rows.itertuples() if "edge" in row.mark]
+    print(f"{what}: {len(rows) - len(edge)} of {len(rows)} choices lie inside their grid; at an end: "
+          f"{', '.join(edge) or 'none'}")  # fmt: skip
 
 # %% [markdown]
 # Short trainings can rank the values only where they have learned something. `gain` is the rise of the mean validation
@@ -98,8 +102,10 @@ if plan.tunings(dataset):
 if optimised:
     tuned = optimisation(plan, dataset)["tuned"]
     display(figures.tuning_curve(tuned[tuned["method"].isin(leading(tuned["method"]))]))
-    marked = tuned[tuned["chosen"]].fillna({"mark": ""})["mark"].str.contains("edge")
-    print(f"{(~marked).sum()} of {len(marked)} methods have their λ inside the grid.")
+    marks = tuned[tuned["chosen"]].fillna({"mark": ""}).set_index("method")["mark"]
+    edge = [method_name(name) for name in marks.index[marks.str.contains("edge")]]
+    print(f"{len(marks) - len(edge)} of {len(marks)} methods have their λ inside the grid; where widening stopped, at an end: "
+          f"{', '.join(edge) or 'none'}.")  # fmt: skip
 
 # %% [markdown]
 # ## What overlap costs in smoothness
@@ -112,7 +118,9 @@ if evaluated and optimised:
     display(figures.smoothness_against_dice(leading_curves(plan, dataset), ringed=True, width=7))
 
 # %% [markdown]
-# A curve that runs flat is good news: there the choice of λ hardly matters. A curve that falls to the right means that a freer
+# Means over the validation pairs; whether a distance between two curves is more than chance,
+# [chapter 9](09_optimisation.ipynb) tests on the test pairs. A curve that runs flat is good news: there the choice of λ hardly
+# matters. A curve that falls to the right means that a freer
 # warp overlaps *less*: the similarity follows noise, and only the regulariser prevents it.
 #
 # ## What to take away

@@ -115,7 +115,7 @@ def registered(similarity: str, lam: float, steps: int):
 
 def explore(similarity: str, lam: float, steps: int, t: float) -> None:
     found = registered(similarity, lam, steps)
-    display(figures.partway(moving, fixed, found.partway(t), t, labels, phantom.colors))
+    display(figures.partway(moving, fixed, found.partway(t), t, labels, phantom.colors, found.displacement))
     print(f"at t = 1: Dice {found.metrics['dice']:.3f}, folds {found.metrics['folds']:.3%}")
 
 
@@ -132,7 +132,7 @@ widgets.VBox([*controls.values(), widgets.interactive_output(explore, controls)]
 
 # %% tags=["nbval-ignore-output"]
 for t in (0.0, 0.5, 1.0):
-    display(figures.partway(moving, fixed, result.partway(t), t, labels, phantom.colors))
+    display(figures.partway(moving, fixed, result.partway(t), t, labels, phantom.colors, result.displacement))
 
 # %% [markdown]
 # ## The comparison

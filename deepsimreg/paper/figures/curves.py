@@ -87,10 +87,11 @@ def tuning_curve(table: pd.DataFrame, metric: str = "dice_foreground", width: fl
         panel.set_xscale("log", base=2)
         panel.plot(points["lam"], points[metric], marker="o", markersize=4, color=color)
         style.ring(panel, points, "lam", metric, color)
-        style.fixed_ticks(panel, points["lam"][:: -(-len(points) // 3)], "{:.2g}")
+        ticks = points["lam"].iloc[[0, -1]] if len(points) > 5 else points["lam"][:: -(-len(points) // 3)]
+        style.fixed_ticks(panel, ticks, "{:.2g}")
         panel.margins(0.15)
         panel.yaxis.set_major_locator(MaxNLocator(3))
-        panel.set_title(style.narrow(style.method_name(method)))
+        panel.set_title(style.narrow(style.method_name(method)), fontsize=8)
         panel.set_xlabel("Smoothing" if method in BASELINES else "λ")
     label = style.AXIS_NAMES.get(metric, metric)
     _finish(axes, len(colors), f"{label},\nvalidation")

@@ -160,12 +160,20 @@ def cosine_maps(
 
 @styled
 def partway(
-    moving, fixed, displacement, fraction: float, labels=(None, None), colors: Sequence[str] = (), width: float = PAGE
+    moving,
+    fixed,
+    displacement,
+    fraction: float,
+    labels=(None, None),
+    colors: Sequence[str] = (),
+    whole=None,
+    width: float = PAGE,
 ) -> Figure:
     """The moving image a fraction of the way along its warp, the fixed one, the deformed grid, and the Jacobian.
 
     displacement: of that fraction, as `Registration.partway` gives it. labels: moving and fixed; the fixed contours are
-    solid in every image, those of the moved one dashed.
+    solid in every image, those of the moved one dashed. whole: the displacement of the whole way, whose determinant
+    gives the range of the colours.
     """
     moving, fixed = torch.as_tensor(moving), torch.as_tensor(fixed)
     moved = warp_image(moving, displacement)
@@ -174,7 +182,8 @@ def partway(
     panels.show(axes[0, 0], moved, f"Moving, {fraction:.0%} of the way", labels[1], label, colors=colors)
     panels.show(axes[0, 1], fixed, "Fixed", labels[1], colors=colors)
     panels.show(axes[0, 2], moving, "Grid x + u(x)", u=displacement)
-    panels.jacobian(figure, axes[0, 3], panels.middle_jacobian(displacement))
+    ranged = None if whole is None else panels.middle_jacobian(whole)
+    panels.jacobian(figure, axes[0, 3], panels.middle_jacobian(displacement), ranged)
     return figure
 
 

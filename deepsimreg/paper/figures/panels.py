@@ -149,10 +149,13 @@ def grid(panel: Axes, displacement: np.ndarray, step: int | None) -> None:
     window(panel, slice(0, height), slice(0, width))
 
 
-def jacobian(figure: Figure, panel: Axes, jacobian: np.ndarray) -> None:
-    """|∇Φ| in blue below 1 and red above, the same length on either side of it; folds in yellow."""
-    spread = next((one for one in (0.1, 0.25, 0.5) if np.abs(jacobian - 1).max() <= one), 1.0)
-    top = next((one for one in (1 + spread, 2, 3) if one >= max(1 + spread, jacobian.max())), 3)
+def jacobian(figure: Figure, panel: Axes, jacobian: np.ndarray, ranged: np.ndarray | None = None) -> None:
+    """|∇Φ| in blue below 1 and red above, the same length on either side of it; folds in yellow. The range of the
+    colours is that of `ranged`, of the determinant itself if not given.
+    """
+    ranged = jacobian if ranged is None else ranged
+    spread = next((one for one in (0.1, 0.25, 0.5) if np.abs(ranged - 1).max() <= one), 1.0)
+    top = next((one for one in (1 + spread, 2, 3) if one >= max(1 + spread, ranged.max())), 3)
     norm = TwoSlopeNorm(1.0, 1 - spread, top)
     shown = panel.imshow(jacobian, cmap="RdBu_r", norm=norm)
     folds = jacobian <= 0
