@@ -162,7 +162,8 @@ if pair.displacement is not None:
             [pair.moving.image], ["moving, true grid x + u(x)"], displacements=[pair.displacement], width=3.5
         )
     )
-    known = evaluate_pair(pair.displacement[None], pair.moving.label[None], pair.fixed.label[None], data.classes)
+    both = pair.moving.label[None], pair.fixed.label[None]
+    known = evaluate_pair(pair.displacement[None], *both, data.classes, data.spacing)
     print(f"It moves voxels by up to {pair.displacement.norm(dim=0).max():.1f}, with SD log J "
           f"{known['sd_log_jacobian']:.2f}: this is what a method should find.")  # fmt: skip
 

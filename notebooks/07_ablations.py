@@ -34,9 +34,10 @@ dataset: str = "t98g-phase"  # a data set of it
 
 # %%
 from deepsimreg.paper import figures
+from deepsimreg.paper.drawn import before_registration
 from deepsimreg.paper.figures.style import IDLE, variant_name
 from deepsimreg.paper.reports import published_datasets, reported
-from deepsimreg.paper.tables import ablations, evaluation
+from deepsimreg.paper.tables import ablations
 
 plan = reported(profile, dataset)
 tables = ablations(plan, dataset)
@@ -51,7 +52,7 @@ print(f"{dataset}: {len(table) - table['group'].eq('').sum()} variants of {', '.
 
 # %%
 named = table.assign(variant=[variant_name(*row) for row in table[["method", "group", "base"]].itertuples(index=False)])
-before = evaluation(plan, dataset)["means"].query("method == 'unregistered'")["dice_foreground"].mean()
+before = before_registration(plan, dataset)
 named["learned"] = named["dice_foreground"] > before + IDLE
 named.set_index("variant")[["lam", "learned", "dice_foreground", "dice", "folds", "sd_log_jacobian"]].round(4)
 
@@ -120,9 +121,7 @@ found = {}
 for name in published_datasets("ablations") if profile == "published" else []:
     one = ablations(reported(profile, name), name)["variants"].fillna({"group": ""})
     base = one[one["group"] == ""].set_index("method")["dice_foreground"]
-    level = (
-        evaluation(reported(profile, name), name)["means"].query("method == 'unregistered'")["dice_foreground"].mean()
-    )
+    level = before_registration(reported(profile, name), name)
     rows = one[(one["group"] != "") & (one["dice_foreground"] > level + IDLE)]
     names = [variant_name(*row) for row in rows[["method", "group", "base"]].itertuples(index=False)]
     found[name] = (rows["dice_foreground"] - rows["base"].map(base)).set_axis(names)

@@ -39,11 +39,11 @@ pair_index: int = 0  # test pair of the phantom that is looked at
 from deepsimreg import load, register
 from deepsimreg.data import load_dataset
 from deepsimreg.paper import figures
+from deepsimreg.paper.drawn import before_registration
 from deepsimreg.paper.figures.style import method_name
 from deepsimreg.paper.optimisation import best_on_validation, optimisation
-from deepsimreg.paper.reports import at_hand, published_datasets, reported
+from deepsimreg.paper.reports import published_datasets, reported
 from deepsimreg.paper.resolve import family
-from deepsimreg.paper.tables import evaluation
 from deepsimreg.paper.words import probability, unit, verdict
 from deepsimreg.warps import compose, warp_image
 
@@ -162,10 +162,7 @@ overview[columns].fillna({"labels": "none", "mark": ""}).set_index("method").ren
 
 # %%
 families = {name: family(part) for name, part in plan.methods(dataset).items()}
-before = None
-if at_hand(plan, dataset, "evaluation"):
-    before = evaluation(plan, dataset)["means"].query("method == 'unregistered'")["dice_foreground"].mean()
-figures.methods_overview(overview, families, before)
+figures.methods_overview(overview, families, before_registration(plan, dataset))
 
 # %% [markdown]
 # Bars: 95 % bootstrap intervals over unordered pairs. Squares: greedy; triangles: SyN. Dotted: before registration.

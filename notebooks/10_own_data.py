@@ -71,7 +71,7 @@ figures.partway(result.moving.data / top, result.fixed.data / top, result.displa
 # %% [markdown]
 # By eye: does the first panel look like the second, does the grid bend without tearing, and is the determinant near one
 # where nothing should grow? `deepsimreg register … --report page.html` writes such a page for each pair. Here the background
-# bends, too, although nothing moves in it: there the warp follows noise. A larger λ makes it smoother. The default is chosen
+# bends, too, although nothing can be seen to move in it: there the warp follows noise. A larger λ makes it smoother. The default is chosen
 # on other data; with a few labelled pairs, try a third and three times of it and keep what has the best Dice without folds
 # ([chapter 5](05_tuning.ipynb)).
 #
@@ -114,7 +114,7 @@ print(
 
 # %% tags=["nbval-ignore-output"]
 table = pd.read_csv(place / "study" / "results.csv")
-from deepsimreg.metrics import evaluate_pair
+from deepsimreg.metrics import segmentation_metrics
 
 classes = ["background", "cytoplasm", "organelle"]
 
@@ -122,7 +122,7 @@ classes = ["background", "cytoplasm", "organelle"]
 def overlap(moving: str, fixed: str) -> float:
     """Mean Dice of two label files as they are."""
     arrays = [torch.from_numpy(tifffile.imread(path).astype("int64"))[None, None] for path in (moving, fixed)]
-    return evaluate_pair(None, *arrays, classes)["dice"]
+    return segmentation_metrics(*arrays, classes)["dice"]
 
 
 table["before"] = [overlap(row.labels, row.fixed_labels) for row in study.itertuples()]

@@ -148,7 +148,7 @@ def signed(value: float) -> str:
 
 def narrow(name: str) -> str:
     """A name in two lines, where it has two parts, for the title of a narrow panel."""
-    return name.replace(" + ", "\n+ ")
+    return name.replace(" + ", "\n+ ").replace(" features (", " features\n(")
 
 
 def method_colors(methods: Iterable[str]) -> dict[str, str]:
