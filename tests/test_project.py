@@ -110,6 +110,7 @@ def test_committed_notebook_was_executed_and_shows_no_machine(name):
     assert not any(output["output_type"] == "error" for cell in code for output in cell["outputs"])
     assert any("image/png" in output.get("data", {}) for cell in code for output in cell["outputs"])
     assert len(text) < 2e6
+    assert not re.search(r"\d%\|", text), "a progress bar that stands still"
     assert not re.search(r'"[^"]*/(home|root|Users|tmp|work)/', re.sub(r'"image/png": "[^"]*"', "", text))
 
 

@@ -31,7 +31,8 @@ SCRUB = ("--keep-output", "--keep-count", "--keep-metadata-keys", "metadata.widg
 KERNEL = ["--log-level=50"]  # a kernel would print that it is not encrypted, and that it was ended
 START = 600  # seconds that a kernel may take to start: on a busy machine, from a slow file system
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
-QUIET = {"TQDM_DISABLE": "1"}  # committed notebooks hold no progress bars
+QUIET = {"TQDM_DISABLE": "1"}  # committed notebooks hold no progress bars; those of notebooks do not listen to it
+BAR = "%|"  # of a progress bar as text
 
 
 def checked(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +122,19 @@ def refresh(twin: Path) -> None:
     os.environ |= QUIET
     with this_interpreter():
         papermill.execute_notebook(str(notebook), str(notebook), cwd=str(NOTEBOOKS), kernel_name="python3")
+    _remove_bars(notebook)
     subprocess.run([Path(sys.executable).with_name("nbstripout"), *SCRUB, notebook], check=True)
+
+
+def _remove_bars(notebook: Path) -> None:
+    """Remove progress bars from the outputs: stored, they would stand still at their first step."""
+    import nbformat
+
+    content = nbformat.read(notebook, nbformat.NO_CONVERT)
+    for cell in content.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [one for one in cell.outputs if BAR not in one.get("data", {}).get("text/plain", "")]
+    nbformat.write(content, notebook)
 
 
 @click.group()
