@@ -14,7 +14,8 @@
 # Which part of DeepSim does the work? Each variant changes one thing and keeps the rest: same pairs, same steps, same
 # seed, same λ as the method it starts from. One exception: variants of the group *network* may be trained longer, since they
 # learn more slowly, so their rows are no fair comparison with the base. A network that has learned nothing in its few steps
-# leaves the pairs as they were: such a row says that this variant takes longer to learn, and no more.
+# leaves the pairs as they were: such a row says that this variant takes longer to learn, and no more. The other chapters show
+# the cells (t98g-phase); here it is the nerve cord (vnc-em), where all variants were trained until they had learned.
 #
 # | group | question |
 # |---|---|
@@ -30,12 +31,12 @@
 
 # %% tags=["parameters"]
 profile: str = "published"  # the tables of figures/<dataset>; or which experiments/<profile>.yaml
-dataset: str = "t98g-phase"  # a data set of it
+dataset: str = "vnc-em"  # a data set of it
 
 # %%
 from deepsimreg.paper import figures
 from deepsimreg.paper.drawn import before_registration
-from deepsimreg.paper.figures.style import IDLE, variant_name
+from deepsimreg.paper.figures.style import IDLE, signed, variant_name
 from deepsimreg.paper.reports import published_datasets, reported
 from deepsimreg.paper.tables import ablations
 
@@ -125,7 +126,7 @@ for name in published_datasets("ablations") if profile == "published" else []:
     rows = one[(one["group"] != "") & (one["dice_foreground"] > level + IDLE)]
     names = [variant_name(*row) for row in rows[["method", "group", "base"]].itertuples(index=False)]
     found[name] = (rows["dice_foreground"] - rows["base"].map(base)).set_axis(names)
-pd.DataFrame(found).round(4).fillna("") if found else "shown with profile = published"
+pd.DataFrame(found).map(lambda one: "" if pd.isna(one) else signed(one)) if found else "shown with profile = published"
 
 # %% [markdown]
 # ## What to take away
