@@ -94,23 +94,10 @@ study.to_csv(place / "pairs.csv", index=False)
 import subprocess
 import sys
 
-command = [
-    "batch",
-    str(place / "pairs.csv"),
-    "--out",
-    str(place / "study"),
-    "--similarity",
-    similarity,
-    "--lam",
-    f"{lam:g}",
-]
-done = subprocess.run([sys.executable, "-m", "deepsimreg.cli", *command], capture_output=True, text=True)
-print(
-    "deepsimreg batch pairs.csv --out study --similarity",
-    similarity,
-    "→",
-    "done" if done.returncode == 0 else done.stderr,
-)
+command = ["batch", place / "pairs.csv", "--out", place / "study", "--similarity", similarity, "--lam", lam]
+called = [sys.executable, "-m", "deepsimreg.cli", *map(str, command)]
+done = subprocess.run(called, capture_output=True, text=True)
+print("deepsimreg batch pairs.csv --out study:", "done" if done.returncode == 0 else done.stderr)
 
 # %% tags=["nbval-ignore-output"]
 table = pd.read_csv(place / "study" / "results.csv")
