@@ -345,13 +345,19 @@ def test_ablation_dots_have_one_row_per_variant_beside_the_line_of_their_base(rn
     pairs = pd.DataFrame(rows, columns=["method", "group", "base", "pair"])
     pairs = pairs.assign(dice_foreground=rng.uniform(0.79, 0.81, 48), sd_log_jacobian=rng.uniform(0.1, 0.4, 48))
     pairs.loc[pairs["method"] == "transmorph", "dice_foreground"] = 0.3
-    dice, smoothness = figures.ablation_dots(pairs).axes
+    still = pairs.loc[pairs["method"] == "seg-random", "dice_foreground"].mean() - 0.004
+    dice, smoothness = figures.ablation_dots(pairs, before=still).axes
+    assert next(line for line in dice.lines if line.get_linestyle() == ":").get_xdata()[0] == still
+    faces = {line.get_ydata()[0]: line.get_markerfacecolor() for line in dice.lines if line.get_marker() in ("o", "D")}
+    means = pairs.groupby("method")["dice_foreground"].mean()
+    idle = {row for row, name in enumerate(["deepsim-seg", "seg-random", "seg-level-1"]) if means[name] < still + 0.005}
+    assert {row for row, face in faces.items() if face == "white"} == idle >= {1}
     names = [label.get_text() for label in dice.get_yticklabels()]
     variants = ["features: random", "levels: 1", "network: transmorph"]
     assert names == ["DeepSim (seg)", *(f"DeepSim (seg), {name}" for name in variants)]
     means = pairs.groupby("method")[["dice_foreground", "sd_log_jacobian"]].mean()
     for axes, metric in ((dice, "dice_foreground"), (smoothness, "sd_log_jacobian")):
-        dots = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if line.get_marker() in "oD"}
+        dots = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if line.get_marker() in ("o", "D")}
         order = ["deepsim-seg", "seg-random", "seg-level-1"]
         assert [dots[row] for row in range(3)] == pytest.approx(list(means.loc[order, metric]))
         assert axes.lines[0].get_xdata()[0] == pytest.approx(means.loc["deepsim-seg", metric])
@@ -537,3 +543,9 @@ def test_contrast_shows_the_change_against_the_images_as_they_are():
     axes = figures.contrast(table.set_axis(["method", "contrast", "dice_foreground"], axis=1)).axes[0]
     assert [text.get_text() for text in axes.texts] == ["0.800", "0.700", "-0.500", "+0.020"]
     np.testing.assert_allclose(axes.images[0].get_array(), [[0, 0], [-0.5, 0.02]])
+    lost = figures.contrast(table.set_axis(["method", "contrast", "dice_foreground"], axis=1), before=0.7).axes[0]
+    assert [text.get_text() for text in lost.texts] == ["0.800", "0.700 †", "-0.500 †", "+0.020"]
+
+
+def test_no_change_has_no_sign():
+    assert [style.signed(value) for value in (-0.0004, 0.0005, -0.01)] == ["0.000", "+0.001", "-0.010"]

@@ -177,4 +177,5 @@ def test_a_verdict_sorts_by_sign_and_by_the_corrected_p():
     tests = pd.DataFrame(rows, columns=["method", "difference", "p_holm"])
     assert verdict(tests) == "ahead of MSE; NCC. behind MIND. not distinguished from greedy; SyN"
     assert verdict(tests[:1]) == "ahead of MSE"
+    assert verdict(tests[:2], still=["mse"]) == "behind MIND. not counted, as they learned nothing: MSE"
     assert (counted(1, "seed"), counted(3, "seed")) == ("1 seed", "3 seeds")
