@@ -18,6 +18,7 @@ from deepsimreg.paper.extractors import evaluate_extractor
 from deepsimreg.paper.files import read_json, write_json, write_text
 from deepsimreg.paper.plan import Profile
 from deepsimreg.paper.run import Run
+from deepsimreg.paper.words import unit
 from deepsimreg.pretrained import INDEX, WEIGHTS, load
 
 WHAT = {
@@ -39,7 +40,7 @@ CARD = """# {name}
 | trained on | {data}: {dataset.description} |
 | data from | {dataset.citation} |
 | licence | {licence}, as the data it was trained on |
-| input | (N, 1, *spatial), grey values in [0, 1], {spacing} mm |
+| input | (N, 1, *spatial), grey values in [0, 1], {spacing} {length} |
 | run | `{run}`, identity {run.identity}, commit {commit} |
 
 Validation: {validation}.
@@ -96,6 +97,7 @@ def _card(name: str, path: Path, run: Run, dataset: Dataset) -> dict:
         "size": path.stat().st_size // 1000,
         "parameters": sum(weight.numel() for weight in network.parameters()),
         "spacing": " × ".join(f"{step:g}" for step in dataset.spacing),
+        "length": unit(dataset.name),
         "commit": yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))["provenance"]["commit"],
         "settings": yaml.safe_dump(settings, sort_keys=False),
         "validation": _listed(entry["validation"]),
