@@ -10,7 +10,7 @@ from queue import Empty
 
 import psutil
 
-PATIENCE = 180.0  # seconds
+PATIENCE = 60.0  # seconds; a notebook is saved between two cells, which may take some, on a slow file system
 LOOK = 0.5  # seconds that one look for a message waits
 
 
