@@ -131,7 +131,7 @@ controls = {
 widgets.VBox([*controls.values(), widgets.interactive_output(explore, controls)])
 
 # %% tags=["nbval-ignore-output"]
-for t in (0.0, 0.5, 1.0):
+for t in (0.5, 1.0):
     display(figures.partway(moving, fixed, result.partway(t), t, labels, phantom.colors, result.displacement))
 
 # %% [markdown]
@@ -226,8 +226,8 @@ figures.methods_traces(tables["traces"])
 # The hypotheses stand in the profile, one method against its rivals, so this run could not choose them by its own results.
 # They are no preregistration: earlier versions of this project had already been tested on the hippocampus pairs. Each is
 # tested twice: `chosen`, each at its own λ; and `matched`, each rival at the λ where its warps are as smooth as the method's,
-# read off its validation curve. Where that curve ends before, it is `nearest`: the rival's roughest setting is smoother than
-# the method, so a lead of the method may be bought with roughness, and is no lead at equal smoothness. Two-sided Wilcoxon tests
+# read off its validation curve. Where that curve ends before, it is `nearest`: the two SD of log J say which of them is the
+# rougher, and a lead of the rougher one may be bought with that; it is no lead at equal smoothness. Two-sided Wilcoxon tests
 # over couples of images, Holm over the whole family of a method. `difference` is the method minus the rival. Its interval is
 # that of one comparison; p is corrected for all of them, so an interval may leave out zero where p does not.
 
